@@ -1,0 +1,113 @@
+//! The directory: which mailbox a name belongs to, where it lives, and what the organisation looks like.
+//!
+//! One schema ([`schema`]) decodes the real Active Directory / Exchange attributes from two sources: an LDIF file in
+//! memory ([`ldif`]) and LDAP servers ([`ldap`]). A bounded cache ([`cache`]) stands in front of either.
+
+pub mod cache;
+pub mod ldap;
+pub mod ldif;
+pub mod schema;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    identity::MailboxName,
+    routing::{mailbox::Mailbox, topology::TopologyParts},
+    secret::Secret,
+};
+
+/// A directory of people, mailboxes and the Exchange organisation.
+#[async_trait]
+pub trait Directory: Send + Sync + 'static {
+    /// Reads the whole topology from the configuration container.
+    async fn topology(&self) -> Result<TopologyReading, DirectoryError>;
+
+    /// Finds the person a name belongs to. `Ok(None)`: the directory has nobody of that name.
+    async fn find(&self, name: &MailboxName) -> Result<Option<Entry>, DirectoryError>;
+
+    /// Whether this is the person's password, asked of the directory itself (an LDAP bind; for an LDIF file the stored
+    /// hash). An empty password is never right (RFC 4513 section 5.1.2).
+    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, DirectoryError>;
+}
+
+/// A person (or a shared mailbox) as the directory has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Distinguished name, as the directory spells it.
+    pub dn: String,
+    /// What logs and pages call the person: the UPN, else the primary SMTP address, else the `sAMAccountName`.
+    pub name: String,
+    /// The mailbox, if the person has one.
+    pub mailbox: Option<Mailbox>,
+}
+
+/// A topology as read, and what was odd about it.
+#[derive(Clone, Debug, Default)]
+pub struct TopologyReading {
+    /// The readable parts.
+    pub parts: TopologyParts,
+    /// Objects or values that were left out, each with its place and cure.
+    pub oddities: Vec<Oddity>,
+}
+
+/// Something in the directory that would break a user: what, where and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oddity {
+    /// DN of the object.
+    pub dn: String,
+    /// What is wrong with it and how to mend it, in one sentence.
+    pub problem: String,
+}
+
+/// Why the directory gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// More than one entry owns the name.
+    #[error("{name} belongs to {}: {}; remove it from all but one", count(.dns.len()), .dns.join(" | "))]
+    Ambiguous {
+        /// The name asked for.
+        name: MailboxName,
+        /// The entries that own it.
+        dns: Vec<String>,
+    },
+    /// No server could be reached.
+    #[error("the directory at {server} cannot be reached")]
+    Unreachable {
+        /// The server's URL.
+        server: String,
+        /// What the connection said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server answered with an error.
+    #[error("the directory refused {operation}")]
+    Rejected {
+        /// What was asked of it.
+        operation: String,
+        /// What it answered.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It did not answer in time.
+    #[error("the directory did not answer {operation} within {} ms", .after.as_millis())]
+    TimedOut {
+        /// What was asked of it.
+        operation: String,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The directory's data cannot be used at all.
+    #[error("{place}: {problem}")]
+    Unusable {
+        /// File and line, or DN.
+        place: String,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
+}
+
+fn count(entries: usize) -> String {
+    if entries == 1 { "1 entry".into() } else { format!("{entries} entries") }
+}

@@ -1,0 +1,295 @@
+//! Sites, servers and their virtual directories: what the directory's configuration container says, made ready to decide by.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use ipnet::IpNet;
+use url::Url;
+
+use super::{
+    protocol::{Protocol, VirtualDirectoryKind},
+    version::{Generation, Version},
+};
+
+/// Index of a site in its [`Topology`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SiteId(pub usize);
+
+/// Index of a server in its [`Topology`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(pub usize);
+
+/// The organisation as the directory describes it. Immutable; a new one replaces it whole.
+#[derive(Clone, Debug, Default)]
+pub struct Topology {
+    sites: Vec<Site>,
+    servers: Vec<Server>,
+    servers_by_legacy_dn: HashMap<String, ServerId>,
+    servers_by_database: HashMap<String, ServerId>,
+    subnets: Vec<(IpNet, SiteId)>,
+}
+
+/// What a directory source read, by names; [`Topology::new`] joins it.
+#[derive(Clone, Debug, Default)]
+pub struct TopologyParts {
+    /// Names of the AD sites.
+    pub sites: Vec<String>,
+    /// Every Exchange server of the organisation.
+    pub servers: Vec<Server>,
+    /// Site links: the sites of one link reach each other at its cost.
+    pub site_links: Vec<SiteLink>,
+    /// Mailbox database DN (folded to lower case) to the name of the server that owns it.
+    pub databases: Vec<(String, String)>,
+    /// Subnet to the name of its site.
+    pub subnets: Vec<(IpNet, String)>,
+}
+
+/// A `siteLink` object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteLink {
+    /// Names of the sites it joins, a full mesh.
+    pub sites: Vec<String>,
+    /// Its `cost`, 1 to 99,999; AD's default is 100.
+    pub cost: u32,
+}
+
+/// An AD site.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Its name, such as `Porto`.
+    pub name: String,
+    /// Its Client Access Servers.
+    pub client_access_servers: Vec<ServerId>,
+    /// The other sites that site links reach, nearest first.
+    pub neighbours: Vec<SiteId>,
+}
+
+/// An Exchange server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its `cn`, such as `cas-opo-1`.
+    pub name: String,
+    /// Fully qualified name, from `networkAddress`' `ncacn_ip_tcp:` value; the bare name if it has none.
+    pub fqdn: String,
+    /// `legacyExchangeDN`, folded to lower case: what a mailbox's `msExchHomeServerName` names.
+    pub legacy_dn: String,
+    /// Name of its AD site (`msExchServerSite`); Exchange 2003 servers have none.
+    pub site_name: Option<String>,
+    /// Its place in the topology; [`Topology::new`] fills it in from `site_name`.
+    pub site: Option<SiteId>,
+    /// `versionNumber`, decoded.
+    pub version: Version,
+    /// Whether it has the Client Access role (`msExchCurrentServerRoles` bit 4, or 16384 from 2013 on).
+    pub client_access: bool,
+    /// Its virtual directories, at most one of a kind.
+    pub virtual_directories: [Option<VirtualDirectory>; VirtualDirectoryKind::COUNT],
+}
+
+/// A virtual directory object under a server's `CN=HTTP,CN=Protocols`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualDirectory {
+    /// `msExchInternalHostName`: where other Client Access Servers reach it.
+    pub internal_url: Option<Url>,
+    /// `msExchExternalHostName`: where clients on the Internet reach it. Its presence is what makes it Internet-facing.
+    pub external_url: Option<Url>,
+    /// `msExchInternalAuthenticationMethods`.
+    pub internal_authentication: AuthenticationMethods,
+}
+
+/// The bit mask of `msExch(In|Ex)ternalAuthenticationMethods`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuthenticationMethods(pub u32);
+
+impl AuthenticationMethods {
+    /// `Basic`.
+    pub const BASIC: u32 = 1;
+    /// `Ntlm`, which `WindowsAuthentication $true` sets together with [`Self::WINDOWS_INTEGRATED`].
+    pub const NTLM: u32 = 2;
+    /// `WindowsIntegrated`.
+    pub const WINDOWS_INTEGRATED: u32 = 16;
+    /// `Kerberos`.
+    pub const KERBEROS: u32 = 4096;
+    /// `Negotiate`.
+    pub const NEGOTIATE: u32 = 8192;
+
+    /// Whether Integrated Windows authentication, which proxying requires, is on.
+    pub fn integrated_windows(self) -> bool {
+        self.0 & (Self::WINDOWS_INTEGRATED | Self::KERBEROS | Self::NEGOTIATE) != 0
+    }
+}
+
+impl Topology {
+    /// Joins what was read. Names that lead nowhere (a server's unknown site, a database's unknown owner) stay
+    /// unjoined, so that one bad object spoils nothing else; decisions that need them are refused by name.
+    pub fn new(parts: TopologyParts) -> Self {
+        let site_ids: HashMap<String, SiteId> =
+            parts.sites.iter().enumerate().map(|(id, name)| (name.to_lowercase(), SiteId(id))).collect();
+        let site_id = |name: &str| site_ids.get(&name.to_lowercase()).copied();
+
+        let mut servers = parts.servers;
+        for server in &mut servers {
+            server.site = server.site_name.as_deref().and_then(site_id);
+        }
+        let numbered = || servers.iter().enumerate().map(|(id, server)| (ServerId(id), server));
+        let server_ids: HashMap<String, ServerId> =
+            numbered().map(|(id, server)| (server.name.to_lowercase(), id)).collect();
+
+        let neighbours = neighbours(parts.sites.len(), &parts.site_links, site_id);
+        let sites = parts
+            .sites
+            .into_iter()
+            .zip(neighbours)
+            .enumerate()
+            .map(|(id, (name, neighbours))| Site {
+                name,
+                client_access_servers: numbered()
+                    .filter(|(_, server)| server.client_access && server.site == Some(SiteId(id)))
+                    .map(|(server, _)| server)
+                    .collect(),
+                neighbours,
+            })
+            .collect();
+
+        let mut subnets: Vec<_> = parts.subnets.iter().filter_map(|(net, site)| Some((*net, site_id(site)?))).collect();
+        subnets.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+
+        Topology {
+            sites,
+            servers_by_legacy_dn: numbered().map(|(id, server)| (server.legacy_dn.clone(), id)).collect(),
+            servers_by_database: parts
+                .databases
+                .into_iter()
+                .filter_map(|(dn, owner)| Some((dn, *server_ids.get(&owner.to_lowercase())?)))
+                .collect(),
+            subnets,
+            servers,
+        }
+    }
+
+    /// Every site, by id.
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// Every server, by id.
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// A site of this topology.
+    pub fn site(&self, id: SiteId) -> &Site {
+        &self.sites[id.0]
+    }
+
+    /// A server of this topology.
+    pub fn server(&self, id: ServerId) -> &Server {
+        &self.servers[id.0]
+    }
+
+    /// The site of that name, without case.
+    pub fn site_named(&self, name: &str) -> Option<SiteId> {
+        self.sites.iter().position(|site| site.name.eq_ignore_ascii_case(name)).map(SiteId)
+    }
+
+    /// The site whose subnet holds this address; the longest prefix wins.
+    pub fn site_of_address(&self, address: IpAddr) -> Option<SiteId> {
+        self.subnets.iter().find(|(net, _)| net.contains(&address)).map(|(_, site)| *site)
+    }
+
+    /// The server a mailbox lives on.
+    ///
+    /// `msExchHomeServerName` names it directly. From Exchange 2010 on a database moves between servers without the
+    /// mailboxes being touched, so the database's `msExchOwningServer` is asked first.
+    pub fn home_server(&self, mailbox: &super::mailbox::Mailbox) -> Option<ServerId> {
+        let named = self.servers_by_legacy_dn.get(&mailbox.home_server).copied();
+        let owner = mailbox.home_database.as_ref().and_then(|dn| self.servers_by_database.get(dn)).copied();
+        match (named, owner) {
+            (Some(named), Some(owner)) => {
+                let database_moves = self.server(owner).version.generation() >= Some(Generation::Exchange2010);
+                Some(if database_moves { owner } else { named })
+            }
+            (named, owner) => named.or(owner),
+        }
+    }
+}
+
+impl Server {
+    /// The virtual directory that serves a protocol here.
+    pub fn virtual_directory(&self, protocol: Protocol) -> Option<&VirtualDirectory> {
+        self.virtual_directories[protocol.virtual_directory()? as usize].as_ref()
+    }
+}
+
+/// For each site the others in order of the cheapest chain of site links (Dijkstra), unreachable ones left out.
+fn neighbours(sites: usize, links: &[SiteLink], site_id: impl Fn(&str) -> Option<SiteId>) -> Vec<Vec<SiteId>> {
+    let links: Vec<(Vec<usize>, u64)> = links
+        .iter()
+        .map(|link| (link.sites.iter().filter_map(|name| Some(site_id(name)?.0)).collect(), u64::from(link.cost)))
+        .collect();
+    (0..sites)
+        .map(|start| {
+            let mut cost = vec![u64::MAX; sites];
+            let mut settled = vec![false; sites];
+            let mut order = Vec::new();
+            cost[start] = 0;
+            while let Some(next) =
+                (0..sites).filter(|&site| !settled[site] && cost[site] < u64::MAX).min_by_key(|&site| cost[site])
+            {
+                settled[next] = true;
+                order.push(SiteId(next));
+                for (members, link_cost) in links.iter().filter(|(members, _)| members.contains(&next)) {
+                    for &member in members {
+                        cost[member] = cost[member].min(cost[next] + link_cost);
+                    }
+                }
+            }
+            order.remove(0);
+            order
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(sites: &[&str], cost: u32) -> SiteLink {
+        SiteLink { sites: sites.iter().map(ToString::to_string).collect(), cost }
+    }
+
+    #[test]
+    fn neighbours_come_in_the_order_of_the_cheapest_chain_of_links() {
+        let topology = Topology::new(TopologyParts {
+            sites: ["Lisbon", "Porto", "Madrid", "Faro", "Azores"].map(String::from).to_vec(),
+            site_links: vec![
+                link(&["Lisbon", "Porto"], 100),
+                link(&["Lisbon", "Madrid"], 300),
+                link(&["porto", "Madrid"], 50),
+                link(&["Lisbon", "Faro", "Nowhere"], 120),
+            ],
+            ..TopologyParts::default()
+        });
+        let names = |site: &str| {
+            let site = topology.site(topology.site_named(site).expect("a site"));
+            site.neighbours.iter().map(|id| topology.site(*id).name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("Lisbon"), ["Porto", "Faro", "Madrid"]);
+        assert_eq!(names("Madrid"), ["Porto", "Lisbon", "Faro"]);
+        assert_eq!(names("Azores"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn the_longest_subnet_prefix_names_the_site_of_an_address() {
+        let topology = Topology::new(TopologyParts {
+            sites: vec!["Lisbon".into(), "Porto".into()],
+            subnets: vec![
+                ("10.0.0.0/8".parse().expect("a network"), "Lisbon".into()),
+                ("10.2.0.0/16".parse().expect("a network"), "Porto".into()),
+            ],
+            ..TopologyParts::default()
+        });
+        let site = |address: &str| topology.site_of_address(address.parse().expect("an address"));
+        assert_eq!(site("10.1.0.1"), Some(SiteId(0)));
+        assert_eq!(site("10.2.0.1"), Some(SiteId(1)));
+        assert_eq!(site("192.0.2.1"), None);
+    }
+}
