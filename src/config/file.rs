@@ -1,0 +1,1 @@
+//! Settings as the administrator writes them, in TOML.
