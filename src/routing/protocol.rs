@@ -122,6 +122,13 @@ impl Protocol {
         }
     }
 
+    /// The path of its virtual directory, such as `/owa`.
+    pub fn directory_path(self) -> &'static str {
+        let path = self.default_path();
+        let end = path.match_indices('/').nth(1).map_or(path.len(), |(second_slash, _)| second_slash);
+        path.get(..end).unwrap_or(path)
+    }
+
     /// The path a client of this protocol asks for when nothing more is known.
     pub fn default_path(self) -> &'static str {
         match self {
@@ -179,6 +186,26 @@ mod tests {
         ] {
             assert_eq!(Protocol::of_path(path), protocol, "{path}");
         }
+    }
+
+    #[test]
+    fn the_directory_path_is_the_first_segment() {
+        let paths = Protocol::ALL.map(Protocol::directory_path);
+        assert_eq!(
+            paths,
+            [
+                "/",
+                "/owa",
+                "/exchange",
+                "/ecp",
+                "/Microsoft-Server-ActiveSync",
+                "/EWS",
+                "/Autodiscover",
+                "/OAB",
+                "/rpc",
+                "/mapi"
+            ]
+        );
     }
 
     #[test]
