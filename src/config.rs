@@ -3,10 +3,25 @@
 //! [`file`] has them as the administrator writes them, and turns one into the other, reporting every mistake at once.
 
 pub mod file;
+pub mod files;
+mod mistake;
+mod policy;
+mod section;
+pub mod values;
 
-use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::{directory, routing::EasVersion, routing::protocol::Protocol};
+pub use mistake::{ConfigErrors, Mistake};
+
+use crate::{
+    directory,
+    routing::{EasVersion, protocol::Protocol},
+};
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -140,7 +155,8 @@ pub enum Trust {
 pub struct Timeouts {
     /// How long a client may stay silent between two requests on one connection.
     pub client_keepalive: Duration,
-    /// How long a client may take between two reads of its request or writes of its answer.
+    /// How long a client may take between two reads of its request or writes of its answer. Outlook Anywhere and MAPI
+    /// channels rest for longer: see [`Timeouts::client`].
     pub client: Duration,
     /// How long a server may stay silent: `ActiveSync`, where a Ping is held up to 59 minutes.
     pub activesync: Duration,
@@ -154,9 +170,11 @@ pub struct Timeouts {
     pub directory: Duration,
 }
 
-/// Upper bounds, in bytes, on request bodies.
+/// Upper bounds, in bytes, on what a client may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// A request's header: request line and all fields together.
+    pub header_bytes: u64,
     /// Outlook Web Access, `/exchange`, `/ecp`.
     pub owa_body_bytes: u64,
     /// `ActiveSync`.
@@ -187,7 +205,34 @@ pub enum LogFormat {
     Json,
 }
 
+impl Config {
+    /// Reads the file and everything it names. Relative paths, the file's and those in it, start at the working
+    /// directory of the process; the paths of the result are absolute.
+    ///
+    /// # Errors
+    /// Every mistake in it, not only the first.
+    pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+        file::load(path, &files::Surroundings::of_this_process())
+    }
+}
+
 impl Timeouts {
+    /// How long a client may stay silent within a request of a protocol.
+    pub fn client(&self, protocol: Protocol) -> Duration {
+        match protocol {
+            Protocol::OutlookAnywhere | Protocol::Mapi => self.rpc,
+            Protocol::ActiveSync
+            | Protocol::Ews
+            | Protocol::Root
+            | Protocol::Owa
+            | Protocol::LegacyOwa
+            | Protocol::Ecp
+            | Protocol::Autodiscover
+            | Protocol::Oab
+            | Protocol::Opened => self.client,
+        }
+    }
+
     /// How long a server may stay silent in a protocol.
     pub fn server(&self, protocol: Protocol) -> Duration {
         match protocol {
