@@ -17,13 +17,13 @@ help:
 	@echo 'make bench   criterion benches, and requests per CPU-second beside a bare Pingora proxy'
 
 run: build
-	loadtest/demo
+	tests/contoso/demo
 
 build: build-packages
 	$(CARGO) build --locked --release --bin firstcas --example contoso
 
 test: test-packages lint deny unit fuzz build
-	tests/demo
+	tests/shown_by
 
 lint: build-packages
 	$(CARGO) fmt --check

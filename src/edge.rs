@@ -37,14 +37,14 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     config::Config,
-    directory::{DirectoryError, Entry, cache::{CachedDirectory, Lookup}},
+    directory::{
+        DirectoryError, Entry,
+        cache::{CachedDirectory, Lookup},
+    },
     events::Event,
     identity::{self, Credential, Facts, Identity, MailboxName},
     routing::{
-        self, Decision, Policy, Pool, Refusal, Request, Rule,
-        mailbox::Whose,
-        protocol::Protocol,
-        topology::{ServerId, SiteId},
+        self, Decision, Policy, Pool, Refusal, Request, Rule, mailbox::Whose, protocol::Protocol, topology::ServerId,
     },
 };
 use organisation::Organisation;
@@ -114,8 +114,9 @@ impl Edge {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
     async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
         let organisation = context.organisation.clone();
-        hygiene::check(&session.req_header().headers).map_err(Denial::Malformed)?;
-        hygiene::check_framing(&session.to_h1_raw_if_chunked()).map_err(Denial::Malformed)?;
+        let received = session.req_header();
+        hygiene::check(received.version, &received.headers).map_err(Denial::Malformed)?;
+        check_framing(session)?;
 
         let (path, query) = path_and_query(session.req_header())?;
         let protocol = self.protocol_of(&path)?;
@@ -135,7 +136,7 @@ impl Edge {
         context.story.identified(&identity);
 
         let connection_bound = identity.credential == Credential::ConnectionBound;
-        if connection_bound && session.is_http2() {
+        if connection_bound && session.as_downstream().is_http2() {
             return Ok(Course::Http11Required);
         }
         context.pin = context.pin.on_request(connection_bound);
@@ -152,11 +153,11 @@ impl Edge {
             match self.prove(&identity).await? {
                 Proof::Proven(entry) => context.story.is_proven_as(&entry),
                 Proof::Wrong => return Err(Denial::WrongPassword),
-                Proof::Absent => decision = local_challenge(protocol, &organisation.policy),
+                Proof::Absent => decision = local_challenge(&request, &organisation),
             }
         }
         context.story.decided(&decision);
-        report(&decision, &identity, &organisation);
+        report(&decision, &identity);
 
         if let Some(answer) = respond::decided(&decision, protocol) {
             return Ok(Course::Answer(answer));
@@ -224,8 +225,7 @@ impl Edge {
         }
     }
 
-    /// The decision where nothing may be told yet: let the local pool challenge.
-    fn read_limits(&self, session: &mut HttpSession) {
+    fn set_client_limits(&self, session: &mut HttpSession) {
         session.set_read_timeout(Some(self.config.timeouts.client));
         session.set_write_timeout(Some(self.config.timeouts.client));
         // Pingora's own default keeps idle clients for ever; what the client asked for (close or not) stays in force.
@@ -269,7 +269,7 @@ impl ProxyHttp for Edge {
     }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
-        self.read_limits(session.as_downstream_mut());
+        self.set_client_limits(session.as_downstream_mut());
         Ok(())
     }
 
@@ -353,8 +353,7 @@ impl ProxyHttp for Edge {
         request: &mut RequestHeader,
         _: &mut Context,
     ) -> Result<()> {
-        let forged: Vec<_> =
-            request.headers.keys().filter(|name| hygiene::is_forged(name.as_str())).cloned().collect();
+        let forged: Vec<_> = request.headers.keys().filter(|name| hygiene::is_forged(name.as_str())).cloned().collect();
         for name in forged {
             request.remove_header(&name);
         }
@@ -463,6 +462,23 @@ impl ProxyHttp for Edge {
 /// The server's certificate or TLS version is not what the configuration asks for.
 const UNTRUSTED_SERVER: ErrorType = ErrorType::new("UntrustedServer");
 
+/// Pingora drops `Content-Length` where `Transfer-Encoding` is there too, so the fields as received are asked.
+fn check_framing(session: &Session) -> Result<(), Denial> {
+    const FIELDS_MAX: usize = 256; // Pingora reads no more
+    let Some(h1) = session.as_downstream().as_http1() else { return Ok(()) };
+    if !h1.req_header().headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut fields);
+    let raw = h1.get_headers_raw_bytes();
+    let announced = match request.parse(&raw) {
+        Ok(_) => request.headers.iter().any(|field| field.name.eq_ignore_ascii_case("Content-Length")),
+        Err(_) => return Err(Denial::Unreadable),
+    };
+    if announced { Err(Denial::Malformed(hygiene::Malformed::LengthAndTransferEncoding)) } else { Ok(()) }
+}
+
 /// The path, decoded, and the query, as sent. What is classified here must be what the server behind will serve, so
 /// both come from the raw request target that is passed on.
 fn path_and_query(request: &RequestHeader) -> Result<(Cow<'_, str>, Option<&str>), Denial> {
@@ -487,13 +503,12 @@ fn whose(lookup: &Lookup) -> Whose<'_> {
 }
 
 /// The decision while nothing may be told: the local pool challenges.
-fn local_challenge(protocol: Protocol, policy: &Policy) -> Decision {
-    Decision::Proxy(Pool { site: policy.local_site, protocol, generation: None }, Rule::LocalChallenge)
+fn local_challenge(request: &Request<'_>, organisation: &Organisation) -> Decision {
+    routing::decide(request, Whose::Nobody, &organisation.topology, &organisation.policy)
 }
 
 /// Events that go with a decision.
-fn report(decision: &Decision, identity: &Identity, organisation: &Organisation) {
-    let _ = organisation;
+fn report(decision: &Decision, identity: &Identity) {
     let name = identity.routing_name().map_or_else(|| "-".to_owned(), ToString::to_string);
     match decision {
         Decision::MovedDevice(url, _) => {
@@ -535,7 +550,7 @@ fn denial_of(error: &Error) -> Option<Denial> {
         (ErrorSource::Upstream, _) => Some(Denial::UpstreamFailed),
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Denial::ClientTimedOut),
         (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed) => None,
-        (ErrorSource::Downstream, _) => Some(Denial::Malformed(hygiene::Malformed::Unreadable)),
+        (ErrorSource::Downstream, _) => Some(Denial::Unreadable),
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Denial::Internal),
     }
 }
@@ -543,7 +558,7 @@ fn denial_of(error: &Error) -> Option<Denial> {
 fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer {
     context.story.denial = Some(denial);
     match denial {
-        Denial::Malformed(_) | Denial::BadPath(_) => {
+        Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable => {
             let client = client_ip(session).map_or_else(|| "-".to_owned(), |ip| ip.to_string());
             Event::MalformedRequest.report(format_args!("a request from {client} was malformed: {}", denial.name()));
             session.set_keepalive(None);

@@ -146,7 +146,10 @@ impl Event {
     /// The event that goes with a refusal by the routing rules.
     pub fn of_refusal(refusal: Refusal) -> Event {
         match refusal {
-            Refusal::NoInternalUrl | Refusal::NoIntegratedAuthentication => Event::ProxyTargetNotUsable,
+            Refusal::NotServedLocally
+            | Refusal::NoVirtualDirectory
+            | Refusal::NoInternalUrl
+            | Refusal::NoIntegratedAuthentication => Event::ProxyTargetNotUsable,
             Refusal::NoSsl => Event::ProxyTargetWithoutSsl,
             Refusal::NoAcceptableVersion => Event::ProxyTargetVersion,
             Refusal::NoClientAccessServer => Event::SiteWithoutClientAccessServer,
@@ -154,7 +157,7 @@ impl Event {
             Refusal::AmbiguousName | Refusal::HomeServerUnknown | Refusal::VersionUnknown | Refusal::SiteUnknown => {
                 Event::DirectoryOddity
             }
-            Refusal::UnknownUser | Refusal::NoMailbox | Refusal::NotOn2003 => Event::RequestRefused,
+            Refusal::UnknownUser | Refusal::NoMailbox | Refusal::NotOnThisVersion => Event::RequestRefused,
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    config::{self, Config, Listener, PolicyError},
+    config::{self, Config, ConfigErrors, ListenerTls},
     directory::{self, Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
@@ -53,7 +53,7 @@ pub enum StartError {
     Directory(#[from] DirectoryError),
     /// The local site, or a site the config names, is not in the directory.
     #[error("the configuration does not fit the directory")]
-    Policy(#[from] PolicyError),
+    Policy(#[from] ConfigErrors),
     /// A server cannot be prepared for.
     #[error("the servers of the organisation cannot be prepared for")]
     Organisation(#[from] OrganisationError),
@@ -92,11 +92,8 @@ pub fn open_directory(config: &Config) -> Result<Arc<dyn Directory>, DirectoryEr
 
 /// Starts the edge: reads the organisation, binds every listener, serves.
 pub fn start(config: Config) -> Result<Running, StartError> {
-    let directory_runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("directory")
-        .enable_all()
-        .build()?;
+    let directory_runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("directory").enable_all().build()?;
     let config = Arc::new(config);
     let directory = open_directory(&config)?;
     let organisation = directory_runtime.block_on(read_organisation(&*directory, &config))?;
@@ -122,7 +119,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         addresses.push(address);
         let text = address.to_string();
         match (&listener.tls, &listener.redirect_to_https) {
-            (Some(_), _) => serving.add_tls_with_settings(&text, None, tls_settings(listener)?),
+            (Some(tls), _) => serving.add_tls_with_settings(&text, None, tls_settings(tls)?),
             (None, Some(origin)) => {
                 let app = HttpServer::new_app(ToHttps { origin: origin.clone() });
                 let mut service = Service::new("redirect to https".into(), app);
@@ -144,6 +141,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     for (listener, address) in config.listeners.iter().zip(&addresses) {
         log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
     }
+    log::info!("firstcas is ready");
     Ok(Running {
         addresses,
         stop,
@@ -164,11 +162,8 @@ impl Running {
     pub fn run_until_signalled(self) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let drain = runtime.block_on(async {
-            let (mut terminate, mut quit, mut interrupt) = (
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::quit())?,
-                signal(SignalKind::interrupt())?,
-            );
+            let (mut terminate, mut quit, mut interrupt) =
+                (signal(SignalKind::terminate())?, signal(SignalKind::quit())?, signal(SignalKind::interrupt())?);
             std::io::Result::Ok(tokio::select! {
                 _ = terminate.recv() => true,
                 _ = quit.recv() => true,
@@ -246,13 +241,9 @@ fn bind(address: SocketAddr, sockets: &ListenFds) -> Result<SocketAddr, StartErr
 }
 
 /// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list.
-fn tls_settings(listener: &Listener) -> Result<TlsSettings, StartError> {
-    let Some(tls) = &listener.tls else { unreachable!("called for TLS listeners only") };
-    let failed = |source| StartError::Certificate {
-        certificate: tls.certificate.clone(),
-        key: tls.key.clone(),
-        source,
-    };
+fn tls_settings(tls: &ListenerTls) -> Result<TlsSettings, StartError> {
+    let failed =
+        |source| StartError::Certificate { certificate: tls.certificate.clone(), key: tls.key.clone(), source };
     let mut settings =
         TlsSettings::intermediate(&tls.certificate.to_string_lossy(), &tls.key.to_string_lossy()).map_err(failed)?;
     if tls.http2 {

@@ -186,10 +186,8 @@ impl Authorities {
         if let Some(loaded) = self.0.get(path) {
             return Ok(loaded.clone());
         }
-        let error = |problem: String| OrganisationError::CertificateAuthorities {
-            path: path.display().to_string(),
-            problem,
-        };
+        let error =
+            |problem: String| OrganisationError::CertificateAuthorities { path: path.display().to_string(), problem };
         let pem = std::fs::read(path).map_err(|problem| error(problem.to_string()))?;
         let certificates = X509::stack_from_pem(&pem).map_err(|problem| error(problem.to_string()))?;
         if certificates.is_empty() {

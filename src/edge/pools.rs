@@ -24,9 +24,7 @@ pub(super) fn choose<'o>(
     let server = match destination {
         Destination::Pool { pool, key } => {
             let members = routing::members(pool, &organisation.topology, &organisation.policy);
-            choice::choose(key, members, |server| {
-                usable(server) && organisation.target(server, protocol).is_some()
-            })?
+            choice::choose(key, members, |server| usable(server) && organisation.target(server, protocol).is_some())?
         }
         Destination::BackEnd(server) => Some(server).filter(|server| usable(*server))?,
     };

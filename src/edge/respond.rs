@@ -1,8 +1,8 @@
 //! What a client is told when its request is not passed on: one table, from redirects and denials to answers.
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
-use pingora_core::tls::sha::sha256;
+use pingora_core::tls::hash::{MessageDigest, hash};
 use url::Url;
 
 use crate::{
@@ -34,6 +34,8 @@ pub enum Denial {
     BadPath(PathError),
     /// The request's fields contradict each other.
     Malformed(Malformed),
+    /// It is not HTTP.
+    Unreadable,
     /// The body is larger than the protocol's limit.
     BodyTooLarge,
     /// The answer needs a proven identity, and the password is wrong.
@@ -60,7 +62,7 @@ impl Denial {
             Denial::Routing(refusal) => refusal.name(),
             Denial::PathNotServed => "path-not-served",
             Denial::BadPath(_) => "bad-path",
-            Denial::Malformed(_) => "malformed-request",
+            Denial::Malformed(_) | Denial::Unreadable => "malformed-request",
             Denial::BodyTooLarge => "body-too-large",
             Denial::WrongPassword => "wrong-password",
             Denial::DirectoryAway => "directory-away",
@@ -88,7 +90,7 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
     let words = Words::of(denial);
     let mut answer = match protocol {
         Some(Protocol::Ews) if words.soap_code.is_some() => soap_fault(&words),
-        Some(Protocol::ActiveSync) => text(words.activesync_status, words.text),
+        Some(Protocol::ActiveSync) => text(words.activesync_status, &words.text),
         Some(
             Protocol::Root
             | Protocol::Owa
@@ -101,7 +103,7 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
             | Protocol::Mapi
             | Protocol::Opened,
         )
-        | None => page(words.status, words.title, &format!("<p>{}</p>", html_escape::encode_text(words.text))),
+        | None => page(words.status, words.title, &format!("<p>{}</p>", html_escape::encode_text(&words.text))),
     };
     if denial == Denial::WrongPassword {
         answer.headers.push(("WWW-Authenticate", "Basic realm=\"Mail\", charset=\"UTF-8\"".into()));
@@ -118,7 +120,7 @@ struct Words {
     /// Devices take some statuses as commands, so theirs differ.
     activesync_status: u16,
     title: &'static str,
-    text: &'static str,
+    text: Cow<'static, str>,
     /// EWS `ResponseCode`, where the protocol has one for this.
     soap_code: Option<&'static str>,
 }
@@ -126,11 +128,11 @@ struct Words {
 impl Words {
     /// The table. Every user reads `text`, so it says what *they* can do.
     fn of(denial: Denial) -> Words {
-        let words = |status, activesync_status, title, text, soap_code| Words {
+        let words = |status, activesync_status, title, text: &'static str, soap_code| Words {
             status,
             activesync_status,
             title,
-            text,
+            text: text.into(),
             soap_code,
         };
         match denial {
@@ -142,8 +144,9 @@ impl Words {
                 "This address is not part of the mail service. Check it, or start at /owa/.",
                 None,
             ),
-            Denial::BadPath(error) => words(400, 400, "Bad address", error.advice(), None),
-            Denial::Malformed(error) => words(400, 400, "Bad request", error.advice(), None),
+            Denial::BadPath(error) => Words { text: sentence(&error), ..words(400, 400, "Bad address", "", None) },
+            Denial::Malformed(error) => Words { text: sentence(&error), ..words(400, 400, "Bad request", "", None) },
+            Denial::Unreadable => words(400, 400, "Bad request", "The request is not valid HTTP.", None),
             Denial::BodyTooLarge => words(
                 413,
                 413,
@@ -151,13 +154,9 @@ impl Words {
                 "The message or attachment is larger than this server takes. Send a smaller one.",
                 None,
             ),
-            Denial::WrongPassword => words(
-                401,
-                401,
-                "Please sign in",
-                "The user name or the password is not right. Try again.",
-                None,
-            ),
+            Denial::WrongPassword => {
+                words(401, 401, "Please sign in", "The user name or the password is not right. Try again.", None)
+            }
             Denial::DirectoryAway => words(
                 503,
                 503,
@@ -165,13 +164,9 @@ impl Words {
                 "The mail service cannot look up mailboxes right now. Try again in a minute.",
                 None,
             ),
-            Denial::UpstreamFailed => words(
-                502,
-                503,
-                "Try again soon",
-                "The mail server broke off while it was answering. Try again.",
-                None,
-            ),
+            Denial::UpstreamFailed => {
+                words(502, 503, "Try again soon", "The mail server broke off while it was answering. Try again.", None)
+            }
             Denial::UpstreamTimedOut => words(
                 504,
                 503,
@@ -192,11 +187,11 @@ impl Words {
 
     fn of_refusal(refusal: Refusal) -> Words {
         // Exchange answers 403 where retrying cannot help; 503 asks a device to try again ([S10e]).
-        let words = |status, text, soap_code| Words {
+        let words = |status, text: &'static str, soap_code| Words {
             status,
             activesync_status: status,
             title: if status == 503 { "Try again soon" } else { "This mailbox cannot be opened here" },
-            text,
+            text: text.into(),
             soap_code: Some(soap_code),
         };
         match refusal {
@@ -217,11 +212,21 @@ impl Words {
                  server needs attention.",
                 "ErrorProxyServiceDiscoveryFailed",
             ),
-            Refusal::NotOn2003 => words(
+            Refusal::NotServedLocally => words(
                 403,
-                "Your mailbox is on Exchange 2003, which does not offer this service. Use /exchange in a browser, or \
+                "This service is not offered here. Ask your administrator for its address.",
+                "ErrorProxyServiceDiscoveryFailed",
+            ),
+            Refusal::NotOnThisVersion => words(
+                403,
+                "Your mailbox is on a version of Exchange that does not offer this service. Use a browser, or \
                  ActiveSync on a phone.",
                 "ErrorNoDestinationCASDueToVersionMismatch",
+            ),
+            Refusal::NoVirtualDirectory => words(
+                403,
+                "The Client Access Servers of your mailbox's site do not offer this service. Tell your administrator.",
+                "ErrorProxyServiceDiscoveryFailed",
             ),
             Refusal::NoClientAccessServer => words(
                 403,
@@ -259,6 +264,13 @@ impl Words {
             ),
         }
     }
+}
+
+/// An error's text as a sentence of its own.
+fn sentence(error: &dyn std::error::Error) -> Cow<'static, str> {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    letters.next().map_or(text.clone(), |first| format!("{}{}.", first.to_uppercase(), letters.as_str())).into()
 }
 
 /// Outlook Web Access: a page with a link to the Client Access Server of the mailbox's own site.
@@ -304,7 +316,7 @@ fn text(status: u16, text: &str) -> Answer {
 /// A SOAP 1.1 fault that carries an EWS response code, the way Exchange reports errors of the request as a whole.
 fn soap_fault(words: &Words) -> Answer {
     let code = words.soap_code.unwrap_or("ErrorInternalServerError");
-    let message = html_escape::encode_text(words.text);
+    let message = html_escape::encode_text(&words.text);
     Answer {
         status: 500,
         headers: vec![("Cache-Control", "private".into())],
@@ -343,7 +355,9 @@ fn page(status: u16, title: &str, body: &str) -> Answer {
 /// Nothing may be loaded or run; the one style sheet is named by its hash.
 static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
     use base64::prelude::{BASE64_STANDARD, Engine};
-    let style = BASE64_STANDARD.encode(sha256(STYLE.as_bytes()));
+    // Hashing cannot fail but for want of memory; a page without its style is readable.
+    let style = hash(MessageDigest::sha256(), STYLE.as_bytes()).map(|digest| BASE64_STANDARD.encode(digest));
+    let style = style.unwrap_or_default();
     format!(
         "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )

@@ -8,8 +8,12 @@ use pingora_proxy::Session;
 use super::{Context, pin::Pin, respond::Denial};
 use crate::{
     directory::Entry,
-    identity::MailboxName,
-    routing::{Decision, protocol::Protocol, topology::{ServerId, SiteId}},
+    identity::{Credential, Identity, MailboxName},
+    routing::{
+        Decision,
+        protocol::Protocol,
+        topology::{ServerId, SiteId},
+    },
 };
 
 /// What is told about one request.
@@ -46,6 +50,13 @@ impl Story {
             reused: None,
             answered: None,
         }
+    }
+
+    pub(super) fn identified(&mut self, identity: &Identity) {
+        if let Credential::Basic { user, .. } = &identity.credential {
+            self.user = Some(user.clone());
+        }
+        self.target = identity.target.as_ref().map(|target| target.name.clone());
     }
 
     pub(super) fn is_proven_as(&mut self, entry: &Entry) {
