@@ -454,3 +454,6 @@ const SHORT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::f
 
 /// A Kerberos token of a user in many groups is a line of 64 KiB; Pingora itself stops at 1 MiB.
 const HEADER_BYTES: RangeInclusive<u64> = 64 << 10..=1_048_575;
+
+#[cfg(test)]
+mod tests;
