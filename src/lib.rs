@@ -1,6 +1,11 @@
 //! `firstcas`: the First CAS of Exchange Server 2007, as an edge proxy.
 pub mod config;
 pub mod directory;
+/// What stands between the network and the core.
+pub mod edge {
+    pub mod hygiene;
+    pub mod path;
+}
 pub mod identity;
 pub mod routing;
 pub mod secret;
