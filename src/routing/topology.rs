@@ -154,7 +154,11 @@ impl Topology {
 
         Topology {
             sites,
-            servers_by_legacy_dn: numbered().map(|(id, server)| (server.legacy_dn.clone(), id)).collect(),
+            // A server without the name must not become the home of mailboxes that name none.
+            servers_by_legacy_dn: numbered()
+                .filter(|(_, server)| !server.legacy_dn.is_empty())
+                .map(|(id, server)| (server.legacy_dn.clone(), id))
+                .collect(),
             servers_by_database: parts
                 .databases
                 .into_iter()
