@@ -208,7 +208,11 @@ fn ldap(section: &Section<'_>, surroundings: &Surroundings) -> Option<ldap::Sett
     })
 }
 
+/// A distinguished name, or the empty one: in a global catalog, the whole forest.
 fn search_base(value: &DeValue<'_>) -> Result<String, Wrong> {
+    if value.as_str() == Some("") {
+        return Ok(String::new());
+    }
     let base = text(value)?;
     if !base.contains('=') {
         return Err(wrong(format!("`{base}` is not a distinguished name"), "write it like \"DC=contoso,DC=com\""));
@@ -245,12 +249,19 @@ fn bind_password(section: &Section<'_>, surroundings: &Surroundings) -> Option<S
 
 fn cache(section: &Section<'_>) -> cache::Settings {
     let lifetime = || duration(Duration::from_secs(1)..=DAY);
+    let proof_lifetime = section.get("proof_lifetime", lifetime()).unwrap_or(Duration::from_secs(5 * 60));
+    let disproof_lifetime = section.get("disproof_lifetime", lifetime());
+    if disproof_lifetime.is_some_and(|lifetime| lifetime > proof_lifetime) {
+        let problem = "a wrong password cannot be remembered for longer than a right one";
+        section.note_at("disproof_lifetime", wrong(problem, "lower it, or raise proof_lifetime"));
+    }
     cache::Settings {
         max_entries: section.get("entries_max", number(1..=100_000_000)).unwrap_or(100_000),
         found_lifetime: section.get("found_lifetime", lifetime()).unwrap_or(Duration::from_secs(5 * 60)),
         not_found_lifetime: section.get("not_found_lifetime", lifetime()).unwrap_or(Duration::from_secs(30)),
         max_proofs: section.get("proofs_max", number(1..=100_000_000)).unwrap_or(50_000),
-        proof_lifetime: section.get("proof_lifetime", lifetime()).unwrap_or(Duration::from_secs(5 * 60)),
+        proof_lifetime,
+        disproof_lifetime: disproof_lifetime.unwrap_or(Duration::from_secs(10).min(proof_lifetime)),
     }
 }
 
@@ -454,3 +465,6 @@ const SHORT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::f
 
 /// A Kerberos token of a user in many groups is a line of 64 KiB; Pingora itself stops at 1 MiB.
 const HEADER_BYTES: RangeInclusive<u64> = 64 << 10..=1_048_575;
+
+#[cfg(test)]
+mod tests;
