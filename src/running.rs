@@ -4,7 +4,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -35,13 +35,13 @@ use crate::{
     routing::topology::Topology,
 };
 
-/// A running edge. Dropping it stops it at once; [`Running::drain`] lets requests in flight finish.
+/// A running edge. Dropping it stops it from accepting clients and closes idle ones; [`Running::drain`] waits for the
+/// requests in flight besides.
 pub struct Running {
     addresses: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     in_flight: TaskTracker,
     drain_timeout: Duration,
-    proxy: Option<Runtime>,
     directory: Option<tokio::runtime::Runtime>,
 }
 
@@ -131,7 +131,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     }
 
     let (stop, stopped) = watch::channel(false);
-    let proxy = Runtime::new_no_steal(config.threads, "edge");
+    let proxy = threads(config.threads);
     let (fds, watch) = (sockets.clone(), stopped.clone());
     proxy.get_handle().spawn(async move { serving.start_service(Some(fds), watch, 1).await });
     for mut service in redirecting {
@@ -142,14 +142,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
     }
     log::info!("firstcas is ready");
-    Ok(Running {
-        addresses,
-        stop,
-        in_flight,
-        drain_timeout: config.drain_timeout,
-        proxy: Some(proxy),
-        directory: Some(directory_runtime),
-    })
+    Ok(Running { addresses, stop, in_flight, drain_timeout: config.drain_timeout, directory: Some(directory_runtime) })
 }
 
 impl Running {
@@ -193,9 +186,6 @@ impl Running {
 
     fn shut_down(&mut self) {
         let _ = self.stop.send(true);
-        if let Some(proxy) = self.proxy.take() {
-            proxy.shutdown_timeout(Duration::from_millis(200));
-        }
         if let Some(directory) = self.directory.take() {
             directory.shutdown_background();
         }
@@ -206,6 +196,13 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+/// The threads that serve clients: each with its own run queue, which costs less than one queue for all. They live as
+/// long as the process, because Pingora remembers them by thread id, and the system uses those again.
+fn threads(count: usize) -> &'static Runtime {
+    static THREADS: OnceLock<Runtime> = OnceLock::new();
+    THREADS.get_or_init(|| Runtime::new_no_steal(count, "edge"))
 }
 
 /// Reads the topology, reports what is odd about it, and prepares the peers.
