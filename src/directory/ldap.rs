@@ -98,7 +98,7 @@ pub fn open(settings: Settings) -> Result<Organisation, DirectoryError> {
 }
 
 /// The servers and the connections to them.
-pub struct Servers {
+pub(super) struct Servers {
     settings: Settings,
     tls: Option<Arc<ClientConfig>>,
     slots: Vec<Mutex<Slot>>,
@@ -511,3 +511,98 @@ const UNAVAILABLE: u32 = 52;
 /// The library's own: the stream was finished before its end.
 const USER_CANCELLED: u32 = 88;
 const SEARCH_RESULT_ENTRY: u64 = 4;
+
+#[cfg(test)]
+#[allow(clippy::expect_used)] // a failing `expect` is a failing test
+mod tests {
+    use ldap3::{
+        asn1::{ASNTag, PL, StructureTag, Tag},
+        parse_filter,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EQUALITY_MATCH: u64 = 3;
+
+    /// What a filter asks for, as the LDAP library understands its text.
+    fn equalities(filter: &str) -> Vec<(String, Vec<u8>)> {
+        let tag: Tag = parse_filter(filter).expect("a filter");
+        let alternatives = tag.into_structure().expect_constructed().expect("an or");
+        alternatives
+            .into_iter()
+            .map(|alternative| {
+                assert_eq!(alternative.id, EQUALITY_MATCH);
+                match alternative.expect_constructed().expect("two parts").as_slice() {
+                    [StructureTag { payload: PL::P(attribute), .. }, StructureTag { payload: PL::P(value), .. }] => {
+                        (String::from_utf8(attribute.clone()).expect("a name"), value.clone())
+                    }
+                    other => panic!("attribute and value, not {other:?}"),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_name_with_a_star_is_escaped_in_the_filter() {
+        assert_eq!(
+            filter(&AnyOf::one(attribute::SAM_ACCOUNT_NAME, "a*)(cn=*")),
+            r"(|(sAMAccountName=a\2a\29\28cn\3d\2a))"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_name_the_filter_asks_for_exactly_that_value(name in any::<String>()) {
+            let value = name.as_bytes().to_vec();
+            let one = filter(&AnyOf::one(attribute::SAM_ACCOUNT_NAME, &name));
+            prop_assert_eq!(equalities(&one), vec![("sAMAccountName".to_owned(), value.clone())]);
+            let address = AnyOf::address(&name);
+            let asked: Vec<_> =
+                address.equalities().iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            prop_assert_eq!(equalities(&filter(&address)), asked);
+        }
+
+        #[test]
+        fn whatever_the_guid_the_filter_asks_for_exactly_its_bytes(guid in any::<[u8; 16]>()) {
+            let filter = disjunction(std::iter::once((attribute::MAILBOX_GUID, &guid[..])));
+            prop_assert_eq!(equalities(&filter), vec![("msExchMailboxGuid".to_owned(), guid.to_vec())]);
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            urls: vec![Url::parse("ldap://dc1.contoso.com").expect("a URL")],
+            bind_dn: "CN=edge".into(),
+            bind_password: Secret::new(*b"Edge-pass1"),
+            ca_file: None,
+            start_tls: false,
+            users_base: None,
+            configuration_base: None,
+            connect_timeout: Duration::from_secs(1),
+            search_timeout: Duration::from_secs(1),
+            connections: 1,
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_with_a_cure() {
+        assert!(open(settings()).is_ok());
+        let url = |text: &str| vec![Url::parse(text).expect("a URL")];
+        for (broken, cure) in [
+            (Settings { urls: vec![], ..settings() }, "write at least one"),
+            (Settings { urls: url("https://dc1.contoso.com"), ..settings() }, "write ldap://host or ldaps://host"),
+            (Settings { urls: url("ldap:///DC=contoso"), ..settings() }, "write ldap://host or ldaps://host"),
+            (Settings { bind_password: Secret::new(*b""), ..settings() }, "give its password"),
+            (Settings { start_tls: true, ca_file: Some("/no/such.pem".into()), ..settings() }, "/no/such.pem"),
+        ] {
+            let error = open(broken).err().expect("refused").to_string();
+            assert!(error.contains(cure), "{error}");
+        }
+    }
+
+    #[test]
+    fn debug_of_the_settings_shows_no_password() {
+        assert!(!format!("{:?}", settings()).contains("Edge-pass1"), "{:?}", settings());
+    }
+}
