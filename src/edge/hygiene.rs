@@ -14,8 +14,9 @@ use http::{HeaderMap, HeaderValue, Version, header};
 /// Fields that clients do send stay: `X-AnchorMailbox`, `X-PreferServerAffinity`, `X-PublicFolderMailbox`,
 /// `X-OWA-CANARY`. `X-BackEndCookie` and `X-BackEndOverrideCookie` are cookies and no business of this function.
 pub fn is_forged(name: &str) -> bool {
-    FORGED_PREFIXES.iter().any(|prefix| name.len() >= prefix.len() && same(&name.as_bytes()[..prefix.len()], prefix))
-        || FORGED.iter().any(|forged| same(name.as_bytes(), forged))
+    let name = name.as_bytes();
+    FORGED_PREFIXES.iter().any(|prefix| name.get(..prefix.len()).is_some_and(|start| same(start, prefix)))
+        || FORGED.iter().any(|forged| same(name, forged))
 }
 
 fn same(name: &[u8], folded: &str) -> bool {
