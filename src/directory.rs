@@ -1,11 +1,13 @@
 //! The directory: which mailbox a name belongs to, where it lives, and what the organisation looks like.
 //!
 //! One schema ([`schema`]) decodes the real Active Directory / Exchange attributes from two sources: an LDIF file in
-//! memory ([`ldif`]) and LDAP servers ([`ldap`]). A bounded cache ([`cache`]) stands in front of either.
+//! memory ([`ldif`]) and LDAP servers ([`ldap`]); [`organisation`] asks either the same questions. A bounded cache
+//! ([`cache`]) stands in front.
 
 pub mod cache;
 pub mod ldap;
 pub mod ldif;
+pub mod organisation;
 pub mod schema;
 
 use std::time::Duration;

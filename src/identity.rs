@@ -9,6 +9,7 @@ pub mod basic;
 pub mod name;
 
 pub use name::MailboxName;
+use percent_encoding::percent_decode_str;
 
 use crate::{routing::protocol::Protocol, secret::Secret};
 
@@ -115,4 +116,16 @@ impl Identity {
             None => signed_in,
         }
     }
+}
+
+/// The decoded value of a query parameter, whose name is compared without case as ASP.NET does. `None` if it stands there
+/// twice: ASP.NET would join the two with a comma and find neither mailbox.
+fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
+    let is_named = |key: &str| {
+        let key = percent_decode_str(key).map(|byte| byte.to_ascii_lowercase());
+        key.eq(name.bytes().map(|byte| byte.to_ascii_lowercase()))
+    };
+    let mut values = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(key, _)| is_named(key));
+    let (_, value) = values.next()?;
+    values.next().is_none().then(|| percent_decode_str(value).collect())
 }

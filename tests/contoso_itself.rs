@@ -575,6 +575,7 @@ fn server(name: &str, client_access: bool, methods: u32) -> Server {
         site: None,
         version: Version::from_version_number(1_912_832_083),
         client_access,
+        hash_seed: 0,
         virtual_directories: if client_access { virtual_directories } else { [const { None }; _] },
     }
 }

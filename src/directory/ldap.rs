@@ -1,1 +1,513 @@
-//! ldap
+//! LDAP servers (Active Directory, Samba, `OpenLDAP`) as a source of records.
+//!
+//! A few connections, bound as one account, are shared by all searches; LDAP lets each carry many at a time. One that
+//! fails is replaced by the next search. Passwords are verified on connections of their own, so that the shared ones
+//! never act as somebody else. Referrals are not followed: they would let the directory send the edge, and the bind
+//! account's password with it, to addresses nobody configured.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ldap3::{
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, ResultEntry, Scope, SearchOptions,
+    adapters::{Adapter, EntriesOnly, PagedResults},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
+use url::Url;
+
+use super::{
+    DirectoryError,
+    organisation::{AnyOf, Organisation, Source},
+    schema::{Record, attribute, fold_dn, is_within},
+};
+use crate::secret::Secret;
+
+/// How to reach and search the servers.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `ldap://` and `ldaps://` URLs, the preferred one first.
+    pub urls: Vec<Url>,
+    /// Account for searches; empty: anonymous.
+    pub bind_dn: String,
+    /// Its password.
+    pub bind_password: Secret,
+    /// PEM file of the authorities that sign the servers' certificates. `None`: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Whether `ldap://` connections turn to TLS before anything else is said.
+    pub start_tls: bool,
+    /// DN below which people are searched. `None`: the server's `defaultNamingContext`. The empty DN searches the
+    /// whole forest of a global catalog.
+    pub users_base: Option<String>,
+    /// DN of the configuration container. `None`: the server's `configurationNamingContext`.
+    pub configuration_base: Option<String>,
+    /// Time for a connection to be open, secured and bound.
+    pub connect_timeout: Duration,
+    /// Time for a search for one person, or for one page of the topology.
+    pub search_timeout: Duration,
+    /// How many connections are shared by the searches; at least one.
+    pub connections: usize,
+}
+
+/// Prepares the servers' directory. Connects at the first question, not yet.
+///
+/// # Errors
+/// [`DirectoryError::Unusable`]: settings that cannot work, each with its cure.
+pub fn open(settings: Settings) -> Result<Organisation, DirectoryError> {
+    let unusable = |place: &str, problem: &str| {
+        Err(DirectoryError::Unusable { place: place.to_owned(), problem: problem.to_owned() })
+    };
+    if settings.urls.is_empty() {
+        return unusable("urls", "no LDAP server is given; write at least one, such as ldaps://dc1.contoso.com");
+    }
+    for url in &settings.urls {
+        if !matches!(url.scheme(), "ldap" | "ldaps") || url.host_str().is_none_or(str::is_empty) {
+            return unusable(url.as_str(), "not the URL of an LDAP server; write ldap://host or ldaps://host");
+        }
+    }
+    if !settings.bind_dn.is_empty() && settings.bind_password.expose().is_empty() {
+        return unusable("bind_password", "an account without password is bound as nobody; give its password");
+    }
+    if std::str::from_utf8(settings.bind_password.expose()).is_err() {
+        return unusable("bind_password", "it is not UTF-8");
+    }
+    let secured = settings.start_tls || settings.urls.iter().any(|url| url.scheme() == "ldaps");
+    let tls = if secured { Some(tls(settings.ca_file.as_deref())?) } else { None };
+    let slots = (0..settings.connections.max(1)).map(|_| Mutex::default()).collect();
+    Ok(Organisation::new(Source::Ldap(Servers {
+        settings,
+        tls,
+        slots,
+        turn: AtomicUsize::new(0),
+        links_opened: AtomicU64::new(0),
+        binds: Semaphore::new(BINDS_IN_FLIGHT_MAX),
+    })))
+}
+
+/// The servers and the connections to them.
+pub struct Servers {
+    settings: Settings,
+    tls: Option<Arc<ClientConfig>>,
+    slots: Vec<Mutex<Slot>>,
+    turn: AtomicUsize,
+    links_opened: AtomicU64,
+    binds: Semaphore,
+}
+
+#[derive(Default)]
+struct Slot {
+    link: Option<Link>,
+    /// When and how connecting failed last: whoever waited for that attempt shares its result.
+    failed: Option<(Instant, DirectoryError)>,
+}
+
+/// A bound connection.
+#[derive(Clone)]
+struct Link {
+    ldap: Ldap,
+    number: u64,
+    opened: Instant,
+    server: Arc<str>,
+    users_base: Arc<str>,
+    configuration_base: Arc<str>,
+}
+
+struct Search<'a> {
+    /// For messages.
+    operation: &'a str,
+    base: Base<'a>,
+    filter: String,
+    attributes: &'static [&'static str],
+    size: Size,
+}
+
+enum Base<'a> {
+    Users,
+    Domain(&'a str),
+    Configuration,
+}
+
+enum Size {
+    AtMost(i32),
+    AllInPages,
+}
+
+impl Servers {
+    /// The records that match, at most `limit`.
+    pub(super) async fn people(
+        &self,
+        domain: Option<&str>,
+        any_of: &AnyOf,
+        limit: usize,
+    ) -> Result<Vec<Record>, DirectoryError> {
+        self.search(&Search {
+            operation: "a search for a person",
+            base: domain.map_or(Base::Users, Base::Domain),
+            filter: filter(any_of),
+            attributes: attribute::OF_PEOPLE,
+            size: Size::AtMost(i32::try_from(limit).unwrap_or(i32::MAX)),
+        })
+        .await
+    }
+
+    /// The configuration container's records of these classes.
+    pub(super) async fn configuration(
+        &self,
+        classes: &[&str],
+        attributes: &'static [&'static str],
+    ) -> Result<Vec<Record>, DirectoryError> {
+        let classes = classes.iter().map(|class| (attribute::OBJECT_CLASS, class.as_bytes()));
+        self.search(&Search {
+            operation: "a search of the configuration container",
+            base: Base::Configuration,
+            filter: disjunction(classes),
+            attributes,
+            size: Size::AllInPages,
+        })
+        .await
+    }
+
+    /// Whether a bind as this DN with this password succeeds, on a connection of its own.
+    pub(super) async fn bind_as(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
+        let operation = "a bind to verify a password";
+        let patience = self.settings.connect_timeout + self.settings.search_timeout;
+        let timed_out = || DirectoryError::TimedOut { operation: operation.to_owned(), after: patience };
+        let bind = async {
+            let Ok(_turn) = self.binds.acquire().await else { return Err(timed_out()) };
+            let mut last = None;
+            for url in &self.settings.urls {
+                let bound = match self.connect(url).await {
+                    Ok(mut ldap) => ldap.simple_bind(dn, password).await,
+                    Err(error) => {
+                        last = Some(error);
+                        continue;
+                    }
+                };
+                match bound.map(|result| (result.rc, result)) {
+                    Ok((SUCCESS, _)) => return Ok(true),
+                    Ok((INVALID_CREDENTIALS, _)) => return Ok(false),
+                    Ok((_, result)) => return Err(failure(url.as_str(), operation, LdapError::LdapResult { result })),
+                    Err(error) => last = Some(failure(url.as_str(), operation, error)),
+                }
+            }
+            Err(last.unwrap_or_else(timed_out))
+        };
+        timeout(patience, bind).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// The servers, for messages.
+    pub(super) fn place(&self) -> String {
+        self.settings.urls.iter().map(Url::as_str).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Searches are idempotent: one that a broken connection cut off is made again, once, on a new one.
+    async fn search(&self, search: &Search<'_>) -> Result<Vec<Record>, DirectoryError> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
+        let Some(slot) = self.slots.get(turn) else { return Ok(Vec::new()) };
+        let patience = match search.size {
+            Size::AtMost(_) => self.settings.search_timeout,
+            Size::AllInPages => self.settings.search_timeout * PAGES_PATIENCE,
+        };
+        let mut may_try_again = true;
+        loop {
+            let link = self.link(slot).await?;
+            let error = match timeout(patience, self.run(&link, search)).await {
+                Ok(Ok(records)) if records.len() < RECORDS_MAX => return Ok(records),
+                Ok(Ok(_)) => {
+                    return Err(DirectoryError::Unusable {
+                        place: link.configuration_base.to_string(),
+                        problem: format!("it has {RECORDS_MAX} records or more; narrow configuration_base"),
+                    });
+                }
+                Ok(Err(LdapError::Timeout { .. })) | Err(_) => {
+                    discard(slot, &link).await;
+                    return Err(DirectoryError::TimedOut { operation: search.operation.to_owned(), after: patience });
+                }
+                Ok(Err(error)) => error,
+            };
+            let rejected = matches!(&error, LdapError::LdapResult { result } if result.rc != UNAVAILABLE);
+            if rejected {
+                return Err(failure(&link.server, search.operation, error));
+            }
+            discard(slot, &link).await;
+            if !may_try_again {
+                return Err(failure(&link.server, search.operation, error));
+            }
+            may_try_again = false;
+        }
+    }
+
+    async fn run(&self, link: &Link, search: &Search<'_>) -> Result<Vec<Record>, LdapError> {
+        let base = match search.base {
+            Base::Users => &link.users_base,
+            // Whoever narrowed the users' base meant it for logon names too.
+            Base::Domain(naming_context) => match is_within(&fold_dn(&link.users_base), &fold_dn(naming_context)) {
+                true => &*link.users_base,
+                false => naming_context,
+            },
+            Base::Configuration => &link.configuration_base,
+        };
+        let mut ldap = link.ldap.clone();
+        let mut adapters: Vec<Box<dyn Adapter<'_, &str, &[&str]>>> = vec![Box::new(EntriesOnly::new())];
+        let most = match search.size {
+            Size::AtMost(most) => {
+                ldap.with_search_options(SearchOptions::new().sizelimit(most));
+                usize::try_from(most).unwrap_or_default()
+            }
+            Size::AllInPages => {
+                adapters.push(Box::new(PagedResults::new(PAGE_RECORDS)));
+                RECORDS_MAX
+            }
+        };
+        ldap.with_timeout(self.settings.search_timeout);
+        let mut stream =
+            ldap.streaming_search_with(adapters, base, Scope::Subtree, &search.filter, search.attributes).await?;
+        let mut records = Vec::new();
+        while let Some(entry) = stream.next().await? {
+            if records.len() == most {
+                break;
+            }
+            records.extend(record(entry));
+        }
+        let result = stream.finish().await;
+        match result.rc {
+            SUCCESS | SIZE_LIMIT_EXCEEDED | USER_CANCELLED => Ok(records),
+            _ => Err(LdapError::LdapResult { result }),
+        }
+    }
+
+    /// The slot's connection, opened if it has none, or an old or a broken one.
+    async fn link(&self, slot: &Mutex<Slot>) -> Result<Link, DirectoryError> {
+        let asked_at = Instant::now();
+        let mut slot = slot.lock().await;
+        if let Some(link) = &mut slot.link
+            && !link.ldap.is_closed()
+            && link.opened.elapsed() < LINK_AGE_MAX
+        {
+            return Ok(link.clone());
+        }
+        slot.link = None;
+        if let Some((failed_at, error)) = &slot.failed
+            && *failed_at >= asked_at
+        {
+            return Err(repeated(error));
+        }
+        match self.open_link().await {
+            Ok(link) => {
+                slot.link = Some(link.clone());
+                slot.failed = None;
+                Ok(link)
+            }
+            Err(error) => {
+                slot.failed = Some((Instant::now(), repeated(&error)));
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_link(&self) -> Result<Link, DirectoryError> {
+        let mut last = None;
+        for url in &self.settings.urls {
+            match timeout(self.settings.connect_timeout, self.open_link_to(url)).await {
+                Ok(Ok(link)) => return Ok(link),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => {
+                    last = Some(DirectoryError::TimedOut {
+                        operation: format!("a connection to {url}"),
+                        after: self.settings.connect_timeout,
+                    });
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| DirectoryError::Unusable {
+            place: "urls".to_owned(),
+            problem: "no LDAP server is given".to_owned(),
+        }))
+    }
+
+    async fn open_link_to(&self, url: &Url) -> Result<Link, DirectoryError> {
+        let mut ldap = self.connect(url).await?;
+        let Settings { bind_dn, bind_password, users_base, configuration_base, .. } = &self.settings;
+        if !bind_dn.is_empty() {
+            let password = std::str::from_utf8(bind_password.expose()).unwrap_or_default(); // checked by `open`
+            let operation = format!("the bind as `{bind_dn}`");
+            ldap.simple_bind(bind_dn, password)
+                .await
+                .and_then(ldap3::LdapResult::success)
+                .map_err(|error| failure(url.as_str(), &operation, error))?;
+        }
+        let root = match (users_base, configuration_base) {
+            (Some(_), Some(_)) => Record::new(""),
+            _ => root_dse(&mut ldap).await.map_err(|error| failure(url.as_str(), "reading its root DSE", error))?,
+        };
+        let base = |configured: &Option<String>, attribute, setting| {
+            configured.as_deref().or(root.text(attribute)).map(Arc::from).ok_or_else(|| DirectoryError::Unusable {
+                place: url.to_string(),
+                problem: format!("its root DSE has no {attribute}, so {setting} must be configured"),
+            })
+        };
+        Ok(Link {
+            users_base: base(users_base, "defaultNamingContext", "users_base")?,
+            configuration_base: base(configuration_base, "configurationNamingContext", "configuration_base")?,
+            ldap,
+            number: self.links_opened.fetch_add(1, Ordering::Relaxed),
+            opened: Instant::now(),
+            server: url.as_str().into(),
+        })
+    }
+
+    /// An unbound connection; it closes when the last handle to it is dropped.
+    async fn connect(&self, url: &Url) -> Result<Ldap, DirectoryError> {
+        let mut settings = LdapConnSettings::new().set_starttls(self.settings.start_tls);
+        if let Some(tls) = &self.tls {
+            settings = settings.set_config(tls.clone());
+        }
+        let connecting = LdapConnAsync::from_url_with_settings(settings, url);
+        let after = self.settings.connect_timeout;
+        let (connection, ldap) = timeout(after, connecting)
+            .await
+            .map_err(|_| DirectoryError::TimedOut { operation: format!("a connection to {url}"), after })?
+            .map_err(|source| DirectoryError::Unreachable { server: url.to_string(), source: Box::new(source) })?;
+        let server = url.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection.drive().await {
+                log::debug!("the connection to {server} broke: {error}");
+            }
+        });
+        Ok(ldap)
+    }
+}
+
+async fn discard(slot: &Mutex<Slot>, link: &Link) {
+    let mut slot = slot.lock().await;
+    if slot.link.as_ref().is_some_and(|current| current.number == link.number) {
+        slot.link = None;
+    }
+}
+
+async fn root_dse(ldap: &mut Ldap) -> Result<Record, LdapError> {
+    let attributes = ["defaultNamingContext", "configurationNamingContext"];
+    let (entries, _) = ldap.search("", Scope::Base, "(objectClass=*)", attributes).await?.success()?;
+    Ok(entries.into_iter().find_map(record).unwrap_or_else(|| Record::new("")))
+}
+
+/// `SearchResultEntry` (RFC 4511 section 4.5.2). Anything else, or an entry that is not as it should be, gives `None`.
+fn record(entry: ResultEntry) -> Option<Record> {
+    let mut parts = entry.0.match_id(SEARCH_RESULT_ENTRY)?.expect_constructed()?.into_iter();
+    let dn = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
+    let mut record = Record::new(dn);
+    for attribute in parts.next()?.expect_constructed()? {
+        let mut parts = attribute.expect_constructed()?.into_iter();
+        let name = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
+        for value in parts.next()?.expect_constructed()? {
+            record.push(&name, value.expect_primitive()?);
+        }
+    }
+    Some(record)
+}
+
+/// The filter (RFC 4515) that any of these values fulfils.
+fn filter(any_of: &AnyOf) -> String {
+    disjunction(any_of.equalities().iter().map(|(attribute, value)| (*attribute, value.as_slice())))
+}
+
+fn disjunction<'v>(equalities: impl Iterator<Item = (&'static str, &'v [u8])>) -> String {
+    let mut filter = String::from("(|");
+    for (attribute, value) in equalities {
+        let _ = write!(filter, "({attribute}="); // writing to a String cannot fail
+        for byte in value {
+            // Escaping more than RFC 4515 asks for is allowed, and easier to be sure of.
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'@' | b'.' | b'-' | b'_' | b':') {
+                filter.push(char::from(*byte));
+            } else {
+                let _ = write!(filter, "\\{byte:02x}");
+            }
+        }
+        filter.push(')');
+    }
+    filter.push(')');
+    filter
+}
+
+fn tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, DirectoryError> {
+    let mut roots = RootCertStore::empty();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| DirectoryError::Unusable { place: "TLS".to_owned(), problem: error.to_string() })?;
+    let path = ca_file.unwrap_or(Path::new(SYSTEM_CA_FILE));
+    let unusable = |problem| DirectoryError::Unusable { place: path.display().to_string(), problem };
+    let certificates = CertificateDer::pem_file_iter(path)
+        .map_err(|error| unusable(format!("the authorities of the LDAP servers cannot be read: {error}")))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| unusable(format!("it is not PEM: {error}")))?;
+        roots.add(certificate).map_err(|error| unusable(format!("it has an unreadable certificate: {error}")))?;
+    }
+    if roots.is_empty() {
+        return Err(unusable("it has no certificate; it must be a PEM file of the servers' authorities".to_owned()));
+    }
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}
+
+fn failure(server: &str, operation: &str, error: LdapError) -> DirectoryError {
+    if matches!(error, LdapError::LdapResult { .. } | LdapError::FilterParsing | LdapError::AdapterInit(_)) {
+        DirectoryError::Rejected { operation: operation.to_owned(), source: Box::new(error) }
+    } else {
+        DirectoryError::Unreachable { server: server.to_owned(), source: Box::new(error) }
+    }
+}
+
+/// The same error for the next one who waited. Sources cannot be cloned, so theirs is the text.
+fn repeated(error: &DirectoryError) -> DirectoryError {
+    match error {
+        DirectoryError::Ambiguous { name, dns } => DirectoryError::Ambiguous { name: name.clone(), dns: dns.clone() },
+        DirectoryError::Unreachable { server, source } => {
+            DirectoryError::Unreachable { server: server.clone(), source: source.to_string().into() }
+        }
+        DirectoryError::Rejected { operation, source } => {
+            DirectoryError::Rejected { operation: operation.clone(), source: source.to_string().into() }
+        }
+        DirectoryError::TimedOut { operation, after } => {
+            DirectoryError::TimedOut { operation: operation.clone(), after: *after }
+        }
+        DirectoryError::Unusable { place, problem } => {
+            DirectoryError::Unusable { place: place.clone(), problem: problem.clone() }
+        }
+    }
+}
+
+/// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
+/// for as long as its connection lives. It also brings searches back to the preferred server.
+const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+/// Each is a connection of its own. More wait for their turn, within the time a bind has.
+const BINDS_IN_FLIGHT_MAX: usize = 32;
+/// Half of what Active Directory's default policy (`MaxPageSize` 1000) allows.
+const PAGE_RECORDS: i32 = 500;
+/// Larger than any Exchange organisation's sites, servers and virtual directories together.
+const RECORDS_MAX: usize = 200_000;
+/// The topology may take so many times the time of a single search.
+const PAGES_PATIENCE: u32 = 10;
+/// Debian's, Ubuntu's and Alpine's bundle of public authorities.
+const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+// RFC 4511 section 4.1.9 and appendix A.
+const SUCCESS: u32 = 0;
+const SIZE_LIMIT_EXCEEDED: u32 = 4;
+const INVALID_CREDENTIALS: u32 = 49;
+const UNAVAILABLE: u32 = 52;
+/// The library's own: the stream was finished before its end.
+const USER_CANCELLED: u32 = 88;
+const SEARCH_RESULT_ENTRY: u64 = 4;

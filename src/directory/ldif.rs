@@ -1,1 +1,343 @@
-//! ldif
+//! The embedded directory: an LDIF file (RFC 2849), held in memory.
+//!
+//! [`parse`] is strict: a file that is read differently by two programs would route differently. What it cannot read it
+//! refuses with file, line and cure.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha1::{Digest, Sha1};
+use subtle::ConstantTimeEq;
+
+use super::{
+    DirectoryError,
+    organisation::{AnyOf, Organisation, Source},
+    schema::{self, Record, attribute, fold_dn, is_within},
+};
+
+/// Reads a file as a directory.
+///
+/// # Errors
+/// [`DirectoryError::Unusable`] with file, line and cure: unreadable, larger than 64 MiB, or not LDIF.
+pub fn open(path: impl AsRef<Path>) -> Result<Organisation, DirectoryError> {
+    let path = path.as_ref();
+    let unusable = |problem| DirectoryError::Unusable { place: path.display().to_string(), problem };
+    let file = File::open(path).map_err(|error| unusable(format!("it cannot be opened: {error}")))?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unusable(format!("it cannot be read: {error}")))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let problem =
+            "it is larger than 64 MiB; a directory of that size belongs into an LDAP server (kind = \"ldap\")";
+        return Err(unusable(problem.to_owned()));
+    }
+    let records = parse(&bytes).map_err(|error| DirectoryError::Unusable {
+        place: format!("{}:{}", path.display(), error.line),
+        problem: error.problem.to_string(),
+    })?;
+    Ok(Organisation::new(Source::Ldif(Records::new(records, path.to_owned()))))
+}
+
+/// Where and why bytes are not LDIF.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct ParseError {
+    /// The line, counted from 1, on which the faulty (possibly folded) line starts.
+    pub line: usize,
+    /// What is wrong and how to mend it.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a line of LDIF.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// A continuation without a line to continue.
+    #[error("a line that starts with a space continues the one before it, and there is none; remove the space")]
+    NothingToContinue,
+    /// RFC 2849: `version-number = 1*DIGIT ; version-number MUST be "1"`.
+    #[error("only LDIF version 1 exists; write `version: 1` as the first line, or leave it out")]
+    Version,
+    /// A line without a colon.
+    #[error("it has no colon; write `attribute: value`, `attribute:: base64`, or start a comment with #")]
+    NoColon,
+    /// An attribute name with other characters than RFC 4512 allows.
+    #[error("the text before the colon is no attribute name; names have letters, digits, `-`, `.` and `;` only")]
+    AttributeName,
+    /// The first line of a record is not its `dn:`.
+    #[error(
+        "a record must start with `dn:`; if a search tool wrote this file, tell it to leave out its own remarks (-LLL)"
+    )]
+    NoDn,
+    /// A second `dn:` in one record.
+    #[error("a second dn in one record; put an empty line before it")]
+    SecondDn,
+    /// The root, or text without an equals sign.
+    #[error("the dn is not a distinguished name; write it as CN=...,DC=...")]
+    BadDn,
+    /// A DN that an earlier record has.
+    #[error("the record of line {first} has the same dn; merge the two")]
+    RepeatedDn {
+        /// Where the earlier one starts.
+        first: usize,
+    },
+    /// A record without attributes.
+    #[error("the record has no attributes; add some or remove it")]
+    EmptyRecord,
+    /// A change record.
+    #[error("this is a file of changes; only files of whole records can be used (export with slapcat or ldifde)")]
+    Change,
+    /// `attribute:< url`.
+    #[error("values from other files (`:<`) are not read; write the value into this file, as base64 after `::`")]
+    Url,
+    /// RFC 2849's `SAFE-STRING`.
+    #[error("the value has bytes that LDIF allows only as base64; write it after `::`")]
+    Unsafe,
+    /// Not base64 after `::`.
+    #[error("the value after `::` is not base64")]
+    Base64,
+    /// A DN in other than UTF-8.
+    #[error("the dn is not UTF-8")]
+    DnNotUtf8,
+}
+
+/// Parses LDIF content records (RFC 2849).
+///
+/// # Errors
+/// The first line that is not LDIF. Never panics, whatever the bytes.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, ParseError> {
+    let mut records = Vec::new();
+    let mut lines_of_dns = HashMap::new();
+    let mut open: Option<(usize, Record)> = None;
+    let mut may_be_version = true;
+    for (line, text) in logical_lines(bytes)? {
+        let fail = |problem| ParseError { line, problem };
+        if text.is_empty() {
+            close(open.take(), &mut records)?;
+            continue;
+        }
+        let (name, value) = attribute_and_value(&text).map_err(fail)?;
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+        let first_line = std::mem::replace(&mut may_be_version, false);
+        if first_line && is("version") {
+            if value != b"1" {
+                return Err(fail(Problem::Version));
+            }
+            continue;
+        }
+        let Some((_, record)) = &mut open else {
+            if !is("dn") {
+                return Err(fail(Problem::NoDn));
+            }
+            let dn = String::from_utf8(value).map_err(|_| fail(Problem::DnNotUtf8))?;
+            if !dn.contains('=') {
+                return Err(fail(Problem::BadDn));
+            }
+            if let Some(first) = lines_of_dns.insert(fold_dn(&dn), line) {
+                return Err(fail(Problem::RepeatedDn { first }));
+            }
+            open = Some((line, Record::new(dn)));
+            continue;
+        };
+        if is("dn") {
+            return Err(fail(Problem::SecondDn));
+        }
+        if is("changetype") || is("control") {
+            return Err(fail(Problem::Change));
+        }
+        record.push(name, value);
+    }
+    close(open, &mut records)?;
+    Ok(records)
+}
+
+fn close(open: Option<(usize, Record)>, records: &mut Vec<Record>) -> Result<(), ParseError> {
+    let Some((line, record)) = open else { return Ok(()) };
+    if record.attributes().next().is_none() {
+        return Err(ParseError { line, problem: Problem::EmptyRecord });
+    }
+    records.push(record);
+    Ok(())
+}
+
+/// Lines unfolded, comments left out, each with the number of its first physical line. RFC 2849 ends a line with LF or
+/// CR LF, and continues it on the next if that starts with one space.
+fn logical_lines(bytes: &[u8]) -> Result<Vec<(usize, Vec<u8>)>, ParseError> {
+    let mut lines: Vec<(usize, Vec<u8>)> = Vec::new();
+    let mut in_comment = false;
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        match line.split_first() {
+            Some((b' ', _)) if in_comment => {}
+            Some((b' ', continued)) => match lines.last_mut() {
+                Some((_, text)) if !text.is_empty() => text.extend_from_slice(continued),
+                Some(_) | None => return Err(ParseError { line: number, problem: Problem::NothingToContinue }),
+            },
+            Some((b'#', _)) => in_comment = true,
+            Some(_) | None => {
+                in_comment = false;
+                lines.push((number, line.to_vec()));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+fn attribute_and_value(line: &[u8]) -> Result<(&str, Vec<u8>), Problem> {
+    let colon = line.iter().position(|byte| *byte == b':').ok_or(Problem::NoColon)?;
+    let (name, rest) = line.split_at(colon);
+    let name = std::str::from_utf8(name).map_err(|_| Problem::AttributeName)?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b';');
+    if name.is_empty() || !name.bytes().all(allowed) {
+        return Err(Problem::AttributeName);
+    }
+    let value = match rest {
+        [_, b':', base64 @ ..] => STANDARD.decode(filled(base64)).map_err(|_| Problem::Base64)?,
+        [_, b'<', ..] => return Err(Problem::Url),
+        [_, text @ ..] => safe_string(filled(text))?.to_vec(),
+        [] => return Err(Problem::NoColon),
+    };
+    Ok((name, value))
+}
+
+/// `FILL = *SPACE`.
+fn filled(text: &[u8]) -> &[u8] {
+    let spaces = text.iter().take_while(|byte| **byte == b' ').count();
+    text.get(spaces..).unwrap_or_default()
+}
+
+/// `SAFE-STRING`: ASCII without NUL, LF and CR, not starting with a space, a colon or `<`.
+fn safe_string(text: &[u8]) -> Result<&[u8], Problem> {
+    let starts_safe = !matches!(text.first(), Some(b' ' | b':' | b'<'));
+    let safe = text.iter().all(|byte| byte.is_ascii() && !matches!(byte, 0 | b'\n' | b'\r'));
+    if starts_safe && safe { Ok(text) } else { Err(Problem::Unsafe) }
+}
+
+/// Records in memory, indexed by what people are searched by.
+pub struct Records {
+    path: PathBuf,
+    records: Arc<[Record]>,
+    folded_dns: Vec<String>,
+    by_dn: HashMap<String, usize>,
+    by_value: HashMap<(&'static str, Vec<u8>), Vec<usize>>,
+}
+
+impl Records {
+    fn new(records: Vec<Record>, path: PathBuf) -> Self {
+        let folded_dns: Vec<String> = records.iter().map(|record| fold_dn(&record.dn)).collect();
+        let by_dn = folded_dns.iter().cloned().zip(0..).collect();
+        let mut by_value: HashMap<_, Vec<usize>> = HashMap::new();
+        for (id, record) in records.iter().enumerate() {
+            for &searched in SEARCHED {
+                for value in record.values(searched) {
+                    let ids = by_value.entry((searched, folded(searched, value))).or_default();
+                    if ids.last() != Some(&id) {
+                        ids.push(id);
+                    }
+                }
+            }
+        }
+        Records { path, records: records.into(), folded_dns, by_dn, by_value }
+    }
+
+    /// The records of these classes.
+    pub fn of_classes(&self, classes: &[&str]) -> Vec<Record> {
+        self.records.iter().filter(|record| classes.iter().any(|class| record.is(class))).cloned().collect()
+    }
+
+    /// The records that match, each once, at most `limit`.
+    pub fn matching(&self, base: Option<&str>, any_of: &AnyOf, limit: usize) -> Vec<Record> {
+        let base = base.map(fold_dn).unwrap_or_default();
+        let mut ids: Vec<usize> = any_of
+            .equalities()
+            .iter()
+            .filter_map(|(attribute, value)| self.by_value.get(&(*attribute, folded(attribute, value))))
+            .flatten()
+            .copied()
+            .filter(|id| self.folded_dns.get(*id).is_some_and(|dn| is_within(dn, &base)))
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into_iter().take(limit).filter_map(|id| self.records.get(id)).cloned().collect()
+    }
+
+    /// The file, for messages.
+    pub fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Every record, for checks of the whole file.
+    pub fn all(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Whether one of the record's `userPassword` values is this password's hash.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Unusable`]: none is, but one is of a scheme this cannot compare.
+    pub fn check_password(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
+        let Some(record) = self.by_dn.get(&fold_dn(dn)).and_then(|id| self.records.get(*id)) else {
+            return Ok(false);
+        };
+        let mut unreadable = false;
+        for stored in record.values(attribute::USER_PASSWORD) {
+            match ssha(stored) {
+                Some((hash, salt)) => {
+                    let actual = Sha1::new().chain_update(password).chain_update(salt).finalize();
+                    if bool::from(actual.as_slice().ct_eq(&hash)) {
+                        return Ok(true);
+                    }
+                }
+                None => unreadable = true,
+            }
+        }
+        if unreadable {
+            return Err(DirectoryError::Unusable {
+                place: format!("{}: {}", self.path.display(), record.dn),
+                problem: "its userPassword is not {SSHA}, the only scheme the embedded directory compares; make one \
+                          with `slappasswd -h {SSHA}`"
+                    .to_owned(),
+            });
+        }
+        Ok(false)
+    }
+}
+
+/// `{SSHA}` and base64 of SHA-1(password, salt) followed by the salt.
+fn ssha(stored: &[u8]) -> Option<([u8; SHA1_BYTES], Vec<u8>)> {
+    let (scheme, base64) = stored.split_at_checked(SSHA.len())?;
+    if !scheme.eq_ignore_ascii_case(SSHA) {
+        return None;
+    }
+    let decoded = STANDARD.decode(base64).ok()?;
+    let (hash, salt) = decoded.split_first_chunk()?;
+    Some((*hash, salt.to_vec()))
+}
+
+/// As the directory compares: text without case, octets as they are.
+fn folded(attribute: &str, value: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(value) {
+        Ok(text) if attribute != schema::attribute::MAILBOX_GUID => text.trim().to_lowercase().into_bytes(),
+        Ok(_) | Err(_) => value.to_vec(),
+    }
+}
+
+const SEARCHED: &[&str] = &[
+    attribute::USER_PRINCIPAL_NAME,
+    attribute::PROXY_ADDRESSES,
+    attribute::MAIL,
+    attribute::SAM_ACCOUNT_NAME,
+    attribute::MAIL_NICKNAME,
+    attribute::MAILBOX_GUID,
+];
+
+/// 64 MiB: some 60,000 people, and a bound on what a mistaken path can take of the memory.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const SHA1_BYTES: usize = 20;
+const SSHA: &[u8] = b"{SSHA}";

@@ -1,1 +1,619 @@
-//! schema
+//! The attribute names of Active Directory and Exchange, and what their values mean.
+//!
+//! Decodes [`Record`]s, whatever source they come from. Nothing here is fatal: a value that cannot be used is left out
+//! and reported as an [`Oddity`], so that one bad object never takes the rest of the organisation down.
+//!
+//! Facts: [MS-ADTS], [MS-ADA1..3] and the tables of `exchange.md`, sections 2.3 and 3.
+
+use std::collections::{HashMap, HashSet};
+
+use ipnet::IpNet;
+use url::Url;
+
+use super::{Entry, Oddity, TopologyReading};
+use crate::routing::{
+    mailbox::Mailbox,
+    protocol::VirtualDirectoryKind,
+    topology::{AuthenticationMethods, Server, SiteLink, TopologyParts, VirtualDirectory},
+    version::{Generation, Version},
+};
+
+/// Attribute names, as Active Directory spells them.
+pub mod attribute {
+    /// Classes of an object, from `top` to the most specific.
+    pub const OBJECT_CLASS: &str = "objectClass";
+    /// Common name.
+    pub const CN: &str = "cn";
+
+    /// User principal name, `ana@contoso.com`.
+    pub const USER_PRINCIPAL_NAME: &str = "userPrincipalName";
+    /// Logon name, unique in its domain.
+    pub const SAM_ACCOUNT_NAME: &str = "sAMAccountName";
+    /// Every address: `SMTP:` primary, `smtp:` others, `X500:`, `EUM:` ...
+    pub const PROXY_ADDRESSES: &str = "proxyAddresses";
+    /// An e-mail address, usually the primary one.
+    pub const MAIL: &str = "mail";
+    /// The Exchange alias.
+    pub const MAIL_NICKNAME: &str = "mailNickname";
+    /// 16 bytes, see [`guid_as_stored`](super::guid_as_stored).
+    pub const MAILBOX_GUID: &str = "msExchMailboxGuid";
+    /// DN of the mailbox database.
+    pub const HOME_MDB: &str = "homeMDB";
+    /// `legacyExchangeDN` of the mailbox server, a string.
+    pub const HOME_SERVER_NAME: &str = "msExchHomeServerName";
+    /// `OpenLDAP`'s stored password hash; Active Directory never shows one.
+    pub const USER_PASSWORD: &str = "userPassword";
+
+    /// X.500-like name that Exchange knows an object by.
+    pub const LEGACY_EXCHANGE_DN: &str = "legacyExchangeDN";
+    /// `ncacn_ip_tcp:<fully qualified name>` and others.
+    pub const NETWORK_ADDRESS: &str = "networkAddress";
+    /// Packed build number, see [`Version::from_version_number`](crate::routing::version::Version).
+    pub const VERSION_NUMBER: &str = "versionNumber";
+    /// Bit mask of server roles.
+    pub const SERVER_ROLES: &str = "msExchCurrentServerRoles";
+    /// DN of a server's site.
+    pub const SERVER_SITE: &str = "msExchServerSite";
+    /// DN of the server a database is on.
+    pub const OWNING_SERVER: &str = "msExchOwningServer";
+    /// InternalURL, despite its name.
+    pub const INTERNAL_HOST_NAME: &str = "msExchInternalHostName";
+    /// ExternalURL, despite its name.
+    pub const EXTERNAL_HOST_NAME: &str = "msExchExternalHostName";
+    /// Bit mask of authentication methods.
+    pub const INTERNAL_AUTHENTICATION: &str = "msExchInternalAuthenticationMethods";
+
+    /// DN of a subnet's site.
+    pub const SITE_OBJECT: &str = "siteObject";
+    /// DNs of a link's sites.
+    pub const SITE_LIST: &str = "siteList";
+    /// Cost of a link.
+    pub const COST: &str = "cost";
+
+    /// NetBIOS name of a domain.
+    pub const NETBIOS_NAME: &str = "nETBIOSName";
+    /// DNS name of a naming context.
+    pub const DNS_ROOT: &str = "dnsRoot";
+    /// DN of a naming context.
+    pub const NC_NAME: &str = "nCName";
+    /// Bits 1 and 2: a naming context of this forest that is a domain.
+    pub const SYSTEM_FLAGS: &str = "systemFlags";
+
+    /// All that [`entry`](super::entry) reads.
+    pub const OF_PEOPLE: &[&str] = &[
+        USER_PRINCIPAL_NAME,
+        SAM_ACCOUNT_NAME,
+        PROXY_ADDRESSES,
+        MAIL,
+        MAIL_NICKNAME,
+        MAILBOX_GUID,
+        HOME_MDB,
+        HOME_SERVER_NAME,
+    ];
+
+    /// All that [`topology`](super::topology) reads.
+    pub const OF_TOPOLOGY: &[&str] = &[
+        OBJECT_CLASS,
+        CN,
+        LEGACY_EXCHANGE_DN,
+        NETWORK_ADDRESS,
+        VERSION_NUMBER,
+        SERVER_ROLES,
+        SERVER_SITE,
+        OWNING_SERVER,
+        INTERNAL_HOST_NAME,
+        EXTERNAL_HOST_NAME,
+        INTERNAL_AUTHENTICATION,
+        SITE_OBJECT,
+        SITE_LIST,
+        COST,
+    ];
+
+    /// All that [`domains`](super::domains) reads.
+    pub const OF_DOMAINS: &[&str] = &[OBJECT_CLASS, NETBIOS_NAME, DNS_ROOT, NC_NAME, SYSTEM_FLAGS];
+}
+
+/// Class names, as Active Directory spells them.
+pub mod class {
+    /// An AD site.
+    pub const SITE: &str = "site";
+    /// A subnet of a site.
+    pub const SUBNET: &str = "subnet";
+    /// A link between sites.
+    pub const SITE_LINK: &str = "siteLink";
+    /// An Exchange server.
+    pub const SERVER: &str = "msExchExchangeServer";
+    /// A mailbox database.
+    pub const DATABASE: &str = "msExchPrivateMDB";
+    /// A naming context of the forest.
+    pub const CROSS_REF: &str = "crossRef";
+
+    /// Objects that [`topology`](super::topology) reads, besides the virtual directories.
+    pub const OF_TOPOLOGY: &[&str] = &[SITE, SUBNET, SITE_LINK, SERVER, DATABASE];
+}
+
+/// The virtual directory classes, each with the kind it is and the `New-`/`Set-` cmdlet that mends it.
+pub const VIRTUAL_DIRECTORY_CLASSES: [(&str, VirtualDirectoryKind, &str); VirtualDirectoryKind::COUNT] = [
+    ("msExchOWAVirtualDirectory", VirtualDirectoryKind::Owa, "Set-OwaVirtualDirectory"),
+    ("msExchECPVirtualDirectory", VirtualDirectoryKind::Ecp, "Set-EcpVirtualDirectory"),
+    ("msExchMobileVirtualDirectory", VirtualDirectoryKind::ActiveSync, "Set-ActiveSyncVirtualDirectory"),
+    ("msExchWebServicesVirtualDirectory", VirtualDirectoryKind::Ews, "Set-WebServicesVirtualDirectory"),
+    ("msExchAutoDiscoverVirtualDirectory", VirtualDirectoryKind::Autodiscover, "Set-AutodiscoverVirtualDirectory"),
+    ("msExchOABVirtualDirectory", VirtualDirectoryKind::Oab, "Set-OabVirtualDirectory"),
+    ("msExchRpcHttpVirtualDirectory", VirtualDirectoryKind::OutlookAnywhere, "Set-OutlookAnywhere"),
+    ("msExchMapiVirtualDirectory", VirtualDirectoryKind::Mapi, "Set-MapiVirtualDirectory"),
+];
+
+/// One object of the directory: its DN and its attributes, each with any number of values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Distinguished name, as the source spells it.
+    pub dn: String,
+    attributes: Vec<(String, Vec<Vec<u8>>)>,
+}
+
+impl Record {
+    /// An object without attributes.
+    pub fn new(dn: impl Into<String>) -> Self {
+        Record { dn: dn.into(), attributes: Vec::new() }
+    }
+
+    /// Adds a value.
+    pub fn push(&mut self, attribute: &str, value: impl Into<Vec<u8>>) {
+        let value = value.into();
+        match self.attributes.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case(attribute)) {
+            Some((_, values)) => values.push(value),
+            None => self.attributes.push((attribute.to_owned(), vec![value])),
+        }
+    }
+
+    /// Every attribute with its values, in the order the source had them.
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &[Vec<u8>])> {
+        self.attributes.iter().map(|(name, values)| (name.as_str(), values.as_slice()))
+    }
+
+    /// Every value of an attribute.
+    pub fn values(&self, attribute: &str) -> &[Vec<u8>] {
+        self.attributes
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(attribute))
+            .map_or(&[], |(_, values)| values.as_slice())
+    }
+
+    /// Every value of an attribute that is text and not blank, trimmed.
+    pub fn texts(&self, attribute: &str) -> impl Iterator<Item = &str> {
+        self.values(attribute)
+            .iter()
+            .filter_map(|value| std::str::from_utf8(value).ok())
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+    }
+
+    /// The first of [`Self::texts`].
+    pub fn text(&self, attribute: &str) -> Option<&str> {
+        self.texts(attribute).next()
+    }
+
+    /// Whether `objectClass` names this class.
+    pub fn is(&self, class: &str) -> bool {
+        self.texts(attribute::OBJECT_CLASS).any(|own| own.eq_ignore_ascii_case(class))
+    }
+
+    fn cn(&self) -> &str {
+        self.text(attribute::CN).unwrap_or_else(|| rdn_value(&self.dn))
+    }
+}
+
+/// A domain of the forest: a `crossRef` object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Its names, folded: NetBIOS and DNS.
+    pub names: Vec<String>,
+    /// DN of its naming context.
+    pub naming_context: String,
+}
+
+/// Decodes a person.
+pub fn entry(record: &Record) -> Entry {
+    let home_database = record.text(attribute::HOME_MDB);
+    let home_server = record.text(attribute::HOME_SERVER_NAME);
+    let mailbox = (home_database.is_some() || home_server.is_some()).then(|| Mailbox {
+        key: mailbox_key(record),
+        home_server: home_server.unwrap_or_default().to_lowercase(),
+        home_database: home_database.map(fold_dn),
+    });
+    let name = record
+        .text(attribute::USER_PRINCIPAL_NAME)
+        .or_else(|| record.texts(attribute::PROXY_ADDRESSES).find_map(|address| address.strip_prefix("SMTP:")))
+        .or_else(|| record.text(attribute::SAM_ACCOUNT_NAME))
+        .unwrap_or(&record.dn);
+    Entry { dn: record.dn.clone(), name: name.to_owned(), mailbox }
+}
+
+/// What is odd about people's mailboxes: those whose home server is not in the topology, which are refused.
+pub fn people_oddities<'r>(people: impl IntoIterator<Item = &'r Record>, parts: &TopologyParts) -> Vec<Oddity> {
+    let servers: HashSet<&str> = parts.servers.iter().map(|server| server.legacy_dn.as_str()).collect();
+    let databases: HashSet<&str> = parts.databases.iter().map(|(dn, _)| dn.as_str()).collect();
+    let mut oddities = Oddities::default();
+    for record in people {
+        let Some(mailbox) = entry(record).mailbox else { continue };
+        let server_known = servers.contains(mailbox.home_server.as_str()) && !mailbox.home_server.is_empty();
+        let database_known = mailbox.home_database.is_some_and(|dn| databases.contains(dn.as_str()));
+        if !server_known && !database_known {
+            let named = record.text(attribute::HOME_SERVER_NAME).or_else(|| record.text(attribute::HOME_MDB));
+            oddities.add(
+                record,
+                format!(
+                    "its mailbox is on `{}`, which is no server of this organisation; move the mailbox, or mend \
+                     msExchHomeServerName and homeMDB",
+                    named.unwrap_or_default()
+                ),
+            );
+        }
+    }
+    oddities.0
+}
+
+/// Decodes the domains among these records. The forest's other naming contexts (configuration, schema, application
+/// partitions) are `crossRef` objects too, some with a domain's DNS name: `systemFlags` tells them apart.
+pub fn domains(records: &[Record]) -> Vec<Domain> {
+    records
+        .iter()
+        .filter(|record| record.is(class::CROSS_REF))
+        .filter(|record| match record.text(attribute::SYSTEM_FLAGS).map(str::parse::<i64>) {
+            Some(Ok(flags)) => flags & CROSS_REF_DOMAIN == CROSS_REF_DOMAIN,
+            Some(Err(_)) | None => record.text(attribute::NETBIOS_NAME).is_some(),
+        })
+        .filter_map(|record| {
+            let names = record.texts(attribute::NETBIOS_NAME).chain(record.texts(attribute::DNS_ROOT));
+            Some(Domain {
+                names: names.map(str::to_lowercase).collect(),
+                naming_context: record.text(attribute::NC_NAME)?.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Decodes the organisation. The result does not depend on the order of the records.
+pub fn topology(records: &[Record]) -> TopologyReading {
+    let mut records: Vec<(String, &Record)> = records.iter().map(|record| (fold_dn(&record.dn), record)).collect();
+    records.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let of_class = |class: &'static str| records.iter().filter(move |(_, record)| record.is(class));
+
+    let mut oddities = Oddities::default();
+    let sites: HashMap<&str, &str> =
+        of_class(class::SITE).map(|(folded, record)| (folded.as_str(), record.cn())).collect();
+    let mut parts = TopologyParts {
+        sites: of_class(class::SITE).map(|(_, record)| record.cn().to_owned()).collect(),
+        ..TopologyParts::default()
+    };
+    parts.subnets = of_class(class::SUBNET).filter_map(|(_, record)| subnet(record, &sites, &mut oddities)).collect();
+    parts.site_links = of_class(class::SITE_LINK)
+        .filter(|(folded, _)| rdn_value(parent(folded)) == "ip") // Exchange ignores SMTP links
+        .map(|(_, record)| site_link(record, &sites, &mut oddities))
+        .collect();
+
+    let server_records: Vec<&(String, &Record)> = of_class(class::SERVER).collect();
+    let server_ids: HashMap<&str, usize> =
+        server_records.iter().enumerate().map(|(id, (folded, _))| (folded.as_str(), id)).collect();
+    parts.servers = server_records.iter().map(|(_, record)| server(record, &sites, &mut oddities)).collect();
+    drop_repeated_legacy_dns(&mut parts.servers, &server_records, &mut oddities);
+
+    for (folded, record) in of_class(class::DATABASE) {
+        match record.text(attribute::OWNING_SERVER).map(|dn| server_ids.get(fold_dn(dn).as_str())) {
+            Some(Some(&owner)) => parts.databases.push((folded.clone(), parts.servers[owner].name.clone())),
+            Some(None) => oddities.add(record, "its msExchOwningServer is no server of this organisation; mend it"),
+            None => oddities.add(record, "it has no msExchOwningServer; set it to the DN of the server it is on"),
+        }
+    }
+
+    let mut chosen: HashMap<(usize, usize), &Record> = HashMap::new();
+    for (folded, record) in &records {
+        let Some(&(_, kind, _)) = VIRTUAL_DIRECTORY_CLASSES.iter().find(|(class, _, _)| record.is(class)) else {
+            continue;
+        };
+        let cn = record.cn().to_lowercase();
+        if cn.contains(BACK_END) || (kind == VirtualDirectoryKind::Owa && !cn.starts_with("owa")) {
+            continue;
+        }
+        let Some(&owner) = ancestors(folded).find_map(|dn| server_ids.get(dn)) else {
+            oddities.add(record, "it is not below any Exchange server; remove it");
+            continue;
+        };
+        match chosen.get(&(owner, kind as usize)) {
+            Some(other) if other.cn().to_lowercase().contains(FRONT_END) || !cn.contains(FRONT_END) => {
+                oddities.add(record, format!("`{}` of the same kind is used instead; remove one", other.cn()));
+            }
+            Some(other) => {
+                oddities.add(other, format!("`{}` of the same kind is used instead; remove one", record.cn()));
+                chosen.insert((owner, kind as usize), record);
+            }
+            None => drop(chosen.insert((owner, kind as usize), record)),
+        }
+    }
+    let mut chosen: Vec<_> = chosen.into_iter().collect();
+    chosen.sort_by_key(|(place, _)| *place);
+    for ((owner, kind), record) in chosen {
+        let server = &mut parts.servers[owner];
+        server.virtual_directories[kind] = Some(virtual_directory(record, kind, server.client_access, &mut oddities));
+    }
+    oddities.0.sort_by_cached_key(|oddity| (fold_dn(&oddity.dn), oddity.problem.clone()));
+    TopologyReading { parts, oddities: oddities.0 }
+}
+
+/// A DN made comparable: lower case, no spaces around its separators.
+pub fn fold_dn(dn: &str) -> String {
+    let mut folded = String::with_capacity(dn.len());
+    for (position, rdn) in rdns(dn).enumerate() {
+        if position > 0 {
+            folded.push(',');
+        }
+        match rdn.split_once('=') {
+            Some((attribute, value)) => {
+                folded.push_str(&attribute.trim().to_lowercase());
+                folded.push('=');
+                folded.push_str(&value.trim().to_lowercase());
+            }
+            None => folded.push_str(&rdn.trim().to_lowercase()),
+        }
+    }
+    folded
+}
+
+/// Whether a folded DN is `base` (folded) or below it. The empty base holds everything.
+pub fn is_within(dn: &str, base: &str) -> bool {
+    base.is_empty() || dn.strip_suffix(base).is_some_and(|above| above.is_empty() || above.ends_with(','))
+}
+
+/// The bytes Active Directory stores for a GUID whose text form reads in the given order: the first three groups are
+/// little-endian ([MS-DTYP] 2.3.4).
+pub fn guid_as_stored(text_order: [u8; 16]) -> [u8; 16] {
+    let mut stored = text_order;
+    stored[..4].reverse();
+    stored[4..6].reverse();
+    stored[6..8].reverse();
+    stored
+}
+
+fn subnet(record: &Record, sites: &HashMap<&str, &str>, oddities: &mut Oddities) -> Option<(IpNet, String)> {
+    let Ok(net) = record.cn().parse::<IpNet>() else {
+        let problem = format!("`{}` is not a subnet; name it as address/prefix, such as 10.1.0.0/16", record.cn());
+        oddities.add(record, problem);
+        return None;
+    };
+    let Some(dn) = record.text(attribute::SITE_OBJECT) else {
+        oddities.add(record, "it belongs to no site; set its siteObject");
+        return None;
+    };
+    let Some(site) = sites.get(fold_dn(dn).as_str()) else {
+        oddities.add(record, format!("its siteObject `{dn}` is no site; mend it"));
+        return None;
+    };
+    Some((net.trunc(), (*site).to_owned()))
+}
+
+fn site_link(record: &Record, sites: &HashMap<&str, &str>, oddities: &mut Oddities) -> SiteLink {
+    let mut names = Vec::new();
+    for dn in record.texts(attribute::SITE_LIST) {
+        match sites.get(fold_dn(dn).as_str()) {
+            Some(site) => names.push((*site).to_owned()),
+            None => oddities.add(record, format!("its siteList names `{dn}`, which is no site; remove it")),
+        }
+    }
+    names.sort();
+    let cost = match record.text(attribute::COST).map(str::parse::<u32>) {
+        Some(Ok(cost)) if (1..=SITE_LINK_COST_MAX).contains(&cost) => cost,
+        None => SITE_LINK_COST_DEFAULT,
+        Some(_) => {
+            oddities.add(record, "its cost is not a number from 1 to 99999, so 100 is used; set it");
+            SITE_LINK_COST_DEFAULT
+        }
+    };
+    SiteLink { sites: names, cost }
+}
+
+fn server(record: &Record, sites: &HashMap<&str, &str>, oddities: &mut Oddities) -> Server {
+    let name = record.cn().to_owned();
+    let version = match record.text(attribute::VERSION_NUMBER).map(str::parse::<u32>) {
+        Some(Ok(packed)) => Version::from_version_number(packed),
+        Some(Err(_)) | None => Version { major: 0, minor: 0, build: 0 },
+    };
+    let generation = version.generation();
+    if generation.is_none() {
+        let problem = format!(
+            "its versionNumber `{}` is none of Exchange's, so its mailboxes are refused; restart its System Attendant, \
+             which writes it",
+            record.text(attribute::VERSION_NUMBER).unwrap_or_default()
+        );
+        oddities.add(record, problem);
+    }
+    // Exchange 2000 and 2003 servers have neither roles nor a site.
+    let has_roles = generation > Some(Generation::Exchange2003);
+    let roles = match record.text(attribute::SERVER_ROLES).map(str::parse::<i64>) {
+        Some(Ok(roles)) => roles,
+        None if !has_roles => 0,
+        Some(Err(_)) | None => {
+            oddities.add(record, "it has no readable msExchCurrentServerRoles, so it serves no client; mend it");
+            0
+        }
+    };
+    // From 2013 on bit 4 is the Mailbox server's back end, which no client may reach.
+    let client_access_role =
+        if generation >= Some(Generation::Exchange2013) { ROLE_FRONT_END } else { ROLE_CLIENT_ACCESS };
+    let site_name = record.text(attribute::SERVER_SITE).map(|dn| match sites.get(fold_dn(dn).as_str()) {
+        Some(site) => (*site).to_owned(),
+        None => {
+            oddities.add(record, format!("its msExchServerSite `{dn}` is no site, so it is used for nothing; mend it"));
+            rdn_value(dn).to_owned()
+        }
+    });
+    if site_name.is_none() && has_roles && roles & ROLE_EDGE == 0 {
+        oddities.add(
+            record,
+            "it has no msExchServerSite, so it is used for nothing; map its subnet to a site and restart its Active \
+             Directory Topology service",
+        );
+    }
+    let fqdn = record.texts(attribute::NETWORK_ADDRESS).find_map(|address| strip_prefix_ignoring_case(address, TCP));
+    if fqdn.is_none() {
+        oddities.add(
+            record,
+            "its networkAddress has no ncacn_ip_tcp: value, so its bare name is used as its address; add one",
+        );
+    }
+    let legacy_dn = record.text(attribute::LEGACY_EXCHANGE_DN).unwrap_or_default().to_lowercase();
+    if legacy_dn.is_empty() {
+        oddities.add(record, "it has no legacyExchangeDN, so no mailbox can name it as its home; set it");
+    }
+    Server {
+        fqdn: fqdn.unwrap_or(&name).to_owned(),
+        name,
+        legacy_dn,
+        site_name,
+        site: None,
+        version,
+        client_access: roles & client_access_role != 0,
+        hash_seed: 0, // `Topology::new` fills it in
+        virtual_directories: [const { None }; VirtualDirectoryKind::COUNT],
+    }
+}
+
+/// Two servers of one `legacyExchangeDN`: the first (by DN) keeps it, so that mailboxes still have one home.
+fn drop_repeated_legacy_dns(servers: &mut [Server], records: &[&(String, &Record)], oddities: &mut Oddities) {
+    let mut owners: HashMap<String, &str> = HashMap::new();
+    for (server, (_, record)) in servers.iter_mut().zip(records) {
+        if server.legacy_dn.is_empty() {
+            continue;
+        }
+        if let Some(owner) = owners.get(&server.legacy_dn) {
+            let problem =
+                format!("`{owner}` has the same legacyExchangeDN and keeps the mailboxes; correct the wrong one");
+            oddities.add(record, problem);
+            server.legacy_dn.clear();
+        } else {
+            owners.insert(server.legacy_dn.clone(), &record.dn);
+        }
+    }
+}
+
+fn virtual_directory(record: &Record, kind: usize, of_cas: bool, oddities: &mut Oddities) -> VirtualDirectory {
+    let (_, kind, cmdlet) = VIRTUAL_DIRECTORY_CLASSES[kind];
+    let mut url = |attribute| {
+        let text = record.text(attribute)?;
+        // Outlook Anywhere's objects hold bare host names.
+        let full = kind == VirtualDirectoryKind::OutlookAnywhere && !text.contains("://");
+        let parsed = if full { web_url(&format!("https://{text}/rpc")) } else { web_url(text) };
+        parsed.map_err(|problem| oddities.add(record, format!("its {attribute} {problem}; mend it with {cmdlet}"))).ok()
+    };
+    let internal_url = url(attribute::INTERNAL_HOST_NAME);
+    let external_url = url(attribute::EXTERNAL_HOST_NAME);
+    let proxied = match kind {
+        VirtualDirectoryKind::Owa
+        | VirtualDirectoryKind::Ecp
+        | VirtualDirectoryKind::ActiveSync
+        | VirtualDirectoryKind::Ews
+        | VirtualDirectoryKind::Mapi => of_cas,
+        VirtualDirectoryKind::Autodiscover | VirtualDirectoryKind::Oab | VirtualDirectoryKind::OutlookAnywhere => false,
+    };
+    if proxied && record.text(attribute::INTERNAL_HOST_NAME).is_none() {
+        oddities.add(record, format!("it has no InternalURL, so nobody can proxy to it; set it with {cmdlet}"));
+    }
+    let methods = record.text(attribute::INTERNAL_AUTHENTICATION).map(str::parse::<u32>);
+    let internal_authentication = match methods {
+        Some(Ok(methods)) => AuthenticationMethods(methods),
+        None if !proxied => AuthenticationMethods::default(),
+        Some(Err(_)) | None => {
+            oddities.add(
+                record,
+                format!(
+                    "it has no readable msExchInternalAuthenticationMethods, so none is assumed; set them with {cmdlet}"
+                ),
+            );
+            AuthenticationMethods::default()
+        }
+    };
+    VirtualDirectory { internal_url, external_url, internal_authentication }
+}
+
+fn web_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("`{text}` is not a URL ({error})"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("`{text}` is not an http or https URL"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("has a user name or password in it".to_owned()); // not repeated: reports are read by many
+    }
+    Ok(url)
+}
+
+/// The same on every edge, so that all send a mailbox to the same CAS, and in every build.
+fn mailbox_key(record: &Record) -> u64 {
+    let hash = match record.values(attribute::MAILBOX_GUID).first() {
+        Some(guid) => blake3::hash(guid),
+        None => blake3::hash(fold_dn(&record.dn).as_bytes()),
+    };
+    hash.as_bytes().iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+}
+
+/// The relative names of a DN, from the object up. A comma after a backslash is part of a name (RFC 4514).
+fn rdns(dn: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(dn);
+    std::iter::from_fn(move || {
+        let dn = rest.take()?;
+        let end = end_of_rdn(dn);
+        rest = dn.get(end + 1..);
+        dn.get(..end)
+    })
+}
+
+fn end_of_rdn(dn: &str) -> usize {
+    let mut escaped = false;
+    for (position, byte) in dn.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b',' => return position,
+            _ => {}
+        }
+    }
+    dn.len()
+}
+
+fn parent(dn: &str) -> &str {
+    dn.get(end_of_rdn(dn) + 1..).unwrap_or_default()
+}
+
+fn ancestors(dn: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(parent(dn)), |dn| Some(parent(dn))).take_while(|dn| !dn.is_empty())
+}
+
+fn rdn_value(dn: &str) -> &str {
+    dn.get(..end_of_rdn(dn)).and_then(|rdn| rdn.split_once('=')).map_or("", |(_, value)| value.trim())
+}
+
+fn strip_prefix_ignoring_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    (start.eq_ignore_ascii_case(prefix) && !rest.is_empty()).then_some(rest)
+}
+
+#[derive(Default)]
+struct Oddities(Vec<Oddity>);
+
+impl Oddities {
+    fn add(&mut self, record: &Record, problem: impl Into<String>) {
+        self.0.push(Oddity { dn: record.dn.clone(), problem: problem.into() });
+    }
+}
+
+/// `FLAG_CR_NTDS_NC | FLAG_CR_NTDS_DOMAIN` ([MS-ADTS] 2.2.10).
+const CROSS_REF_DOMAIN: i64 = 3;
+const ROLE_CLIENT_ACCESS: i64 = 4;
+const ROLE_EDGE: i64 = 64;
+const ROLE_FRONT_END: i64 = 16_384;
+const SITE_LINK_COST_DEFAULT: u32 = 100;
+const SITE_LINK_COST_MAX: u32 = 99_999;
+/// How `networkAddress` marks the fully qualified name.
+const TCP: &str = "ncacn_ip_tcp:";
+/// From 2013 on each virtual directory exists twice; clients use the one of the front end.
+const FRONT_END: &str = "(default web site)";
+const BACK_END: &str = "(exchange back end)";

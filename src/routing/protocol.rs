@@ -105,6 +105,21 @@ impl Protocol {
         }
     }
 
+    /// Whether where the mailbox lives makes a difference. Where it does not, the directory is not asked.
+    pub fn asks_for_mailbox(self) -> bool {
+        match self {
+            Protocol::Owa
+            | Protocol::LegacyOwa
+            | Protocol::Ecp
+            | Protocol::ActiveSync
+            | Protocol::Ews
+            | Protocol::Mapi => true,
+            Protocol::Root | Protocol::Autodiscover | Protocol::Oab | Protocol::OutlookAnywhere | Protocol::Opened => {
+                false
+            }
+        }
+    }
+
     /// The name used in the config, the access log, metrics and `explain --protocol`.
     pub fn name(self) -> &'static str {
         match self {
@@ -120,6 +135,13 @@ impl Protocol {
             Protocol::Mapi => "mapi",
             Protocol::Opened => "opened",
         }
+    }
+
+    /// The path of its virtual directory, such as `/owa`.
+    pub fn directory_path(self) -> &'static str {
+        let path = self.default_path();
+        let end = path.match_indices('/').nth(1).map_or(path.len(), |(second_slash, _)| second_slash);
+        path.get(..end).unwrap_or(path)
     }
 
     /// The path a client of this protocol asks for when nothing more is known.
@@ -179,6 +201,26 @@ mod tests {
         ] {
             assert_eq!(Protocol::of_path(path), protocol, "{path}");
         }
+    }
+
+    #[test]
+    fn the_directory_path_is_the_first_segment() {
+        let paths = Protocol::ALL.map(Protocol::directory_path);
+        assert_eq!(
+            paths,
+            [
+                "/",
+                "/owa",
+                "/exchange",
+                "/ecp",
+                "/Microsoft-Server-ActiveSync",
+                "/EWS",
+                "/Autodiscover",
+                "/OAB",
+                "/rpc",
+                "/mapi"
+            ]
+        );
     }
 
     #[test]

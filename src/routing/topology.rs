@@ -1,4 +1,5 @@
-//! Sites, servers and their virtual directories: what the directory's configuration container says, made ready to decide by.
+//! Sites, servers and their virtual directories: what the directory's configuration container says,
+//! made ready to decide by.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -57,7 +58,7 @@ pub struct SiteLink {
 pub struct Site {
     /// Its name, such as `Porto`.
     pub name: String,
-    /// Its Client Access Servers.
+    /// Its Client Access Servers, by name: two edges that read them in different orders decide alike.
     pub client_access_servers: Vec<ServerId>,
     /// The other sites that site links reach, nearest first.
     pub neighbours: Vec<SiteId>,
@@ -80,6 +81,8 @@ pub struct Server {
     pub version: Version,
     /// Whether it has the Client Access role (`msExchCurrentServerRoles` bit 4, or 16384 from 2013 on).
     pub client_access: bool,
+    /// Stable hash of `fqdn`, for [`choose`](super::choice::choose); [`Topology::new`] fills it in.
+    pub hash_seed: u64,
     /// Its virtual directories, at most one of a kind.
     pub virtual_directories: [Option<VirtualDirectory>; VirtualDirectoryKind::COUNT],
 }
@@ -128,11 +131,18 @@ impl Topology {
         let mut servers = parts.servers;
         for server in &mut servers {
             server.site = server.site_name.as_deref().and_then(site_id);
+            server.hash_seed = super::choice::hash_of_name(&server.fqdn);
         }
         let numbered = || servers.iter().enumerate().map(|(id, server)| (ServerId(id), server));
         let server_ids: HashMap<String, ServerId> =
             numbered().map(|(id, server)| (server.name.to_lowercase(), id)).collect();
 
+        let client_access_servers_of = |site: SiteId| {
+            let mut found: Vec<_> =
+                numbered().filter(|(_, server)| server.client_access && server.site == Some(site)).collect();
+            found.sort_by_key(|(_, server)| &server.name);
+            found.into_iter().map(|(id, _)| id).collect()
+        };
         let neighbours = neighbours(parts.sites.len(), &parts.site_links, site_id);
         let sites = parts
             .sites
@@ -141,10 +151,7 @@ impl Topology {
             .enumerate()
             .map(|(id, (name, neighbours))| Site {
                 name,
-                client_access_servers: numbered()
-                    .filter(|(_, server)| server.client_access && server.site == Some(SiteId(id)))
-                    .map(|(server, _)| server)
-                    .collect(),
+                client_access_servers: client_access_servers_of(SiteId(id)),
                 neighbours,
             })
             .collect();
@@ -154,7 +161,11 @@ impl Topology {
 
         Topology {
             sites,
-            servers_by_legacy_dn: numbered().map(|(id, server)| (server.legacy_dn.clone(), id)).collect(),
+            // A server without the attribute must not become the home of every mailbox without one.
+            servers_by_legacy_dn: numbered()
+                .filter(|(_, server)| !server.legacy_dn.is_empty())
+                .map(|(id, server)| (server.legacy_dn.clone(), id))
+                .collect(),
             servers_by_database: parts
                 .databases
                 .into_iter()
@@ -187,7 +198,8 @@ impl Topology {
 
     /// The site of that name, without case.
     pub fn site_named(&self, name: &str) -> Option<SiteId> {
-        self.sites.iter().position(|site| site.name.eq_ignore_ascii_case(name)).map(SiteId)
+        let name = name.to_lowercase(); // not of ASCII alone: a site may be called Évora
+        self.sites.iter().position(|site| site.name.to_lowercase() == name).map(SiteId)
     }
 
     /// The site whose subnet holds this address; the longest prefix wins.
@@ -249,6 +261,7 @@ fn neighbours(sites: usize, links: &[SiteLink], site_id: impl Fn(&str) -> Option
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)] // a test may fail by panicking
 mod tests {
     use super::*;
 

@@ -5,16 +5,14 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use firstcas::{
     directory::{Directory, DirectoryError},
-    identity::MailboxName,
+    identity::{Credential, basic},
     routing::{
         protocol::{Protocol, VirtualDirectoryKind},
         topology::AuthenticationMethods,
         version::Generation,
     },
-    secret::Secret,
 };
 use hyper::{
     Response, StatusCode,
@@ -141,10 +139,10 @@ impl People {
         if known.is_some() {
             return Ok(known);
         }
-        let Some((name, password)) = basic(authorization) else {
+        let Credential::Basic { user, password } = basic::credential(authorization) else {
             return Ok(None);
         };
-        let entry = match self.directory.find(&name).await {
+        let entry = match self.directory.find(&user).await {
             Ok(Some(entry)) => entry,
             Ok(None) | Err(DirectoryError::Ambiguous { .. }) => return Ok(None),
             Err(error) => return Err(error),
@@ -163,25 +161,6 @@ impl People {
         known.insert(hash, Arc::clone(&person));
         Ok(Some(person))
     }
-}
-
-/// Reads a Basic credential (RFC 7617). To be replaced by `firstcas::identity::basic` once that reads one; until then
-/// UTF-8 only.
-fn basic(authorization: &[u8]) -> Option<(MailboxName, Secret)> {
-    let (scheme, token) = std::str::from_utf8(authorization).ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("Basic") {
-        return None;
-    }
-    let credential = BASE64_STANDARD.decode(token.trim()).ok()?;
-    let colon = credential.iter().position(|&byte| byte == b':')?;
-    let (user, password) = credential.split_at_checked(colon)?;
-    let user = std::str::from_utf8(user).ok()?.to_lowercase();
-    let name = match user.split_once('\\') {
-        Some((domain, account)) => MailboxName::Account { domain: domain.into(), account: account.into() },
-        None if user.contains('@') => MailboxName::Address(user),
-        None => MailboxName::Bare(user),
-    };
-    Some((name, Secret::new(password.get(1..)?)))
 }
 
 const BASIC_AND_INTEGRATED: AuthenticationMethods = AuthenticationMethods(

@@ -1,0 +1,275 @@
+//! Settings as the program uses them: every path, address and number checked, every default filled in.
+//!
+//! [`file`] has them as the administrator writes them, and turns one into the other, reporting every mistake at once.
+
+pub mod file;
+pub mod files;
+mod mistake;
+mod policy;
+mod section;
+pub mod values;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use mistake::{ConfigErrors, Mistake};
+
+use crate::{
+    directory,
+    routing::{EasVersion, protocol::Protocol},
+};
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the edge listens; at least one.
+    pub listeners: Vec<Listener>,
+    /// Where people, mailboxes and the organisation are looked up.
+    pub directory: Directory,
+    /// How long and how many answers of the directory are remembered.
+    pub cache: directory::cache::Settings,
+    /// What the administrator decides about the routing rules.
+    pub routing: Routing,
+    /// Addresses that replace DNS, by host and port.
+    pub resolve: Resolve,
+    /// How Client Access Servers and back-ends are reached.
+    pub upstream: Upstream,
+    /// How the servers of a site are reached where it differs from [`Upstream::tls`]; by site name in lower case.
+    pub sites: HashMap<String, UpstreamTls>,
+    /// Time-outs of each protocol.
+    pub timeouts: Timeouts,
+    /// Upper bounds on what a client may send.
+    pub limits: Limits,
+    /// How the log is written.
+    pub log: Log,
+    /// Threads that serve clients.
+    pub threads: usize,
+    /// How long SIGTERM lets requests in flight finish.
+    pub drain_timeout: Duration,
+}
+
+/// One listening address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// `None`: plain http.
+    pub tls: Option<ListenerTls>,
+    /// A plain http listener sends every client to this https origin (`https://mail.contoso.com`) instead of serving.
+    pub redirect_to_https: Option<url::Url>,
+}
+
+/// TLS of a listener: 1.2 and 1.3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// PEM file with the certificate chain, the listener's own first.
+    pub certificate: PathBuf,
+    /// PEM file with its private key.
+    pub key: PathBuf,
+    /// Whether HTTP/2 is offered. Off by default: Windows authentication works over HTTP/1.1 only.
+    pub http2: bool,
+}
+
+/// The directory's source.
+#[derive(Clone, Debug)]
+pub enum Directory {
+    /// An LDIF file, read into memory.
+    Ldif(PathBuf),
+    /// LDAP servers.
+    Ldap(directory::ldap::Settings),
+}
+
+/// Choices about the rules; [`crate::routing::Policy`] once the topology is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// Name of the site the edge stands in; `None`: the site whose subnet holds a listener's address.
+    pub local_site: Option<String>,
+    /// See [`crate::routing::Policy::allow_http_internal_url`].
+    pub allow_http_internal_url: bool,
+    /// See [`crate::routing::Policy::allow_http_external_url`].
+    pub allow_http_external_url: bool,
+    /// See [`crate::routing::Policy::activesync_redirect_from`].
+    pub activesync_redirect_from: Option<EasVersion>,
+    /// See [`crate::routing::Policy::serve_from_neighbour_site`].
+    pub serve_from_neighbour_site: bool,
+    /// Paths served by the local pool although no protocol of ours: first segments, lower case, without slashes.
+    pub open_paths: Vec<String>,
+    /// How often the topology is read again.
+    pub topology_refresh: Duration,
+}
+
+/// Addresses that replace DNS, as curl's `--resolve` and `--connect-to` do. Hosts in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolve {
+    /// By host and port.
+    pub by_host_and_port: HashMap<(String, u16), SocketAddr>,
+    /// By host, for any port; the port stays the URL's.
+    pub by_host: HashMap<String, std::net::IpAddr>,
+}
+
+/// How Client Access Servers and back-ends are reached.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// TLS to sites that have no entry in [`Config::sites`].
+    pub tls: UpstreamTls,
+    /// How long a TCP connection may take.
+    pub connect_timeout: Duration,
+    /// How long TCP connection and TLS handshake together may take.
+    pub total_connect_timeout: Duration,
+    /// How long an idle connection is kept for the next request.
+    pub idle_timeout: Duration,
+    /// How many idle connections are kept in all, per thread.
+    pub idle_connections_max: usize,
+    /// How long a server that refused a connection is left alone.
+    pub retry_dead_after: Duration,
+}
+
+/// How a server's certificate is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// By what the certificate is trusted.
+    pub trust: Trust,
+    /// Whether TLS 1.0 and 1.1 are accepted, for Exchange 2007 on Windows Server 2003 and 2008.
+    pub allow_tls_1_0: bool,
+}
+
+/// By what a server's certificate is trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The system's certificate authorities.
+    System,
+    /// The certificate authorities in this PEM file.
+    CertificateAuthorities(PathBuf),
+    /// SHA-256 fingerprints of self-signed certificates; names and dates are not looked at.
+    Fingerprints(Vec<[u8; 32]>),
+    /// Nothing is checked. Written `insecure = true`, so that nobody does it by accident.
+    Anything,
+}
+
+/// Time-outs, by protocol where they differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// How long a client may stay silent between two requests on one connection.
+    pub client_keepalive: Duration,
+    /// How long a client may take between two reads of its request or writes of its answer. Outlook Anywhere and MAPI
+    /// channels rest for longer: see [`Timeouts::client`].
+    pub client: Duration,
+    /// How long a server may stay silent: `ActiveSync`, where a Ping is held up to 59 minutes.
+    pub activesync: Duration,
+    /// ... EWS, where streaming notifications are held up to 30 minutes.
+    pub ews: Duration,
+    /// ... Outlook Anywhere and MAPI over HTTP, whose channels stay open for hours.
+    pub rpc: Duration,
+    /// ... everything else.
+    pub web: Duration,
+    /// How long the directory may keep a request waiting.
+    pub directory: Duration,
+}
+
+/// Upper bounds, in bytes, on what a client may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A request's header: request line and all fields together.
+    pub header_bytes: u64,
+    /// Outlook Web Access, `/exchange`, `/ecp`.
+    pub owa_body_bytes: u64,
+    /// `ActiveSync`.
+    pub activesync_body_bytes: u64,
+    /// EWS.
+    pub ews_body_bytes: u64,
+    /// Outlook Anywhere and MAPI: a channel announces 1 GB and recycles itself within it.
+    pub rpc_body_bytes: u64,
+    /// Autodiscover, OAB and opened paths.
+    pub other_body_bytes: u64,
+}
+
+/// How the log is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Its line format.
+    pub format: LogFormat,
+    /// `env_logger` filter, such as `info` or `info,firstcas::access=off`; `RUST_LOG` overrides it.
+    pub filter: String,
+}
+
+/// The line format of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `key=value` pairs.
+    KeyValue,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads the file and everything it names. Relative paths, the file's and those in it, start at the working
+    /// directory of the process; the paths of the result are absolute.
+    ///
+    /// # Errors
+    /// Every mistake in it, not only the first.
+    pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+        file::load(path, &files::Surroundings::of_this_process())
+    }
+}
+
+impl Timeouts {
+    /// How long a client may stay silent within a request of a protocol.
+    pub fn client(&self, protocol: Protocol) -> Duration {
+        match protocol {
+            Protocol::OutlookAnywhere | Protocol::Mapi => self.rpc,
+            Protocol::ActiveSync
+            | Protocol::Ews
+            | Protocol::Root
+            | Protocol::Owa
+            | Protocol::LegacyOwa
+            | Protocol::Ecp
+            | Protocol::Autodiscover
+            | Protocol::Oab
+            | Protocol::Opened => self.client,
+        }
+    }
+
+    /// How long a server may stay silent in a protocol.
+    pub fn server(&self, protocol: Protocol) -> Duration {
+        match protocol {
+            Protocol::ActiveSync => self.activesync,
+            Protocol::Ews => self.ews,
+            Protocol::OutlookAnywhere | Protocol::Mapi => self.rpc,
+            Protocol::Root
+            | Protocol::Owa
+            | Protocol::LegacyOwa
+            | Protocol::Ecp
+            | Protocol::Autodiscover
+            | Protocol::Oab
+            | Protocol::Opened => self.web,
+        }
+    }
+}
+
+impl Limits {
+    /// The largest request body a protocol may carry, in bytes.
+    pub fn body_bytes(&self, protocol: Protocol) -> u64 {
+        match protocol {
+            Protocol::Root | Protocol::Owa | Protocol::LegacyOwa | Protocol::Ecp => self.owa_body_bytes,
+            Protocol::ActiveSync => self.activesync_body_bytes,
+            Protocol::Ews => self.ews_body_bytes,
+            Protocol::OutlookAnywhere | Protocol::Mapi => self.rpc_body_bytes,
+            Protocol::Autodiscover | Protocol::Oab | Protocol::Opened => self.other_body_bytes,
+        }
+    }
+}
+
+impl Resolve {
+    /// The address the config gives a host and port, if it does.
+    pub fn get(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        let host = host.to_ascii_lowercase();
+        if let Some(ip) = self.by_host.get(&host) {
+            return Some(SocketAddr::new(*ip, port));
+        }
+        self.by_host_and_port.get(&(host, port)).copied()
+    }
+}

@@ -1,0 +1,470 @@
+//! Settings as the administrator writes them, in TOML, turned into [`Config`]. `conf/firstcas.toml` shows every option with
+//! its default and the reason for it; a test keeps the two in step.
+//!
+//! One function per table, in the order of the sample file. Each reads on after a mistake, so that all are reported.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    ops::RangeInclusive,
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use toml::de::DeValue;
+
+use super::{
+    Config, Directory, Limits, Listener, ListenerTls, Log, LogFormat, Resolve, Routing, Timeouts, Trust, Upstream,
+    UpstreamTls,
+    files::{self, Surroundings},
+    mistake::{ConfigErrors, Mistake, closest},
+    section::{Document, Section, Wrong, wrong},
+    values::{count, duration, eas_version, fingerprint, number, origin, parsed, size, switch, text},
+};
+use crate::{
+    directory::{cache, ldap},
+    routing::protocol::Protocol,
+    secret::Secret,
+};
+
+/// Reads the file.
+pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, ConfigErrors> {
+    let mistake = |Wrong { problem, cure }| Mistake { place: path.display().to_string(), problem, cure };
+    let bytes = files::read(path).map_err(mistake)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let problem = format!("byte {} is not UTF-8", error.utf8_error().valid_up_to() + 1);
+        mistake(wrong(problem, "save the file as UTF-8"))
+    })?;
+    read(path, &text, surroundings)
+}
+
+/// Reads a file's text. `path` is only for the places of mistakes.
+pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Config, ConfigErrors> {
+    let document = Document::parse(path, text)?;
+    let root = document.root();
+
+    let process = process(&root.section("process"));
+    let listeners = listeners(&root, surroundings);
+    let directory = directory(&root.section("directory"), surroundings);
+    let cache = cache(&root.section("cache"));
+    let routing = routing(&root.section("routing"));
+    let resolve = resolve(&root.section("resolve"));
+    let upstream = upstream(&root.section("upstream"), surroundings);
+    let sites = sites(&root.section("sites"), &upstream.tls, surroundings);
+    let timeouts = timeouts(&root.section("timeouts"));
+    let limits = limits(&root.section("limits"));
+    let log = log(&root.section("log"));
+
+    drop(root);
+    document.mistakes()?;
+    let Some(directory) = directory else {
+        let place = path.display().to_string();
+        return Err(Mistake { place, problem: "there is no directory".into(), cure: DIRECTORY_CURE.into() }.into());
+    };
+    Ok(Config {
+        listeners,
+        directory,
+        cache,
+        routing,
+        resolve,
+        upstream,
+        sites,
+        timeouts,
+        limits,
+        log,
+        threads: process.threads,
+        drain_timeout: process.drain_timeout,
+    })
+}
+
+struct Process {
+    threads: usize,
+    drain_timeout: Duration,
+}
+
+fn process(section: &Section<'_>) -> Process {
+    Process {
+        threads: section
+            .get("threads", count(1..=1024))
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get)),
+        drain_timeout: section.get("drain_timeout", duration(Duration::ZERO..=DAY)).unwrap_or(Duration::from_secs(30)),
+    }
+}
+
+fn listeners(root: &Section<'_>, surroundings: &Surroundings) -> Vec<Listener> {
+    let sections = root.sections("listener");
+    if sections.is_empty() && !root.has("listener") {
+        root.note(wrong("there is no [[listener]]", "add one with an address, such as address = \"0.0.0.0:443\""));
+    }
+    let mut listeners: Vec<Listener> = Vec::new();
+    for section in &sections {
+        let Some(listener) = listener(section, surroundings) else {
+            continue;
+        };
+        if let Some(other) = listeners.iter().find(|other| overlap(other.address, listener.address)) {
+            let problem = format!("{} is taken by the listener on {} above", listener.address, other.address);
+            section.note_at("address", wrong(problem, "give it another port or remove one of the two"));
+        }
+        listeners.push(listener);
+    }
+    listeners
+}
+
+fn listener(section: &Section<'_>, surroundings: &Surroundings) -> Option<Listener> {
+    let address = section.require(
+        "address",
+        "add an IP address and port, such as address = \"0.0.0.0:443\"",
+        parsed("an IP address and port", "0.0.0.0:443"),
+    );
+    let tls = section.section("tls");
+    let redirect_to_https = section.get("redirect_to_https", origin(&["https"], "https://mail.contoso.com"));
+    if tls.is_present() && section.has("redirect_to_https") {
+        let problem = "a listener with TLS has no reason to send its clients to https";
+        section.note_at("redirect_to_https", wrong(problem, "remove this line or the listener's tls"));
+    }
+    let tls = if tls.is_present() { Some(listener_tls(&tls, surroundings)?) } else { None };
+    Some(Listener { address: address?, tls, redirect_to_https })
+}
+
+fn listener_tls(section: &Section<'_>, surroundings: &Surroundings) -> Option<ListenerTls> {
+    let http2 = section.get("http2", switch).unwrap_or(false);
+    let certificate =
+        section.require("certificate", "name the PEM file with the certificate and its issuers", |value| {
+            surroundings.certificates(value)
+        });
+    let key = section.require("key", "name the PEM file with the private key", |value| surroundings.private_key(value));
+    let ((certificate, chain), (key, private)) = (certificate?, key?);
+    if let Err(wrong) = files::belong_together(&chain, &private) {
+        section.note_at("key", wrong);
+    }
+    Some(ListenerTls { certificate, key, http2 })
+}
+
+/// Whether binding both would fail. Port 0 takes a free port each time.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_address = one.ip() == other.ip()
+        || one.is_ipv4() == other.is_ipv4() && (one.ip().is_unspecified() || other.ip().is_unspecified());
+    one.port() != 0 && one.port() == other.port() && same_address
+}
+
+fn directory(section: &Section<'_>, surroundings: &Surroundings) -> Option<Directory> {
+    let ldif = section.get("ldif", |value| surroundings.file(value));
+    let ldap = section.section("ldap");
+    match (section.has("ldif"), ldap.is_present()) {
+        (true, true) => {
+            section.note_at("ldif", wrong("the directory is either a file or LDAP servers", "remove ldif or ldap"));
+            self::ldap(&ldap, surroundings).map(Directory::Ldap)
+        }
+        (true, false) => ldif.map(Directory::Ldif),
+        (false, true) => self::ldap(&ldap, surroundings).map(Directory::Ldap),
+        (false, false) => {
+            section.note(wrong("there is no directory", DIRECTORY_CURE));
+            None
+        }
+    }
+}
+
+fn ldap(section: &Section<'_>, surroundings: &Surroundings) -> Option<ldap::Settings> {
+    let add_urls = "add the domain controllers, such as urls = [\"ldaps://dc1.contoso.com\"]";
+    let has_urls = section.require("urls", add_urls, |_| Ok(())).is_some();
+    let urls = section.list("urls", origin(&["ldaps", "ldap"], "ldaps://dc1.contoso.com"));
+    if has_urls && urls.as_ref().is_some_and(Vec::is_empty) {
+        section.note_at("urls", wrong("the list is empty", add_urls));
+    }
+    let start_tls = section.get("start_tls", switch).unwrap_or(false);
+    let allow_plain = section.get("allow_plain", switch).unwrap_or(false);
+    for url in urls.iter().flatten() {
+        let loopback = match url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        if url.scheme() == "ldaps" && start_tls {
+            let problem = format!("start_tls and {url} exclude each other: ldaps is encrypted from the first byte");
+            section.note_at("start_tls", wrong(problem, "write ldap:// or remove start_tls"));
+        }
+        if url.scheme() == "ldap" && !start_tls && !allow_plain && !loopback {
+            let problem = format!("passwords would travel to {url} in clear");
+            let cure = "write ldaps://, or start_tls = true, or allow_plain = true if the network may read them";
+            section.note_at("urls", wrong(problem, cure));
+        }
+    }
+    let bind_dn = section.require("bind_dn", "add the account that reads the directory", owned_text);
+    let bind_password = bind_password(section, surroundings);
+    Some(ldap::Settings {
+        ca_file: section.get("ca", |value| surroundings.certificates(value)).map(|(path, _)| path),
+        start_tls,
+        users_base: section.get("users_base", search_base),
+        configuration_base: section.get("configuration_base", search_base),
+        connect_timeout: section.get("connect_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(3)),
+        search_timeout: section.get("search_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(5)),
+        connections: section.get("connections", count(1..=256)).unwrap_or(4),
+        urls: urls.unwrap_or_default(),
+        bind_dn: bind_dn?,
+        bind_password: bind_password?,
+    })
+}
+
+/// A distinguished name, or the empty one: in a global catalog, the whole forest.
+fn search_base(value: &DeValue<'_>) -> Result<String, Wrong> {
+    if value.as_str() == Some("") {
+        return Ok(String::new());
+    }
+    let base = text(value)?;
+    if !base.contains('=') {
+        return Err(wrong(format!("`{base}` is not a distinguished name"), "write it like \"DC=contoso,DC=com\""));
+    }
+    Ok(base.to_owned())
+}
+
+fn bind_password(section: &Section<'_>, surroundings: &Surroundings) -> Option<Secret> {
+    let cure = "put the password on the first line of a file and name it in bind_password_file, or name an \
+                environment variable in bind_password_env";
+    if section.has("bind_password") {
+        section.note_at("bind_password", wrong("a password does not belong into the configuration file", cure));
+        return None;
+    }
+    let from_file = section.get("bind_password_file", |value| surroundings.first_line(value));
+    let from_variable = section.get("bind_password_env", |value| {
+        let name = text(value)?;
+        (surroundings.variable)(name).filter(|password| !password.is_empty()).map(String::into_bytes).ok_or_else(|| {
+            wrong(format!("the environment variable {name} is not set, or empty"), "set it where firstcas is started")
+        })
+    });
+    match (section.has("bind_password_file"), section.has("bind_password_env")) {
+        (true, true) => {
+            section.note_at("bind_password_env", wrong("the password is given twice", "keep one of the two lines"));
+            None
+        }
+        (false, false) => {
+            section.note(wrong("`bind_password_file` is missing", cure));
+            None
+        }
+        (true, false) | (false, true) => from_file.or(from_variable).map(Secret::new),
+    }
+}
+
+fn cache(section: &Section<'_>) -> cache::Settings {
+    let lifetime = || duration(Duration::from_secs(1)..=DAY);
+    let proof_lifetime = section.get("proof_lifetime", lifetime()).unwrap_or(Duration::from_secs(5 * 60));
+    let disproof_lifetime = section.get("disproof_lifetime", lifetime());
+    if disproof_lifetime.is_some_and(|lifetime| lifetime > proof_lifetime) {
+        let problem = "a wrong password cannot be remembered for longer than a right one";
+        section.note_at("disproof_lifetime", wrong(problem, "lower it, or raise proof_lifetime"));
+    }
+    cache::Settings {
+        max_entries: section.get("entries_max", number(1..=100_000_000)).unwrap_or(100_000),
+        found_lifetime: section.get("found_lifetime", lifetime()).unwrap_or(Duration::from_secs(5 * 60)),
+        not_found_lifetime: section.get("not_found_lifetime", lifetime()).unwrap_or(Duration::from_secs(30)),
+        max_proofs: section.get("proofs_max", number(1..=100_000_000)).unwrap_or(50_000),
+        proof_lifetime,
+        disproof_lifetime: disproof_lifetime.unwrap_or(Duration::from_secs(10).min(proof_lifetime)),
+    }
+}
+
+fn routing(section: &Section<'_>) -> Routing {
+    Routing {
+        local_site: section.get("local_site", owned_text),
+        allow_http_internal_url: section.get("allow_http_internal_url", switch).unwrap_or(false),
+        allow_http_external_url: section.get("allow_http_external_url", switch).unwrap_or(false),
+        activesync_redirect_from: section.get("activesync_redirect_from", |value| {
+            eas_version(text(value)?).map_err(|problem| wrong(problem, "write it like \"14.0\""))
+        }),
+        serve_from_neighbour_site: section.get("serve_from_neighbour_site", switch).unwrap_or(false),
+        open_paths: section.list("open_paths", open_path).unwrap_or_default(),
+        topology_refresh: section
+            .get("topology_refresh", duration(Duration::from_secs(10)..=DAY))
+            .unwrap_or(Duration::from_secs(15 * 60)),
+    }
+}
+
+/// A path's first segment, folded to lower case.
+fn open_path(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let cure = "write the first segment alone, such as \"/PowerShell\"";
+    let written = text(value)?;
+    let segment = written.trim_matches('/');
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if segment.is_empty() || !segment.bytes().all(plain) || segment.bytes().all(|byte| byte == b'.') {
+        return Err(wrong(format!("`{written}` is not one segment of a path"), cure));
+    }
+    match Protocol::of_path(segment) {
+        Some(protocol) => Err(wrong(format!("`{written}` is served anyway, as {protocol}"), "remove it")),
+        None => Ok(segment.to_ascii_lowercase()),
+    }
+}
+
+fn resolve(section: &Section<'_>) -> Resolve {
+    let mut resolve = Resolve::default();
+    section.each(|written, value| {
+        if value.is_table() {
+            let cure = "put the name in quotes: \"cas-1.contoso.com:443\" = \"10.1.0.11:443\"";
+            return Err(wrong("the dots of a bare name make tables of it", cure));
+        }
+        let (host, port) = host_and_port(written)?;
+        let twice = match port {
+            Some(port) => resolve.by_host_and_port.insert((host, port), socket_address(value, port)?).is_some(),
+            None => resolve.by_host.insert(host, parsed("an IP address", "10.1.0.11")(value)?).is_some(),
+        };
+        if twice { Err(wrong("the name is there twice, but for its case", "remove one of the two")) } else { Ok(()) }
+    });
+    resolve
+}
+
+fn host_and_port(written: &str) -> Result<(String, Option<u16>), Wrong> {
+    let wrong_name =
+        || wrong(format!("`{written}` is neither a host nor a host and port"), "write \"cas-1.contoso.com:443\"");
+    let (host, port) = match written.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (written, None),
+    };
+    let port = port.map(str::parse).transpose().map_err(|_| wrong_name())?;
+    let valid = |host: &str| !host.is_empty() && url::Host::parse(host).is_ok();
+    if !valid(host) || port == Some(0) {
+        return Err(wrong_name());
+    }
+    Ok((host.to_ascii_lowercase(), port))
+}
+
+/// An address with a port, or without one where the name's port stays.
+fn socket_address(value: &DeValue<'_>, port: u16) -> Result<SocketAddr, Wrong> {
+    match text(value)?.parse::<IpAddr>() {
+        Ok(address) => Ok(SocketAddr::new(address, port)),
+        Err(_) => parsed("an IP address and port", "10.1.0.11:443")(value),
+    }
+}
+
+fn upstream(section: &Section<'_>, surroundings: &Surroundings) -> Upstream {
+    let by_default = UpstreamTls { trust: Trust::System, allow_tls_1_0: false };
+    let connect_timeout = section.get("connect_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(5));
+    let total = section.get("total_connect_timeout", duration(SHORT));
+    if total.is_some_and(|total| total < connect_timeout) {
+        let problem = "the whole of connecting cannot be given less time than its first step, connect_timeout";
+        section.note_at("total_connect_timeout", wrong(problem, "raise it or lower connect_timeout"));
+    }
+    Upstream {
+        tls: upstream_tls(section, &by_default, surroundings),
+        connect_timeout,
+        total_connect_timeout: total.unwrap_or(connect_timeout * 2),
+        idle_timeout: section
+            .get("idle_timeout", duration(Duration::from_secs(1)..=DAY))
+            .unwrap_or(Duration::from_secs(90)),
+        idle_connections_max: section.get("idle_connections_max", count(1..=1_000_000)).unwrap_or(10_000),
+        retry_dead_after: section
+            .get("retry_dead_after", duration(Duration::from_millis(100)..=Duration::from_secs(3600)))
+            .unwrap_or(Duration::from_secs(10)),
+    }
+}
+
+fn sites(section: &Section<'_>, by_default: &UpstreamTls, surroundings: &Surroundings) -> HashMap<String, UpstreamTls> {
+    let mut sites = HashMap::new();
+    for (name, site) in section.named_sections() {
+        if sites.insert(name.to_lowercase(), upstream_tls(&site, by_default, surroundings)).is_some() {
+            site.note(wrong("the site is there twice, but for its case", "put everything about it into one table"));
+        }
+    }
+    sites
+}
+
+fn upstream_tls(section: &Section<'_>, by_default: &UpstreamTls, surroundings: &Surroundings) -> UpstreamTls {
+    let authorities = section.get("ca", |value| surroundings.certificates(value));
+    let fingerprints = section.list("fingerprints", fingerprint);
+    if fingerprints.as_ref().is_some_and(Vec::is_empty) {
+        section
+            .note_at("fingerprints", wrong("no certificate has any of no fingerprints", "add one or remove the line"));
+    }
+    let insecure = section.get("insecure", switch).unwrap_or(false);
+    let given = [("ca", section.has("ca")), ("fingerprints", section.has("fingerprints")), ("insecure", insecure)];
+    let mut given = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key);
+    if let (Some(first), Some(second)) = (given.next(), given.next()) {
+        section.note_at(second, wrong(format!("{first} and {second} exclude each other"), "keep one of them"));
+    }
+    let trust = match (authorities, fingerprints, insecure) {
+        (Some((path, _)), _, _) => Trust::CertificateAuthorities(path),
+        (None, Some(fingerprints), _) => Trust::Fingerprints(fingerprints),
+        (None, None, true) => Trust::Anything,
+        (None, None, false) => by_default.trust.clone(),
+    };
+    let allow_tls_1_0 = section.get("allow_tls_1_0", switch).unwrap_or(by_default.allow_tls_1_0);
+    UpstreamTls { trust, allow_tls_1_0 }
+}
+
+fn timeouts(section: &Section<'_>) -> Timeouts {
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    let get = |key, default| section.get(key, duration(Duration::from_secs(1)..=DAY)).unwrap_or(default);
+    Timeouts {
+        client_keepalive: get("client_keepalive", minutes(5)),
+        client: get("client", minutes(1)),
+        activesync: get("activesync", minutes(65)),
+        ews: get("ews", minutes(35)),
+        rpc: get("rpc", minutes(120)),
+        web: get("web", minutes(10)),
+        directory: get("directory", Duration::from_secs(10)),
+    }
+}
+
+fn limits(section: &Section<'_>) -> Limits {
+    let body = |key, default| section.get(key, size(1 << 10..=1 << 40)).unwrap_or(default);
+    Limits {
+        header_bytes: section.get("header", size(HEADER_BYTES)).unwrap_or(128 << 10),
+        owa_body_bytes: body("owa_body", 48 << 20),
+        activesync_body_bytes: body("activesync_body", 40 << 20),
+        ews_body_bytes: body("ews_body", 88 << 20),
+        rpc_body_bytes: body("rpc_body", 2 << 30),
+        other_body_bytes: body("other_body", 16 << 20),
+    }
+}
+
+fn log(section: &Section<'_>) -> Log {
+    Log {
+        format: section
+            .get("format", |value| match text(value)? {
+                "key=value" => Ok(LogFormat::KeyValue),
+                "json" => Ok(LogFormat::Json),
+                other => Err(wrong(format!("there is no log format `{other}`"), "write \"key=value\" or \"json\"")),
+            })
+            .unwrap_or(LogFormat::KeyValue),
+        filter: section.get("filter", log_filter).unwrap_or_else(|| "info".to_owned()),
+    }
+}
+
+/// `level` or `module=level`, separated by commas. `env_logger` would take a misspelt level for a module's name and log
+/// nothing else.
+fn log_filter(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let filter = text(value)?;
+    for directive in filter.split(',').map(str::trim) {
+        let (level, may_be_module) = match directive.split_once('=') {
+            Some((_, level)) => (level, false),
+            None => (directive, true),
+        };
+        let known = LOG_LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
+        if known || may_be_module && closest(level, LOG_LEVELS).is_none() && !level.is_empty() {
+            continue;
+        }
+        let cure = format!("use one of {}", LOG_LEVELS.join(", "));
+        return Err(wrong(format!("`{level}` is not a log level"), cure));
+    }
+    Ok(filter.to_owned())
+}
+
+fn owned_text(value: &DeValue<'_>) -> Result<String, Wrong> {
+    text(value).map(str::to_owned)
+}
+
+const DIRECTORY_CURE: &str =
+    "name an LDIF file under [directory], ldif = \"...\", or the domain controllers under [directory.ldap]";
+
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Waits a person sits through: below, a busy network fails; above, the client gives up first.
+const SHORT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(120);
+
+/// A Kerberos token of a user in many groups is a line of 64 KiB; Pingora itself stops at 1 MiB.
+const HEADER_BYTES: RangeInclusive<u64> = 64 << 10..=1_048_575;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail by panicking
+
+use std::fs;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+const SAMPLE: &str = include_str!("../../../conf/firstcas.toml");
+
+/// A directory with every file that the sample names.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Place(TempDir::new().unwrap());
+        let (certificate, key) = self_signed();
+        for (name, contents) in [
+            ("conf/contoso.ldif", "dn: DC=contoso,DC=com\n"),
+            ("state/demo/edge.pem", certificate.as_str()),
+            ("state/demo/edge.key", key.as_str()),
+            ("state/demo/ca.pem", certificate.as_str()),
+            ("ca.pem", certificate.as_str()),
+            ("password", "Pass-word1\r\nnot this line\n"),
+        ] {
+            place.write(name, contents);
+        }
+        place
+    }
+
+    fn write(&self, name: &str, contents: &str) {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            working_directory: self.0.path().to_owned(),
+            variable: |name| (name == "BIND").then(|| "from the environment".to_owned()),
+        }
+    }
+
+    fn read(&self, text: &str) -> Result<Config, ConfigErrors> {
+        read(Path::new("test.toml"), text, &self.surroundings())
+    }
+
+    /// A configuration that is good but for these lines.
+    fn with(&self, lines: &str) -> Result<Config, ConfigErrors> {
+        self.read(&format!("directory.ldif = 'conf/contoso.ldif'\nlistener = [{{ address = '127.0.0.1:0' }}]\n{lines}"))
+    }
+
+    /// The places and problems of these lines.
+    fn mistakes(&self, lines: &str) -> Vec<String> {
+        let errors = self.with(lines).expect_err("a mistake");
+        errors.mistakes.iter().map(|mistake| format!("{} | {}", mistake.place, mistake.problem)).collect()
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+fn self_signed() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["mail.contoso.com".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// The sample with every commented option taken into use.
+fn uncommented() -> String {
+    let option = |line: &&str| line.strip_prefix('#').is_some_and(|rest| !rest.is_empty() && !rest.starts_with(' '));
+    SAMPLE.lines().map(|line| if option(&line) { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_sample_file_loads_as_it_is_shipped() {
+    let place = Place::new();
+    let config = place.read(SAMPLE).unwrap();
+
+    let addresses: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:8080", "127.0.0.1:8443"]);
+    let tls = config.listeners[1].tls.as_ref().unwrap();
+    assert_eq!(tls.certificate, place.path("state/demo/edge.pem"));
+    assert!(!tls.http2);
+    assert!(matches!(&config.directory, Directory::Ldif(path) if *path == place.path("conf/contoso.ldif")));
+    assert_eq!(config.routing.local_site.as_deref(), Some("Lisbon"));
+    assert_eq!(config.resolve.get("CAS-OPO-2.contoso.com", 443), Some("127.0.2.2:10443".parse().unwrap()));
+    assert_eq!(config.resolve.get("ex03-opo.contoso.com", 80), Some("127.0.2.3:10080".parse().unwrap()));
+    assert_eq!(config.upstream.tls.trust, Trust::CertificateAuthorities(place.path("state/demo/ca.pem")));
+    assert_eq!(config.timeouts.server(Protocol::ActiveSync), Duration::from_secs(65 * 60));
+    assert_eq!(config.limits.body_bytes(Protocol::OutlookAnywhere), 2 << 30);
+}
+
+#[test]
+fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
+    let place = Place::new();
+    let only_active = place.read(SAMPLE).unwrap();
+    // Taking the comments off options that repeat their default must change nothing.
+    let numbers = uncommented();
+    let from = |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().to_owned();
+    for title in ["[cache]", "[timeouts]", "[limits]", "[log]"] {
+        let table = format!("{title}{}", from(title));
+        let explicit = place.with(&table).unwrap();
+        assert_eq!(format!("{:?}", explicit.cache), format!("{:?}", only_active.cache));
+        assert_eq!(explicit.timeouts, only_active.timeouts);
+        assert_eq!(explicit.limits, only_active.limits);
+        assert_eq!(explicit.log, only_active.log);
+    }
+    let explicit = place.with(&format!("[upstream]{}", from("[upstream]").split("[sites.").next().unwrap())).unwrap();
+    assert_eq!(format!("{:?}", explicit.upstream), format!("{:?}", only_active.upstream));
+}
+
+#[test]
+fn the_sample_file_loads_with_every_commented_option_in_use() {
+    let place = Place::new();
+    let mut text = uncommented();
+    for absent in ["/etc/firstcas/contoso-ca.pem", "/etc/firstcas/porto-ca.pem"] {
+        assert!(text.contains(absent));
+        text = text.replace(absent, "ca.pem");
+    }
+    text = text.replace("/etc/firstcas/bind-password", "password");
+
+    let errors = place.read(&text).expect_err("a file and servers at once");
+    assert_eq!(errors.mistakes.len(), 1, "{errors}");
+    assert_eq!(errors.mistakes[0].problem, "the directory is either a file or LDAP servers");
+
+    let config = place.read(&text.replace("ldif = \"conf/contoso.ldif\"", "")).unwrap();
+    let Directory::Ldap(ldap) = &config.directory else { panic!("LDAP servers") };
+    assert_eq!(ldap.urls.len(), 2);
+    assert_eq!(ldap.bind_password.expose(), b"Pass-word1");
+    assert_eq!(config.sites["porto"].trust, Trust::CertificateAuthorities(place.path("ca.pem")));
+    assert!(config.sites["porto"].allow_tls_1_0);
+    assert!(matches!(&config.sites["braga"].trust, Trust::Fingerprints(prints) if prints[0][0] == 0xe3));
+    assert_eq!(config.sites["faro"].trust, Trust::Anything);
+    assert_eq!(config.routing.open_paths, ["powershell"]);
+    assert_eq!(config.resolve.get("cas-far-1.contoso.com", 8443), Some("10.5.0.11:8443".parse().unwrap()));
+    assert!(config.listeners[0].redirect_to_https.is_some());
+}
+
+#[test]
+fn every_mistake_is_reported_in_the_order_of_the_file_with_line_and_column() {
+    let place = Place::new();
+    let errors = place
+        .read(
+            "[[listener]]\naddress = \"127.0.0.1\"\n[[listener]]\nadress = \"127.0.0.1:80\"\n[directory]\nldif = \"gone\"\n\
+             [timeouts]\nclient = 5\nwbe = \"5s\"\n",
+        )
+        .expect_err("mistakes");
+    let gone = place.path("gone");
+    let expected = [
+        "test.toml:2:11: listener[1].address: `127.0.0.1` is not an IP address and port; write it like \"0.0.0.0:443\""
+            .to_owned(),
+        "test.toml:3:1: listener[2]: `address` is missing; add an IP address and port, such as address = \"0.0.0.0:443\""
+            .to_owned(),
+        "test.toml:4:1: listener[2].adress: there is no such option; did you mean `address`?".to_owned(),
+        format!(
+            "test.toml:6:8: directory.ldif: there is no file {}; create it or correct the path (a relative one starts \
+             where firstcas is started)",
+            gone.display()
+        ),
+        "test.toml:8:10: timeouts.client: `5` has no unit; write it with its unit, \"5s\" or \"5m\"".to_owned(),
+        "test.toml:9:1: timeouts.wbe: there is no such option; did you mean `web`?".to_owned(),
+    ];
+    assert_eq!(errors.to_string().lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn an_unknown_key_is_reported_in_every_table() {
+    let place = Place::new();
+    for table in ["process", "cache", "routing", "upstream", "timeouts", "limits", "log", "sites.Porto"] {
+        let mistakes = place.mistakes(&format!("[{table}]\nqwertyuiop = 1\n"));
+        assert_eq!(mistakes, [format!("test.toml:4:1: {table}.qwertyuiop | there is no such option")]);
+    }
+    for table in ["directory", "directory.ldap", "listener.tls"] {
+        let text = format!("[[listener]]\naddress = '127.0.0.1:0'\n[{table}]\nqwertyuiop = 1\n");
+        let errors = place.read(&text).expect_err("a mistake");
+        assert!(errors.to_string().contains("qwertyuiop: there is no such option"), "{errors}");
+    }
+    assert_eq!(place.mistakes("[timeout]\n"), ["test.toml:3:2: timeout | there is no such option"]);
+}
+
+#[test]
+fn broken_toml_is_reported_by_its_place_and_nothing_else_is() {
+    let place = Place::new();
+    let errors = place.read("[[listener]]\naddress = 127.0.0.1:80\n[directory\n").expect_err("mistakes");
+    assert!(errors.mistakes.iter().all(|mistake| mistake.problem.starts_with("this is not TOML")), "{errors}");
+    assert!(errors.mistakes[0].place.starts_with("test.toml:2:"), "{errors}");
+}
+
+#[test]
+fn an_empty_file_lacks_a_listener_and_a_directory() {
+    let errors = Place::new().read("").expect_err("mistakes");
+    assert_eq!(errors.mistakes.len(), 2, "{errors}");
+}
+
+#[test]
+fn certificate_and_key_must_be_readable_and_belong_together() {
+    let place = Place::new();
+    let (other_certificate, other_key) = self_signed();
+    place.write("other.key", &other_key);
+    place.write("both.pem", &format!("{}{other_certificate}", fs::read_to_string(place.path("ca.pem")).unwrap()));
+    place.write("encrypted.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\n");
+    place.write("broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let problem = |certificate: &str, key: &str| {
+        let text = format!(
+            "directory.ldif = 'conf/contoso.ldif'\nlistener = [{{ address = '127.0.0.1:0', tls = {{ certificate = \
+             '{certificate}', key = '{key}' }} }}]"
+        );
+        let errors = place.read(&text).expect_err("a mistake");
+        assert_eq!(errors.mistakes.len(), 1, "{errors}");
+        errors.mistakes[0].problem.replace(&format!("{}/", place.0.path().display()), "")
+    };
+    assert_eq!(problem("ca.pem", "other.key"), "the private key does not belong to the certificate");
+    assert_eq!(
+        problem("both.pem", "other.key"),
+        "the private key belongs to certificate 2 of the file, not to the first"
+    );
+    assert_eq!(problem("ca.pem", "ca.pem"), "ca.pem has no private key that can be read");
+    assert_eq!(problem("ca.pem", "encrypted.key"), "the private key in encrypted.key asks for a passphrase");
+    assert_eq!(problem("other.key", "state/demo/edge.key"), "other.key has no certificate");
+    assert_eq!(problem("broken.pem", "state/demo/edge.key"), "a certificate in broken.pem cannot be read");
+    assert_eq!(problem("conf", "state/demo/edge.key"), "conf is not a file");
+    assert_eq!(problem("gone.pem", "state/demo/edge.key"), "there is no file gone.pem");
+}
+
+#[test]
+fn listeners_that_could_not_be_bound_together_are_reported() {
+    let place = Place::new();
+    let count = |one: &str, other: &str| {
+        let text = format!(
+            "directory.ldif = 'conf/contoso.ldif'\nlistener = [{{ address = '{one}' }}, {{ address = '{other}' }}]"
+        );
+        place.read(&text).map_or_else(|errors| errors.mistakes.len(), |_| 0)
+    };
+    assert_eq!(count("127.0.0.1:80", "127.0.0.1:80"), 1);
+    assert_eq!(count("127.0.0.1:80", "0.0.0.0:80"), 1);
+    assert_eq!(count("127.0.0.1:80", "127.0.0.1:81"), 0);
+    assert_eq!(count("127.0.0.1:80", "127.0.0.2:80"), 0);
+    assert_eq!(count("127.0.0.1:0", "127.0.0.1:0"), 0);
+}
+
+#[test]
+fn a_listener_with_tls_does_not_send_its_clients_to_https() {
+    let place = Place::new();
+    let text = "directory.ldif = 'conf/contoso.ldif'\n[[listener]]\naddress = '127.0.0.1:0'\nredirect_to_https = \
+                'https://mail.contoso.com'\ntls = { certificate = 'state/demo/edge.pem', key = 'state/demo/edge.key' }";
+    let errors = place.read(text).expect_err("a mistake");
+    assert_eq!(errors.mistakes[0].problem, "a listener with TLS has no reason to send its clients to https");
+}
+
+#[test]
+fn a_bind_password_is_taken_from_a_file_or_the_environment_and_never_from_the_configuration() {
+    let place = Place::new();
+    let ldap = |line: &str| {
+        place.read(&format!(
+            "listener = [{{ address = '127.0.0.1:0' }}]\n[directory.ldap]\nurls = ['ldaps://dc1']\nbind_dn = 'a'\n{line}"
+        ))
+    };
+    let password = |line: &str| match ldap(line).unwrap().directory {
+        Directory::Ldap(settings) => settings.bind_password,
+        Directory::Ldif(_) => panic!("LDAP servers"),
+    };
+    assert_eq!(password("bind_password_file = 'password'").expose(), b"Pass-word1");
+    assert_eq!(password("bind_password_env = 'BIND'").expose(), b"from the environment");
+
+    let errors = ldap("bind_password = 'Pass-word1'").expect_err("a mistake");
+    assert_eq!(errors.mistakes[0].problem, "a password does not belong into the configuration file");
+    assert!(!format!("{errors} {errors:?}").contains("Pass-word1"));
+    let errors = ldap("bind_password = 'Pass-word1").expect_err("broken TOML");
+    assert!(!format!("{errors} {errors:?}").contains("Pass-word1"));
+    assert!(ldap("").is_err());
+    assert!(ldap("bind_password_env = 'UNSET'").is_err());
+    assert!(ldap("bind_password_env = 'BIND'\nbind_password_file = 'password'").is_err());
+}
+
+#[test]
+fn passwords_do_not_travel_to_domain_controllers_in_clear() {
+    let place = Place::new();
+    let ldap = |lines: &str| {
+        place.read(&format!(
+            "listener = [{{ address = '127.0.0.1:0' }}]\n[directory.ldap]\nbind_dn = 'a'\nbind_password_env = 'BIND'\n{lines}"
+        ))
+    };
+    assert!(ldap("urls = ['ldap://dc1']").is_err());
+    assert!(ldap("urls = ['ldap://dc1']\nstart_tls = true").is_ok());
+    assert!(ldap("urls = ['ldap://dc1']\nallow_plain = true").is_ok());
+    assert!(ldap("urls = ['ldap://127.0.0.1:3890', 'ldaps://dc1']").is_ok());
+    assert!(ldap("urls = ['ldaps://dc1']\nstart_tls = true").is_err());
+    assert!(ldap("urls = []").is_err());
+    assert!(ldap("").is_err());
+}
+
+#[test]
+fn a_host_with_dots_and_no_quotes_is_explained() {
+    assert_eq!(
+        Place::new().mistakes("[resolve]\ncas-1.contoso.com = '10.1.0.11'"),
+        ["test.toml:4:1: resolve.\"cas-1\" | the dots of a bare name make tables of it"]
+    );
+}
+
+#[test]
+fn values_that_cannot_be_meant_are_refused() {
+    let place = Place::new();
+    for line in [
+        "process.threads = 0",
+        "process.threads = 1000000",
+        "cache.entries_max = 0",
+        "cache.found_lifetime = '0s'",
+        "timeouts.activesync = '1ms'",
+        "timeouts.rpc = '400d'",
+        "limits.header = '1 KiB'",
+        "limits.owa_body = 0",
+        "upstream.connect_timeout = '1h'",
+        "upstream.total_connect_timeout = '1s'",
+        "upstream.insecure = 'yes'",
+        "upstream.fingerprints = []",
+        "upstream.fingerprints = ['12']",
+        "upstream = { insecure = true, ca = 'ca.pem' }",
+        "routing.open_paths = ['/owa']",
+        "routing.open_paths = ['/a/b']",
+        "routing.open_paths = ['..']",
+        "routing.open_paths = '/PowerShell'",
+        "routing.activesync_redirect_from = 12.1",
+        "routing.activesync_redirect_from = 'twelve'",
+        "routing.local_site = ''",
+        "resolve.\"a:0\" = '10.0.0.1:1'",
+        "resolve.\"a b\" = '10.0.0.1'",
+        "resolve.\"a:80\" = 'b:80'",
+        "resolve = { a = '10.0.0.1', A = '10.0.0.2' }",
+        "sites = { Porto = {}, porto = {} }",
+        "sites.Porto = true",
+        "log.format = 'xml'",
+        "log.filter = 'inof'",
+        "log.filter = 'info,firstcas=loud'",
+        "log = []",
+    ] {
+        let mistakes = place.mistakes(line);
+        assert_eq!(mistakes.len(), 1, "{line}: {mistakes:?}");
+        assert!(mistakes[0].starts_with("test.toml:3:"), "{line}: {mistakes:?}");
+    }
+}
+
+#[test]
+fn a_site_takes_from_upstream_what_it_does_not_say_itself() {
+    let place = Place::new();
+    let config = place
+        .with("upstream = { ca = 'ca.pem', allow_tls_1_0 = true }\nsites.A.insecure = true\nsites.B = {}")
+        .unwrap();
+    assert_eq!(config.sites["a"], UpstreamTls { trust: Trust::Anything, allow_tls_1_0: true });
+    assert_eq!(config.sites["b"], config.upstream.tls);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_loading_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let place = TempDir::new().unwrap();
+        let path = place.path().join("f.toml");
+        fs::write(&path, bytes).unwrap();
+        prop_assert!(Config::load(&path).is_err());
+    }
+
+    #[test]
+    fn no_edit_of_the_sample_makes_reading_panic(at in 0_usize..30_000, cut in 0_usize..40, insert in "[\\[\\]{}=\"'#.,a-z0-9 \n]{0,6}") {
+        let surroundings = Surroundings { working_directory: "/nonexistent".into(), variable: |_| None };
+        let mut text: Vec<char> = uncommented().chars().collect();
+        let at = at.min(text.len());
+        let end = (at + cut).min(text.len());
+        text.splice(at..end, insert.chars());
+        let _ = read(Path::new("f.toml"), &text.into_iter().collect::<String>(), &surroundings);
+    }
+}

@@ -1,0 +1,134 @@
+//! Files an option names: whether they are there, can be read, and hold what they should.
+
+use std::{
+    env,
+    fs::File,
+    io::{ErrorKind, Read},
+    path::{Path, PathBuf},
+};
+
+use pingora_core::tls::{
+    pkey::{PKey, Private},
+    x509::X509,
+};
+use toml::de::DeValue;
+
+use super::{
+    section::{Wrong, wrong},
+    values::text,
+};
+
+/// What a configuration depends on besides its text.
+pub struct Surroundings {
+    /// Where relative paths start: the directory firstcas is started in, as with `HAProxy`.
+    pub working_directory: PathBuf,
+    /// An environment variable's value.
+    pub variable: fn(&str) -> Option<String>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of_this_process() -> Self {
+        Surroundings { working_directory: env::current_dir().unwrap_or_default(), variable: |name| env::var(name).ok() }
+    }
+
+    /// A regular file that can be opened for reading.
+    pub fn file(&self, value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+        let path = self.working_directory.join(text(value)?);
+        open(&path)?;
+        Ok(path)
+    }
+
+    /// The certificates of a PEM file, at least one.
+    pub fn certificates(&self, value: &DeValue<'_>) -> Result<(PathBuf, Vec<X509>), Wrong> {
+        let path = self.working_directory.join(text(value)?);
+        let pem = read(&path)?;
+        let cure = "it must hold PEM blocks that begin with -----BEGIN CERTIFICATE-----";
+        let chain = X509::stack_from_pem(&pem)
+            .map_err(|_| wrong(format!("a certificate in {} cannot be read", path.display()), cure))?;
+        match chain.is_empty() {
+            true => Err(wrong(format!("{} has no certificate", path.display()), cure)),
+            false => Ok((path, chain)),
+        }
+    }
+
+    /// The private key of a PEM file.
+    pub fn private_key(&self, value: &DeValue<'_>) -> Result<(PathBuf, PKey<Private>), Wrong> {
+        let path = self.working_directory.join(text(value)?);
+        let pem = read(&path)?;
+        if pem.windows(9).any(|window| window == b"ENCRYPTED") {
+            let cure = "store it without passphrase, readable for firstcas alone: `openssl pkey -in KEY -out NEW_KEY`";
+            return Err(wrong(format!("the private key in {} asks for a passphrase", path.display()), cure));
+        }
+        let key = PKey::private_key_from_pem(&pem).map_err(|_| {
+            let cure = "it must hold a PEM block that begins with -----BEGIN PRIVATE KEY-----";
+            wrong(format!("{} has no private key that can be read", path.display()), cure)
+        })?;
+        Ok((path, key))
+    }
+
+    /// The first line of a file, for a password.
+    pub fn first_line(&self, value: &DeValue<'_>) -> Result<Vec<u8>, Wrong> {
+        let path = self.working_directory.join(text(value)?);
+        let mut line = read(&path)?;
+        line.truncate(line.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(line.len()));
+        match line.is_empty() {
+            // An empty password would make the bind an anonymous one (RFC 4513 section 5.1.2).
+            true => Err(wrong(format!("the first line of {} is empty", path.display()), "write the password there")),
+            false => Ok(line),
+        }
+    }
+}
+
+/// Whether a key belongs to a chain's first certificate.
+pub fn belong_together(chain: &[X509], key: &PKey<Private>) -> Result<(), Wrong> {
+    let is_of = |certificate: &X509| certificate.public_key().is_ok_and(|public| public.public_eq(key));
+    let problem = "the private key does not belong to the certificate";
+    match chain.iter().position(is_of) {
+        Some(0) => Ok(()),
+        Some(place) => Err(wrong(
+            format!("the private key belongs to certificate {} of the file, not to the first", place + 1),
+            "put the listener's own certificate first, its issuers after it",
+        )),
+        None => {
+            Err(wrong(problem, "name the key that the certificate was requested with, or the certificate made for it"))
+        }
+    }
+}
+
+/// A file's bytes.
+pub fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
+    let mut bytes = Vec::new();
+    open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| wrong(format!("{} cannot be read: {error}", path.display()), "check the disk"))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let cure = "name the right file";
+        return Err(wrong(format!("{} is larger than {} MiB", path.display(), FILE_BYTES_MAX >> 20), cure));
+    }
+    Ok(bytes)
+}
+
+fn open(path: &Path) -> Result<File, Wrong> {
+    let shown = path.display();
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => wrong(
+            format!("there is no file {shown}"),
+            "create it or correct the path (a relative one starts where firstcas is started)",
+        ),
+        ErrorKind::PermissionDenied => wrong(
+            format!("{shown} may not be read"),
+            "give the user that runs firstcas read access to it and its directories",
+        ),
+        _ => wrong(format!("{shown} cannot be read: {error}"), "correct the path"),
+    };
+    // Asked before opening: opening a named pipe would wait for its writer.
+    if !path.metadata().map_err(unreadable)?.is_file() {
+        return Err(wrong(format!("{shown} is not a file"), "name a file"));
+    }
+    File::open(path).map_err(unreadable)
+}
+
+/// More than the largest bundle of certificate authorities, a few hundred KiB.
+const FILE_BYTES_MAX: u64 = 4 << 20;
