@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use contoso::{Contoso, StartError, any_port, control, pki::Pki};
 use firstcas::{
-    directory::{Directory, DirectoryError, Entry, TopologyReading},
+    directory::{Directory, DirectoryError, Entry, TopologyReading, ldif},
     identity::MailboxName,
     routing::{
         protocol::{Protocol, VirtualDirectoryKind},
@@ -371,6 +371,30 @@ async fn dropping_the_organisation_closes_its_ports() {
     .await;
 }
 
+#[tokio::test]
+async fn the_shipped_organisation_has_its_eight_servers_with_the_paths_of_their_version() {
+    let site = Site::of(Arc::new(ldif::open("conf/contoso.ldif").expect("the shipped directory"))).await;
+    let mut names: Vec<_> = site.contoso.servers().iter().map(|server| server.name().to_owned()).collect();
+    names.sort_unstable();
+    let client_access_servers = ["cas-bra-1", "cas-lis-1", "cas-lis-2", "cas-mad-1", "cas-opo-1", "cas-opo-2"];
+    let back_ends = ["ex03-lis", "ex03-opo"];
+    assert_eq!(names, [&client_access_servers[..], &back_ends[..]].concat());
+
+    let paths = ["/owa/", "/EWS/Exchange.asmx", "/Autodiscover/Autodiscover.xml", "/OAB/oab.xml", "/rpc/rpcproxy.dll"];
+    for (servers, status) in [(&client_access_servers[..], 200), (&back_ends[..], 404)] {
+        for server in servers {
+            let mut client = site.connect(server).await;
+            for path in ["/exchange/bruno/", "/public/", "/exchweb/a.gif"] {
+                assert_eq!(client.get(path, BRUNO).await.status, 200, "{server} {path}");
+            }
+            for path in paths {
+                assert_eq!(client.get(path, BRUNO).await.status, status, "{server} {path}");
+            }
+            assert_eq!(client.get("/public/", &basic("CONTOSO\\bruno", "wrong")).await.status, 401, "{server}");
+        }
+    }
+}
+
 #[test]
 fn certificates_are_made_once_and_again_when_one_is_spoilt() {
     let (dir, _) = pki();
@@ -402,7 +426,7 @@ fn a_key_of_another_certificate_is_noticed() {
     assert_ne!(std::fs::read(one.path().join("edge.key")).expect("a key"), stranger);
 }
 
-/// Three servers that serve and a mailbox server that does not, with a client that trusts their CA.
+/// A running organisation, if not told otherwise of [`People`], with a client that trusts its CA.
 struct Site {
     contoso: Contoso,
     tls: TlsConnector,
@@ -411,8 +435,12 @@ struct Site {
 
 impl Site {
     async fn start() -> Site {
+        Site::of(Arc::new(People)).await
+    }
+
+    async fn of(directory: Arc<dyn Directory>) -> Site {
         let (dir, pki) = pki();
-        let contoso = Contoso::start(Arc::new(People), &pki, any_port).await.expect("contoso");
+        let contoso = Contoso::start(directory, &pki, any_port).await.expect("contoso");
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca().clone()).expect("a CA");
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -82,9 +82,12 @@ fn configured(host: &Host, protocol: Protocol) -> Option<AuthenticationMethods> 
         let serves = matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync);
         return serves.then_some(BASIC_AND_INTEGRATED);
     }
-    let kind = match protocol {
+    let of = |kind: VirtualDirectoryKind| host.virtual_directories[kind as usize];
+    match protocol {
         // A Client Access Server has the legacy paths beside /owa (overview article, "Exchange 2003").
-        Protocol::LegacyOwa => VirtualDirectoryKind::Owa,
+        Protocol::LegacyOwa => of(VirtualDirectoryKind::Owa),
+        // Windows' own RPC proxy; where the directory has no object for it, as in conf/contoso.ldif, it goes by /owa.
+        Protocol::OutlookAnywhere => of(VirtualDirectoryKind::OutlookAnywhere).or(of(VirtualDirectoryKind::Owa)),
         Protocol::Root
         | Protocol::Owa
         | Protocol::Ecp
@@ -92,11 +95,9 @@ fn configured(host: &Host, protocol: Protocol) -> Option<AuthenticationMethods> 
         | Protocol::Ews
         | Protocol::Autodiscover
         | Protocol::Oab
-        | Protocol::OutlookAnywhere
         | Protocol::Mapi
-        | Protocol::Opened => protocol.virtual_directory()?,
-    };
-    host.virtual_directories[kind as usize]
+        | Protocol::Opened => of(protocol.virtual_directory()?),
+    }
 }
 
 fn not_found(host: &Host) -> Response<Body> {
