@@ -5,7 +5,12 @@
 mod contoso;
 
 use std::{
-    collections::BTreeMap, future::Future, net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration,
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -424,6 +429,18 @@ fn a_key_of_another_certificate_is_noticed() {
     std::fs::write(one.path().join("edge.key"), &stranger).expect("written");
     Pki::load_or_make(one.path()).expect("certificates");
     assert_ne!(std::fs::read(one.path().join("edge.key")).expect("a key"), stranger);
+}
+
+#[test]
+fn certificates_are_made_anew_in_the_week_before_they_end() {
+    let (dir, _) = pki();
+    let read = || std::fs::read(dir.path().join("ca.pem")).expect("a CA");
+    let day = Duration::from_secs(24 * 60 * 60);
+    let first = read();
+    Pki::load_or_make_at(dir.path(), SystemTime::now() + 357 * day).expect("certificates");
+    assert!(read() == first, "eight days are enough");
+    Pki::load_or_make_at(dir.path(), SystemTime::now() + 359 * day).expect("certificates");
+    assert!(read() != first, "six are not");
 }
 
 /// A running organisation, if not told otherwise of [`People`], with a client that trusts its CA.
