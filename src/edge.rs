@@ -43,9 +43,7 @@ use crate::{
     },
     events::Event,
     identity::{self, Credential, Facts, Identity, MailboxName},
-    routing::{
-        self, Decision, Policy, Pool, Refusal, Request, Rule, mailbox::Whose, protocol::Protocol, topology::ServerId,
-    },
+    routing::{self, Decision, Pool, Refusal, Request, mailbox::Whose, protocol::Protocol, topology::ServerId},
 };
 use organisation::Organisation;
 use pin::Pin;
