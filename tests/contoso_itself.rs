@@ -5,14 +5,19 @@
 mod contoso;
 
 use std::{
-    collections::BTreeMap, future::Future, net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration,
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use contoso::{Contoso, StartError, any_port, control, pki::Pki};
 use firstcas::{
-    directory::{Directory, DirectoryError, Entry, TopologyReading},
+    directory::{Directory, DirectoryError, Entry, TopologyReading, ldif},
     identity::MailboxName,
     routing::{
         protocol::{Protocol, VirtualDirectoryKind},
@@ -371,6 +376,30 @@ async fn dropping_the_organisation_closes_its_ports() {
     .await;
 }
 
+#[tokio::test]
+async fn the_shipped_organisation_has_its_eight_servers_with_the_paths_of_their_version() {
+    let site = Site::of(Arc::new(ldif::open("conf/contoso.ldif").expect("the shipped directory"))).await;
+    let mut names: Vec<_> = site.contoso.servers().iter().map(|server| server.name().to_owned()).collect();
+    names.sort_unstable();
+    let client_access_servers = ["cas-bra-1", "cas-lis-1", "cas-lis-2", "cas-mad-1", "cas-opo-1", "cas-opo-2"];
+    let back_ends = ["ex03-lis", "ex03-opo"];
+    assert_eq!(names, [&client_access_servers[..], &back_ends[..]].concat());
+
+    let paths = ["/owa/", "/EWS/Exchange.asmx", "/Autodiscover/Autodiscover.xml", "/OAB/oab.xml", "/rpc/rpcproxy.dll"];
+    for (servers, status) in [(&client_access_servers[..], 200), (&back_ends[..], 404)] {
+        for server in servers {
+            let mut client = site.connect(server).await;
+            for path in ["/exchange/bruno/", "/public/", "/exchweb/a.gif"] {
+                assert_eq!(client.get(path, BRUNO).await.status, 200, "{server} {path}");
+            }
+            for path in paths {
+                assert_eq!(client.get(path, BRUNO).await.status, status, "{server} {path}");
+            }
+            assert_eq!(client.get("/public/", &basic("CONTOSO\\bruno", "wrong")).await.status, 401, "{server}");
+        }
+    }
+}
+
 #[test]
 fn certificates_are_made_once_and_again_when_one_is_spoilt() {
     let (dir, _) = pki();
@@ -402,7 +431,19 @@ fn a_key_of_another_certificate_is_noticed() {
     assert_ne!(std::fs::read(one.path().join("edge.key")).expect("a key"), stranger);
 }
 
-/// Three servers that serve and a mailbox server that does not, with a client that trusts their CA.
+#[test]
+fn certificates_are_made_anew_in_the_week_before_they_end() {
+    let (dir, _) = pki();
+    let read = || std::fs::read(dir.path().join("ca.pem")).expect("a CA");
+    let day = Duration::from_secs(24 * 60 * 60);
+    let first = read();
+    Pki::load_or_make_at(dir.path(), SystemTime::now() + 357 * day).expect("certificates");
+    assert!(read() == first, "eight days are enough");
+    Pki::load_or_make_at(dir.path(), SystemTime::now() + 359 * day).expect("certificates");
+    assert!(read() != first, "six are not");
+}
+
+/// A running organisation, if not told otherwise of [`People`], with a client that trusts its CA.
 struct Site {
     contoso: Contoso,
     tls: TlsConnector,
@@ -411,8 +452,12 @@ struct Site {
 
 impl Site {
     async fn start() -> Site {
+        Site::of(Arc::new(People)).await
+    }
+
+    async fn of(directory: Arc<dyn Directory>) -> Site {
         let (dir, pki) = pki();
-        let contoso = Contoso::start(Arc::new(People), &pki, any_port).await.expect("contoso");
+        let contoso = Contoso::start(directory, &pki, any_port).await.expect("contoso");
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca().clone()).expect("a CA");
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -575,6 +620,7 @@ fn server(name: &str, client_access: bool, methods: u32) -> Server {
         site: None,
         version: Version::from_version_number(1_912_832_083),
         client_access,
+        hash_seed: 0,
         virtual_directories: if client_access { virtual_directories } else { [const { None }; _] },
     }
 }

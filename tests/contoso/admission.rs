@@ -5,16 +5,14 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use firstcas::{
     directory::{Directory, DirectoryError},
-    identity::MailboxName,
+    identity::{Credential, basic},
     routing::{
         protocol::{Protocol, VirtualDirectoryKind},
         topology::AuthenticationMethods,
         version::Generation,
     },
-    secret::Secret,
 };
 use hyper::{
     Response, StatusCode,
@@ -84,9 +82,12 @@ fn configured(host: &Host, protocol: Protocol) -> Option<AuthenticationMethods> 
         let serves = matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync);
         return serves.then_some(BASIC_AND_INTEGRATED);
     }
-    let kind = match protocol {
+    let of = |kind: VirtualDirectoryKind| host.virtual_directories[kind as usize];
+    match protocol {
         // A Client Access Server has the legacy paths beside /owa (overview article, "Exchange 2003").
-        Protocol::LegacyOwa => VirtualDirectoryKind::Owa,
+        Protocol::LegacyOwa => of(VirtualDirectoryKind::Owa),
+        // Windows' own RPC proxy; where the directory has no object for it, as in conf/contoso.ldif, it goes by /owa.
+        Protocol::OutlookAnywhere => of(VirtualDirectoryKind::OutlookAnywhere).or(of(VirtualDirectoryKind::Owa)),
         Protocol::Root
         | Protocol::Owa
         | Protocol::Ecp
@@ -94,11 +95,9 @@ fn configured(host: &Host, protocol: Protocol) -> Option<AuthenticationMethods> 
         | Protocol::Ews
         | Protocol::Autodiscover
         | Protocol::Oab
-        | Protocol::OutlookAnywhere
         | Protocol::Mapi
-        | Protocol::Opened => protocol.virtual_directory()?,
-    };
-    host.virtual_directories[kind as usize]
+        | Protocol::Opened => of(protocol.virtual_directory()?),
+    }
 }
 
 fn not_found(host: &Host) -> Response<Body> {
@@ -141,10 +140,10 @@ impl People {
         if known.is_some() {
             return Ok(known);
         }
-        let Some((name, password)) = basic(authorization) else {
+        let Credential::Basic { user, password } = basic::credential(authorization) else {
             return Ok(None);
         };
-        let entry = match self.directory.find(&name).await {
+        let entry = match self.directory.find(&user).await {
             Ok(Some(entry)) => entry,
             Ok(None) | Err(DirectoryError::Ambiguous { .. }) => return Ok(None),
             Err(error) => return Err(error),
@@ -163,25 +162,6 @@ impl People {
         known.insert(hash, Arc::clone(&person));
         Ok(Some(person))
     }
-}
-
-/// Reads a Basic credential (RFC 7617). To be replaced by `firstcas::identity::basic` once that reads one; until then
-/// UTF-8 only.
-fn basic(authorization: &[u8]) -> Option<(MailboxName, Secret)> {
-    let (scheme, token) = std::str::from_utf8(authorization).ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("Basic") {
-        return None;
-    }
-    let credential = BASE64_STANDARD.decode(token.trim()).ok()?;
-    let colon = credential.iter().position(|&byte| byte == b':')?;
-    let (user, password) = credential.split_at_checked(colon)?;
-    let user = std::str::from_utf8(user).ok()?.to_lowercase();
-    let name = match user.split_once('\\') {
-        Some((domain, account)) => MailboxName::Account { domain: domain.into(), account: account.into() },
-        None if user.contains('@') => MailboxName::Address(user),
-        None => MailboxName::Bare(user),
-    };
-    Some((name, Secret::new(password.get(1..)?)))
 }
 
 const BASIC_AND_INTEGRATED: AuthenticationMethods = AuthenticationMethods(

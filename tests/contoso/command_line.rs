@@ -16,7 +16,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use contoso::{Contoso, control, pki::Pki};
-use firstcas::directory::{Directory, DirectoryError};
+use firstcas::directory::{Directory, DirectoryError, ldif};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -47,7 +47,7 @@ struct Run {
     #[arg(long, value_name = "FILE", default_value = "conf/contoso.ldif")]
     ldif: PathBuf,
     /// Directory of the certificates, which are made if missing.
-    #[arg(long, value_name = "DIR", default_value = "state/pki")]
+    #[arg(long, value_name = "DIR", default_value = "state/demo")]
     pki: PathBuf,
     /// The edge's config: its [resolve] table says where each server listens. Nothing else of it is read.
     #[arg(
@@ -116,10 +116,7 @@ async fn run(options: Run) -> Result<(), Box<dyn Error>> {
 }
 
 fn open_directory(path: &Path) -> Result<Arc<dyn Directory>, DirectoryError> {
-    Err(DirectoryError::Unusable {
-        place: path.display().to_string(),
-        problem: "this build cannot read LDIF yet; use one that can".into(),
-    })
+    Ok(Arc::new(ldif::open(path)?))
 }
 
 /// Reads the `[resolve]` table of an edge's config, hosts in lower case.

@@ -58,11 +58,17 @@ pub enum PkiError {
 impl Pki {
     /// Takes the certificates of `dir`, making the directory and them if need be.
     pub fn load_or_make(dir: &Path) -> Result<Pki, PkiError> {
-        if let Ok(pki) = load(dir) {
+        Pki::load_or_make_at(dir, SystemTime::now())
+    }
+
+    /// The same at another time than now.
+    pub fn load_or_make_at(dir: &Path, now: SystemTime) -> Result<Pki, PkiError> {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if let Ok(pki) = load(dir, now) {
             return Ok(pki);
         }
-        make(dir)?;
-        load(dir).map_err(|reason| PkiError::Unusable { dir: dir.into(), reason })
+        make(dir, now)?;
+        load(dir, now).map_err(|reason| PkiError::Unusable { dir: dir.into(), reason })
     }
 
     /// The CA, for a client that verifies the servers.
@@ -94,15 +100,15 @@ struct Leaf {
     names: &'static [&'static str],
 }
 
-fn load(dir: &Path) -> Result<Pki, String> {
+fn load(dir: &Path, now: Duration) -> Result<Pki, String> {
     let ca = CertificateDer::from_pem_file(dir.join(CA)).map_err(|error| format!("{CA}: {error}"))?;
-    let servers = load_leaf(dir, &SERVERS, &ca)?;
-    load_leaf(dir, &EDGE, &ca)?;
+    let servers = load_leaf(dir, &SERVERS, &ca, now)?;
+    load_leaf(dir, &EDGE, &ca, now)?;
     Ok(Pki { dir: dir.into(), ca, servers: Arc::new(servers) })
 }
 
-/// Reads a certificate and its key, and judges them as a client of the day after tomorrow's renewal would.
-fn load_leaf(dir: &Path, leaf: &Leaf, ca: &CertificateDer<'static>) -> Result<ServerConfig, String> {
+/// Reads a certificate and its key, and judges them as a client would at the end of [`RENEWAL`].
+fn load_leaf(dir: &Path, leaf: &Leaf, ca: &CertificateDer<'static>, now: Duration) -> Result<ServerConfig, String> {
     let in_file = |error: &dyn std::fmt::Display| format!("{}: {error}", leaf.certificate);
     let chain: Vec<_> = CertificateDer::pem_file_iter(dir.join(leaf.certificate))
         .map_err(|error| in_file(&error))?
@@ -116,7 +122,7 @@ fn load_leaf(dir: &Path, leaf: &Leaf, ca: &CertificateDer<'static>) -> Result<Se
         .build()
         .map_err(|error| format!("{CA}: {error}"))?;
     let certificate = chain.first().ok_or_else(|| in_file(&"no certificate in it"))?;
-    let at_renewal = UnixTime::since_unix_epoch(since_epoch() + RENEWAL);
+    let at_renewal = UnixTime::since_unix_epoch(now + RENEWAL);
     for name in leaf.names {
         let name = ServerName::try_from(name.replace('*', "any")).map_err(|error| in_file(&error))?;
         verifier.verify_server_cert(certificate, &[], &name, &[], at_renewal).map_err(|error| in_file(&error))?;
@@ -132,16 +138,16 @@ fn load_leaf(dir: &Path, leaf: &Leaf, ca: &CertificateDer<'static>) -> Result<Se
     Ok(config)
 }
 
-fn make(dir: &Path) -> Result<(), PkiError> {
+fn make(dir: &Path, now: Duration) -> Result<(), PkiError> {
     fs::create_dir_all(dir).map_err(|source| PkiError::Write { path: dir.into(), source })?;
-    let mut params = params("Contoso Demo CA", &[])?;
+    let mut params = params("Contoso Demo CA", &[], now)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
 
     for leaf in [&SERVERS, &EDGE] {
         let key = KeyPair::generate()?;
-        let mut params = self::params(leaf.common_name, leaf.names)?;
+        let mut params = self::params(leaf.common_name, leaf.names, now)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
@@ -152,10 +158,10 @@ fn make(dir: &Path) -> Result<(), PkiError> {
     write(dir, CA, &ca.pem(), 0o644)
 }
 
-fn params(common_name: &str, names: &[&str]) -> Result<CertificateParams, rcgen::Error> {
+fn params(common_name: &str, names: &[&str], now: Duration) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     params.distinguished_name.push(DnType::CommonName, common_name);
-    let now = date_time_ymd(1970, 1, 1) + since_epoch();
+    let now = date_time_ymd(1970, 1, 1) + now;
     params.not_before = now - CLOCK_SKEW;
     params.not_after = now + LIFETIME;
     Ok(params)
@@ -175,10 +181,6 @@ fn write(dir: &Path, name: &str, pem: &str, mode: u32) -> Result<(), PkiError> {
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 const CA: &str = "ca.pem";
