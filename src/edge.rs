@@ -44,6 +44,7 @@ use crate::{
     events::Event,
     identity::{self, Credential, Facts, Identity, MailboxName},
     routing::{self, Decision, Pool, Refusal, Request, mailbox::Whose, protocol::Protocol, topology::ServerId},
+    secret::Secret,
 };
 use organisation::Organisation;
 use pin::Pin;
@@ -207,10 +208,23 @@ impl Edge {
         let Credential::Basic { user, password } = &identity.credential else {
             return Ok(Proof::Absent);
         };
-        let lookup = self.find(user).await?;
-        let Lookup::Found(entry) = lookup.as_ref() else {
-            return Ok(Proof::Wrong);
-        };
+        match self.find(user).await?.as_ref() {
+            Lookup::Found(entry) => self.verify(entry, password).await,
+            Lookup::NotFound => Ok(Proof::Wrong),
+            // Whichever of them it is: who knows the password of one may be told that there are two.
+            Lookup::Ambiguous(dns) => {
+                for dn in dns {
+                    let entry = Entry { dn: dn.clone(), name: dn.clone(), mailbox: None };
+                    if let proven @ Proof::Proven(_) = self.verify(&entry, password).await? {
+                        return Ok(proven);
+                    }
+                }
+                Ok(Proof::Wrong)
+            }
+        }
+    }
+
+    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Proof, Denial> {
         let check = self.directory.verify(entry, password);
         match tokio::time::timeout(self.config.timeouts.directory, check).await {
             Ok(Ok(true)) => Ok(Proof::Proven(entry.clone())),

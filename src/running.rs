@@ -101,7 +101,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));
 
     let in_flight = TaskTracker::new();
-    let cached = Arc::new(CachedDirectory::new(directory, config.cache.clone()));
+    let cached = Arc::new(CachedDirectory::new(directory, config.cache));
     let edge = Edge::new(config.clone(), cached, organisation, in_flight.clone());
 
     let server = Arc::new(ServerConf {
@@ -175,8 +175,9 @@ impl Running {
         let _ = self.stop.send(true); // nobody listening any more is what we want
         self.in_flight.close();
         if let Some(directory) = &self.directory {
-            let waiting = tokio::time::timeout(self.drain_timeout, self.in_flight.wait());
-            match directory.block_on(async { waiting.await }) {
+            // The clock of the time-out is the runtime's, so it must be made inside.
+            let waiting = async { tokio::time::timeout(self.drain_timeout, self.in_flight.wait()).await };
+            match directory.block_on(waiting) {
                 Ok(()) => log::info!("drained"),
                 Err(_) => log::warn!("{} requests were cut off after the drain time", self.in_flight.len()),
             }

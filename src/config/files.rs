@@ -121,6 +121,7 @@ fn open(path: &Path) -> Result<File, Wrong> {
             format!("{shown} may not be read"),
             "give the user that runs firstcas read access to it and its directories",
         ),
+        #[allow(clippy::wildcard_enum_match_arm)] // the system has forty more kinds, and their text says which
         _ => wrong(format!("{shown} cannot be read: {error}"), "correct the path"),
     };
     // Asked before opening: opening a named pipe would wait for its writer.

@@ -222,7 +222,7 @@ fn safe_string(text: &[u8]) -> Result<&[u8], Problem> {
 /// Records in memory, indexed by what people are searched by.
 pub(super) struct Records {
     path: PathBuf,
-    records: Arc<[Record]>,
+    all: Arc<[Record]>,
     folded_dns: Vec<String>,
     by_dn: HashMap<String, usize>,
     by_value: HashMap<(&'static str, Vec<u8>), Vec<usize>>,

@@ -440,9 +440,10 @@ fn server(record: &Record, sites: &HashMap<&str, &str>, oddities: &mut Oddities)
     // From 2013 on bit 4 is the Mailbox server's back end, which no client may reach.
     let client_access_role =
         if generation >= Some(Generation::Exchange2013) { ROLE_FRONT_END } else { ROLE_CLIENT_ACCESS };
-    let site_name = record.text(attribute::SERVER_SITE).map(|dn| match sites.get(fold_dn(dn).as_str()) {
-        Some(site) => (*site).to_owned(),
-        None => {
+    let site_name = record.text(attribute::SERVER_SITE).map(|dn| {
+        if let Some(site) = sites.get(fold_dn(dn).as_str()) {
+            (*site).to_owned()
+        } else {
             oddities.add(record, format!("its msExchServerSite `{dn}` is no site, so it is used for nothing; mend it"));
             rdn_value(dn).to_owned()
         }

@@ -94,6 +94,7 @@ impl New {
             let since = match protocol {
                 Protocol::Ecp => 14,
                 Protocol::Mapi => 15,
+                #[allow(clippy::wildcard_enum_match_arm)] // every other one came with 2007
                 _ => 8,
             };
             let Some(kind) = protocol.virtual_directory().filter(|_| self.0.version.major >= since) else { continue };
