@@ -112,6 +112,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
 
 fn open(path: &Path) -> Result<File, Wrong> {
     let shown = path.display();
+    #[allow(clippy::wildcard_enum_match_arm)] // the system has forty more kinds, and their text says which
     let unreadable = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => wrong(
             format!("there is no file {shown}"),
@@ -121,7 +122,6 @@ fn open(path: &Path) -> Result<File, Wrong> {
             format!("{shown} may not be read"),
             "give the user that runs firstcas read access to it and its directories",
         ),
-        #[allow(clippy::wildcard_enum_match_arm)] // the system has forty more kinds, and their text says which
         _ => wrong(format!("{shown} cannot be read: {error}"), "correct the path"),
     };
     // Asked before opening: opening a named pipe would wait for its writer.

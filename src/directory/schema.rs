@@ -471,6 +471,7 @@ fn server(record: &Record, sites: &HashMap<&str, &str>, oddities: &mut Oddities)
         legacy_dn,
         site_name,
         site: None,
+        hash_seed: 0, // `Topology::new` fills it in
         version,
         client_access: roles & client_access_role != 0,
         virtual_directories: [const { None }; VirtualDirectoryKind::COUNT],
