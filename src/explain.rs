@@ -210,9 +210,12 @@ fn identity_lines(question: &Question, identity: &Identity) -> Vec<String> {
             TargetSource::MapiMailboxId => "MailboxId in the query",
             TargetSource::RpcProxy => "the query of rpcproxy.dll",
         };
-        let routes = identity.routing_name() == Some(&target.name);
-        let effect = if routes { "routes" } else { "does not route: the user signed in comes first" };
-        lines.push(format!("{source} names {}, which {effect}", target.name));
+        let effect = match identity.routing_name() {
+            _ if target.name == question.user => "the same",
+            Some(name) if *name == target.name => "whose mailbox it is about",
+            _ => "but the user signed in comes first",
+        };
+        lines.push(format!("{source} names {}, {effect}", target.name));
     }
     lines
 }
@@ -289,30 +292,27 @@ fn considered_lines(pool: Pool, topology: &Topology, policy: &Policy) -> Vec<Str
     let lines_of = |server: &&Server| {
         let verdict = judge(server, pool, topology, policy);
         let kept = if verdict == Verdict::Kept { "kept:   " } else { "dropped:" };
-        [
-            format!("{:name_width$}  {kept} {}", server.name, verdict.sentence(pool.protocol)),
-            format!("{:name_width$}  {}", "", facts_about(server, pool.protocol)),
-        ]
+        let headline = format!("{:name_width$}  {kept} {}", server.name, verdict.sentence(pool.protocol));
+        let facts = facts_about(server, pool.protocol).into_iter().map(|fact| format!("{:name_width$}  {fact}", ""));
+        iter::once(headline).chain(facts).collect::<Vec<_>>()
     };
     servers.iter().flat_map(lines_of).collect()
 }
 
-fn facts_about(server: &Server, protocol: Protocol) -> String {
+fn facts_about(server: &Server, protocol: Protocol) -> Vec<String> {
     let Some(directory) = server.virtual_directory(protocol) else {
-        return version(server);
+        return vec![version(server)];
     };
     let url = |name: &str, url: Option<&Url>| match url {
         Some(url) => format!("{name} {url}"),
         None => format!("no {name}"),
     };
     let windows = if directory.internal_authentication.integrated_windows() { "on" } else { "off" };
-    [
+    vec![
+        format!("{}, Integrated Windows authentication {windows}", version(server)),
         url("InternalURL", directory.internal_url.as_ref()),
         url("ExternalURL", directory.external_url.as_ref()),
-        format!("Integrated Windows authentication {windows}"),
-        version(server),
     ]
-    .join(", ")
 }
 
 fn version(server: &Server) -> String {
@@ -419,5 +419,157 @@ impl fmt::Display for Explanation {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail by panicking
+mod tests {
+    use super::*;
+    use crate::{
+        directory::{ldif, organisation::Organisation},
+        routing::topology::SiteId,
+    };
+
+    async fn contoso() -> (Organisation, Topology, Policy) {
+        let directory = ldif::open(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/contoso.ldif")).unwrap();
+        let topology = Topology::new(directory.topology().await.unwrap().parts);
+        let policy = Policy::new(topology.site_named("Lisbon").unwrap());
+        (directory, topology, policy)
+    }
+
+    fn routing() -> Routing {
+        Routing {
+            local_site: None,
+            allow_http_internal_url: false,
+            allow_http_external_url: false,
+            activesync_redirect_from: None,
+            serve_from_neighbour_site: false,
+            open_paths: vec!["powershell".to_owned()],
+            topology_refresh: std::time::Duration::from_secs(1),
+        }
+    }
+
+    fn question(user: &str, url: &str) -> Question {
+        Question::new(QuestionParts { user, url: Some(url), ..QuestionParts::default() }, &routing()).unwrap()
+    }
+
+    async fn explained(user: &str, url: &str) -> Explanation {
+        let (directory, topology, policy) = contoso().await;
+        explain(&question(user, url), &directory, &topology, &policy).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_step_to_a_redirection_is_told_in_order() {
+        assert_eq!(
+            explained("CONTOSO\\Carla", "https://mail.contoso.com/owa/?ae=Folder").await.to_string(),
+            "\
+request      owa for /owa/?ae=Folder
+user         `CONTOSO\\Carla`, read as a domain and an account in it: contoso\\carla
+directory    carla@contoso.com
+             CN=Carla Castro,CN=Users,DC=contoso,DC=com
+home server  mbx-mad.contoso.com, Exchange 2007 (8.3.83)
+             /o=contoso/ou=exchange administrative group (fydibohf23spdlt)/cn=configuration/cn=servers/cn=mbx-mad
+site         Madrid; the edge stands in Lisbon
+considered   cas-mad-1  kept:    it can take the request
+                        Exchange 2007 (8.3.83), Integrated Windows authentication on
+                        InternalURL https://cas-mad-1.contoso.com/owa
+                        ExternalURL https://mail.madrid.contoso.com/owa
+decision     redirected to https://mail.madrid.contoso.com/owa by a page with a link
+because      owa-redirect: The mailbox's site is Internet-facing, so the user gets a page with a link to its ExternalURL.
+client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
+             only after the right password: until then a 401, which tells nothing of the mailbox
+"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dropped_server_is_told_with_what_it_lacks() {
+        let explanation = explained("gil", "/owa/").await;
+        assert!(explanation.is_refusal());
+        let text = explanation.to_string();
+        assert!(text.contains("cas-bra-1  dropped: Integrated Windows authentication is off on its /owa"), "{text}");
+        assert!(text.contains("because      no-integrated-authentication: "), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_mailbox_named_in_the_path_is_the_one_explained() {
+        let text = explained("ana", "/owa/bruno@contoso.com/").await.to_string();
+        assert!(text.contains("names bruno@contoso.com, whose mailbox it is about"), "{text}");
+        assert!(text.contains("site         Porto; the edge stands in Lisbon"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_user_of_an_activesync_query_gives_way_to_the_user_signed_in() {
+        let text = explained("ana", "/Microsoft-Server-ActiveSync?Cmd=Ping&User=bruno").await.to_string();
+        assert!(text.contains("names bruno, but the user signed in comes first"), "{text}");
+        assert!(text.contains("site         Lisbon, where the edge stands"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_server_named_is_the_one_that_the_mailboxs_hash_picks() {
+        let (directory, topology, policy) = contoso().await;
+        let explanation = explain(&question("bruno", "/owa/"), &directory, &topology, &policy).await.unwrap();
+        let entry = directory.find(&MailboxName::parse("bruno").unwrap()).await.unwrap().unwrap();
+        let Decision::Proxy(pool, _) = explanation.decision else { panic!("{explanation}") };
+        let chosen = choice::choose(entry.mailbox.unwrap().key, members(pool, &topology, &policy), |_| true).unwrap();
+        let expected = format!("decision     proxied to {} in Porto", topology.server(chosen).name);
+        assert!(explanation.to_string().contains(&expected), "{explanation}");
+    }
+
+    #[tokio::test]
+    async fn a_site_without_servers_and_the_neighbour_that_serves_it_are_both_told() {
+        let (directory, topology, policy) = contoso().await;
+        let policy = Policy { serve_from_neighbour_site: true, ..policy };
+        let text = explain(&question("filipe", "/owa/"), &directory, &topology, &policy).await.unwrap().to_string();
+        assert!(text.contains("considered   Faro has no Client Access Server\nconsidered   cas-"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn every_user_of_contoso_is_explained_for_every_protocol() {
+        let (directory, topology, policy) = contoso().await;
+        for user in ["ana", "bruno", "carla", "duarte", "elsa", "filipe", "gil", "helena", "nobody"] {
+            for protocol in Protocol::ALL {
+                let parts = QuestionParts { user, protocol: Some(protocol), ..QuestionParts::default() };
+                let question = Question::new(parts, &routing()).unwrap();
+                let text = explain(&question, &directory, &topology, &policy).await.unwrap().to_string();
+                for title in ["request", "user", "directory", "decision", "because", "client sees"] {
+                    assert!(
+                        text.lines().any(|line| line.starts_with(title)),
+                        "{user} {protocol}: no {title} in\n{text}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_topology_without_servers_is_explained_too() {
+        let (directory, topology, _) = contoso().await;
+        let sites = topology.sites().iter().map(|site| site.name.clone()).collect();
+        let empty = Topology::new(crate::routing::topology::TopologyParts { sites, ..Default::default() });
+        let explanation =
+            explain(&question("ana", "/owa/"), &directory, &empty, &Policy::new(SiteId(0))).await.unwrap();
+        assert_eq!(explanation.decision, Decision::Refuse(Refusal::HomeServerUnknown));
+        assert!(explanation.to_string().contains("home server  none that the directory knows"));
+    }
+
+    #[test]
+    fn a_question_that_the_edge_would_not_serve_is_refused_with_its_reason() {
+        let asked = |user, protocol, url| {
+            let eas_version = if user == "version" { Some("twelve") } else { None };
+            Question::new(QuestionParts { user, protocol, url, eas_version }, &routing())
+        };
+        assert_eq!(asked("ana", None, None), Err(QuestionError::NoProtocol));
+        assert_eq!(asked("", Some(Protocol::Owa), None), Err(QuestionError::User(NameError::Empty)));
+        assert_eq!(asked("ana", None, Some("/exadmin/")), Err(QuestionError::NotServed("/exadmin/".to_owned())));
+        assert_eq!(
+            asked("ana", Some(Protocol::Ews), Some("/owa/")),
+            Err(QuestionError::OtherProtocol { given: Protocol::Ews, by_url: Protocol::Owa })
+        );
+        assert!(matches!(asked("ana", None, Some("/owa/%2e%2e/ews")), Err(QuestionError::Url(_))));
+        assert!(matches!(asked("ana", None, Some("ftp://mail.contoso.com/owa/")), Err(QuestionError::Url(_))));
+        assert!(matches!(asked("version", Some(Protocol::ActiveSync), None), Err(QuestionError::EasVersion(_))));
+        assert_eq!(asked("ana", None, Some("/PowerShell/")).unwrap().protocol, Protocol::Opened);
     }
 }
