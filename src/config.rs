@@ -216,6 +216,28 @@ impl Config {
     }
 }
 
+impl Directory {
+    /// Reads the file, or prepares the servers' directory, which is first connected to by the first question.
+    ///
+    /// # Errors
+    /// The file is not LDIF, or the servers' settings cannot work.
+    pub fn open(&self) -> Result<directory::organisation::Organisation, directory::DirectoryError> {
+        match self {
+            Directory::Ldif(path) => directory::ldif::open(path),
+            Directory::Ldap(settings) => directory::ldap::open(settings.clone()),
+        }
+    }
+}
+
+impl Routing {
+    /// The protocol of a percent-decoded path, opened ones included. `None`: the path is not served.
+    pub fn protocol_of(&self, path: &str) -> Option<Protocol> {
+        let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let opened = || self.open_paths.iter().any(|open| open.eq_ignore_ascii_case(first)).then_some(Protocol::Opened);
+        Protocol::of_path(path).or_else(opened)
+    }
+}
+
 impl Timeouts {
     /// How long a client may stay silent within a request of a protocol.
     pub fn client(&self, protocol: Protocol) -> Duration {

@@ -1,1 +1,575 @@
-//! x
+//! How a request would be decided, step by step, for the administrator who wonders.
+//!
+//! Nothing is decided here: the request is read by [`identity`](crate::identity), the directory is asked, and
+//! [`decide`] decides, as in the edge; this module only writes down what each of them said.
+
+use std::{fmt, iter};
+
+use url::Url;
+
+use crate::{
+    config::{
+        Routing,
+        values::{eas_version, list},
+    },
+    directory::{Directory, DirectoryError, Entry},
+    edge::path,
+    identity::{Credential, Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
+    routing::{
+        Decision, EasVersion, Policy, Pool, Refusal, Request, Rule, Verdict, choice, decide, judge,
+        mailbox::{Mailbox, Whose},
+        members,
+        protocol::Protocol,
+        topology::{Server, ServerId, Topology},
+    },
+    secret::Secret,
+};
+
+/// The request to explain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    user_as_given: String,
+    user: MailboxName,
+    protocol: Protocol,
+    path: String,
+    query: Option<String>,
+    eas_version: Option<EasVersion>,
+}
+
+/// The request as the command line describes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QuestionParts<'a> {
+    /// The user signed in, in any form that a client sends.
+    pub user: &'a str,
+    /// The protocol; `None`: the URL tells it.
+    pub protocol: Option<Protocol>,
+    /// A whole URL, or a path with or without query; `None`: the one that the protocol's clients ask for first.
+    pub url: Option<&'a str>,
+    /// `ActiveSync` protocol version, such as `12.1`; `None`: the URL may tell it.
+    pub eas_version: Option<&'a str>,
+}
+
+/// Why there is nothing to explain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// The user's name could be nobody's.
+    #[error("--user: {0}")]
+    User(#[from] NameError),
+    /// The URL is not one, or the edge would refuse its path.
+    #[error("--url: {0}")]
+    Url(String),
+    /// The path is served by no protocol.
+    #[error("--url: the edge does not serve {0}; routing.open_paths can open a path")]
+    NotServed(String),
+    /// The URL is of another protocol than asked for.
+    #[error("--url is of protocol {by_url}, --protocol says {given}; give one of the two, or a URL of {given}")]
+    OtherProtocol {
+        /// The one asked for.
+        given: Protocol,
+        /// The URL's.
+        by_url: Protocol,
+    },
+    /// Neither protocol nor URL.
+    #[error("give --protocol or --url")]
+    NoProtocol,
+    /// Not an `ActiveSync` protocol version.
+    #[error("--eas-version: {0}")]
+    EasVersion(String),
+}
+
+/// A decision and what led to it. Its `Display` is for reading, one step after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The decision.
+    pub decision: Decision,
+    steps: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Question {
+    /// Reads the request as the edge would.
+    ///
+    /// # Errors
+    /// What is wrong with the description.
+    pub fn new(parts: QuestionParts<'_>, routing: &Routing) -> Result<Question, QuestionError> {
+        let (path, query) = match parts.url {
+            Some(url) => path_and_query(url)?,
+            None => (parts.protocol.ok_or(QuestionError::NoProtocol)?.default_path().to_owned(), None),
+        };
+        let by_url = routing.protocol_of(&path).ok_or_else(|| QuestionError::NotServed(path.clone()))?;
+        match parts.protocol {
+            Some(given) if given != by_url => Err(QuestionError::OtherProtocol { given, by_url }),
+            _ => Ok(Question {
+                user_as_given: parts.user.to_owned(),
+                user: MailboxName::parse(parts.user)?,
+                protocol: by_url,
+                eas_version: match parts.eas_version {
+                    Some(text) => Some(eas_version(text).map_err(QuestionError::EasVersion)?),
+                    None if by_url == Protocol::ActiveSync => activesync::protocol_version(None, query.as_deref()),
+                    None => None,
+                },
+                path,
+                query,
+            }),
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        let facts = Facts {
+            protocol: self.protocol,
+            path: &self.path,
+            query: self.query.as_deref(),
+            authorization: None,
+            anchor_mailbox: None,
+        };
+        let credential = Credential::Basic { user: self.user.clone(), password: Secret::new([]) };
+        Identity { credential, ..identify(&facts) }
+    }
+}
+
+/// Asks the directory and decides.
+///
+/// # Errors
+/// The directory gave no answer. That a name belongs to several entries is an answer.
+pub async fn explain(
+    question: &Question,
+    directory: &dyn Directory,
+    topology: &Topology,
+    policy: &Policy,
+) -> Result<Explanation, DirectoryError> {
+    let identity = question.identity();
+    let name = identity.routing_name().unwrap_or(&question.user);
+    let found = match directory.find(name).await {
+        Ok(entry) => Found::Answer(entry),
+        Err(error @ DirectoryError::Ambiguous { .. }) => Found::Ambiguous(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    Ok(explain_answer(question, &identity, &found, topology, policy))
+}
+
+enum Found {
+    Answer(Option<Entry>),
+    Ambiguous(String),
+}
+
+fn explain_answer(
+    question: &Question,
+    identity: &Identity,
+    found: &Found,
+    topology: &Topology,
+    policy: &Policy,
+) -> Explanation {
+    let whose = match found {
+        Found::Ambiguous(_) => Whose::Ambiguous,
+        Found::Answer(None) => Whose::Unknown,
+        Found::Answer(Some(Entry { mailbox: None, .. })) => Whose::WithoutMailbox,
+        Found::Answer(Some(Entry { mailbox: Some(mailbox), .. })) => Whose::Mailbox(mailbox),
+    };
+    let mailbox = match whose {
+        Whose::Mailbox(mailbox) => Some(mailbox),
+        Whose::Nobody | Whose::Unknown | Whose::Ambiguous | Whose::WithoutMailbox => None,
+    };
+    let home = mailbox.and_then(|mailbox| topology.home_server(mailbox)).map(|id| topology.server(id));
+    let request = Request { protocol: question.protocol, path: &question.path, eas_version: question.eas_version };
+    let decision = decide(&request, whose, topology, policy);
+
+    let mut steps = vec![
+        ("request", request_lines(question)),
+        ("user", identity_lines(question, identity)),
+        ("directory", directory_lines(found)),
+    ];
+    steps.extend(mailbox.map(|mailbox| ("home server", home_lines(mailbox, home))));
+    steps.extend(home.map(|home| ("site", vec![site_line(home, topology, policy)])));
+    let pools = pools_considered(&decision, question.protocol, home, policy);
+    steps.extend(pools.into_iter().map(|pool| ("considered", considered_lines(pool, topology, policy))));
+    steps.push(("decision", vec![in_words(&decision, mailbox, topology, policy)]));
+    steps.push(("because", vec![reason(&decision)]));
+    steps.push(("client sees", client_sees(&decision, question.protocol)));
+    Explanation { decision, steps }
+}
+
+fn request_lines(question: &Question) -> Vec<String> {
+    let query = question.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+    let version =
+        question.eas_version.map(|EasVersion(tenths)| format!(", protocol version {}.{}", tenths / 10, tenths % 10));
+    vec![format!("{} for {}{query}{}", question.protocol, question.path, version.unwrap_or_default())]
+}
+
+fn identity_lines(question: &Question, identity: &Identity) -> Vec<String> {
+    let form = match &question.user {
+        MailboxName::Address(_) => "a UPN or SMTP address",
+        MailboxName::Account { .. } => "a domain and an account in it",
+        MailboxName::Bare(_) => "an account's name or an alias",
+        MailboxName::Guid(_) => "a mailbox's GUID",
+    };
+    let mut lines = vec![format!("`{}`, read as {form}: {}", question.user_as_given, question.user)];
+    if let Some(target) = &identity.target {
+        let source = match target.source {
+            TargetSource::ActiveSyncUser => "the User of the query",
+            TargetSource::AnchorMailbox => "X-AnchorMailbox",
+            TargetSource::ExplicitLogon => "the path (explicit logon)",
+            TargetSource::MapiMailboxId => "MailboxId in the query",
+            TargetSource::RpcProxy => "the query of rpcproxy.dll",
+        };
+        let effect = match identity.routing_name() {
+            _ if target.name == question.user => "the same",
+            Some(name) if *name == target.name => "whose mailbox it is about",
+            _ => "but the user signed in comes first",
+        };
+        lines.push(format!("{source} names {}, {effect}", target.name));
+    }
+    lines
+}
+
+fn directory_lines(found: &Found) -> Vec<String> {
+    match found {
+        Found::Ambiguous(problem) => vec![problem.clone()],
+        Found::Answer(None) => vec!["nobody of that name".to_owned()],
+        Found::Answer(Some(entry)) => {
+            let mailbox = if entry.mailbox.is_some() { "" } else { ", who has no mailbox" };
+            vec![format!("{}{mailbox}", entry.name), entry.dn.clone()]
+        }
+    }
+}
+
+fn home_lines(mailbox: &Mailbox, home: Option<&Server>) -> Vec<String> {
+    let named = match (&mailbox.home_server, &mailbox.home_database) {
+        (server, None) if server.is_empty() => "its msExchHomeServerName and homeMDB are empty".to_owned(),
+        (server, Some(database)) if server.is_empty() => format!("of database {database}"),
+        (server, _) => server.clone(),
+    };
+    match home {
+        Some(home) => vec![format!("{}, {}", home.fqdn, version(home)), named],
+        None => vec!["none that the directory knows".to_owned(), named],
+    }
+}
+
+fn site_line(home: &Server, topology: &Topology, policy: &Policy) -> String {
+    let local = &topology.site(policy.local_site).name;
+    match (home.site, &home.site_name) {
+        (Some(site), _) if site == policy.local_site => format!("{local}, where the edge stands"),
+        (Some(site), _) => format!("{}; the edge stands in {local}", topology.site(site).name),
+        (None, Some(name)) => format!("{name}, which the directory does not have; the edge stands in {local}"),
+        (None, None) => format!("none; the edge stands in {local}"),
+    }
+}
+
+/// The pools whose servers were looked at on the way to the decision.
+fn pools_considered(decision: &Decision, protocol: Protocol, home: Option<&Server>, policy: &Policy) -> Vec<Pool> {
+    let of_mailbox =
+        home.and_then(|home| Some(Pool { site: home.site?, protocol, generation: Some(home.version.generation()?) }));
+    match decision {
+        Decision::Proxy(pool, Rule::ProxyToNeighbour) => of_mailbox.into_iter().chain([*pool]).collect(),
+        Decision::Proxy(pool, _) => vec![*pool],
+        Decision::LinkPage(..) | Decision::MovedDevice(..) => of_mailbox.into_iter().collect(),
+        Decision::BackEnd(..) | Decision::SameHost(..) => Vec::new(),
+        Decision::Refuse(refusal) => match refusal {
+            Refusal::NotServedLocally => vec![Pool { site: policy.local_site, protocol, generation: None }],
+            Refusal::NoClientAccessServer
+            | Refusal::NoVirtualDirectory
+            | Refusal::NoInternalUrl
+            | Refusal::NoIntegratedAuthentication
+            | Refusal::NoSsl
+            | Refusal::NoAcceptableVersion
+            | Refusal::NoneResponding => of_mailbox.into_iter().collect(),
+            Refusal::UnknownUser
+            | Refusal::AmbiguousName
+            | Refusal::NoMailbox
+            | Refusal::HomeServerUnknown
+            | Refusal::VersionUnknown
+            | Refusal::SiteUnknown
+            | Refusal::NotOnThisVersion => Vec::new(),
+        },
+    }
+}
+
+fn considered_lines(pool: Pool, topology: &Topology, policy: &Policy) -> Vec<String> {
+    let site = topology.site(pool.site);
+    let servers: Vec<_> = site.client_access_servers.iter().map(|id| topology.server(*id)).collect();
+    if servers.is_empty() {
+        return vec![format!("{} has no Client Access Server", site.name)];
+    }
+    let name_width = servers.iter().map(|server| server.name.chars().count()).max().unwrap_or_default();
+    let lines_of = |server: &&Server| {
+        let verdict = judge(server, pool, topology, policy);
+        let kept = if verdict == Verdict::Kept { "kept:   " } else { "dropped:" };
+        let headline = format!("{:name_width$}  {kept} {}", server.name, verdict.sentence(pool.protocol));
+        let facts = facts_about(server, pool.protocol).into_iter().map(|fact| format!("{:name_width$}  {fact}", ""));
+        iter::once(headline).chain(facts).collect::<Vec<_>>()
+    };
+    servers.iter().flat_map(lines_of).collect()
+}
+
+fn facts_about(server: &Server, protocol: Protocol) -> Vec<String> {
+    let Some(directory) = server.virtual_directory(protocol) else {
+        return vec![version(server)];
+    };
+    let url = |name: &str, url: Option<&Url>| match url {
+        Some(url) => format!("{name} {url}"),
+        None => format!("no {name}"),
+    };
+    let windows = if directory.internal_authentication.integrated_windows() { "on" } else { "off" };
+    vec![
+        format!("{}, Integrated Windows authentication {windows}", version(server)),
+        url("InternalURL", directory.internal_url.as_ref()),
+        url("ExternalURL", directory.external_url.as_ref()),
+    ]
+}
+
+fn version(server: &Server) -> String {
+    match server.version.generation() {
+        Some(generation) => format!("{generation} ({})", server.version),
+        None => format!("version {}, which is none of Exchange's", server.version),
+    }
+}
+
+fn in_words(decision: &Decision, mailbox: Option<&Mailbox>, topology: &Topology, policy: &Policy) -> String {
+    match decision {
+        Decision::Proxy(pool, _) => {
+            let site = &topology.site(pool.site).name;
+            let member = |id: ServerId| topology.server(id).name.as_str();
+            let names: Vec<_> = members(*pool, topology, policy).map(|(id, _)| member(id)).collect();
+            let chosen =
+                mailbox.and_then(|mailbox| choice::choose(mailbox.key, members(*pool, topology, policy), |_| true));
+            match chosen {
+                Some(chosen) if names.len() > 1 => {
+                    format!("proxied to {} in {site}, while it answers; else to another of those kept", member(chosen))
+                }
+                _ => format!("proxied to {} in {site}", list(&names)),
+            }
+        }
+        Decision::BackEnd(server, _) => format!("passed straight to {} over http", topology.server(*server).fqdn),
+        Decision::LinkPage(url, _) => format!("redirected to {url} by a page with a link"),
+        Decision::MovedDevice(url, _) => format!("redirected to {url} by a 451"),
+        Decision::SameHost(path, _) => format!("redirected to {path} on the same host"),
+        Decision::Refuse(_) => "refused".to_owned(),
+    }
+}
+
+fn reason(decision: &Decision) -> String {
+    match decision {
+        Decision::Proxy(_, rule)
+        | Decision::BackEnd(_, rule)
+        | Decision::LinkPage(_, rule)
+        | Decision::MovedDevice(_, rule)
+        | Decision::SameHost(_, rule) => format!("{}: {}", rule.name(), rule.sentence()),
+        Decision::Refuse(refusal) => format!("{}: {}", refusal.name(), refusal.sentence()),
+    }
+}
+
+fn client_sees(decision: &Decision, protocol: Protocol) -> Vec<String> {
+    let answer = match decision {
+        Decision::Proxy(..) | Decision::BackEnd(..) => {
+            "what that server answers; the server itself asks for the logon".to_owned()
+        }
+        Decision::LinkPage(url, _) => format!("200, a page with a link to {url}"),
+        Decision::MovedDevice(url, _) => format!("451 with X-MS-Location: {url}"),
+        Decision::SameHost(path, _) => format!("302 with Location: {path}"),
+        Decision::Refuse(_) => match protocol {
+            Protocol::Ews => "a SOAP fault that names the reason".to_owned(),
+            Protocol::ActiveSync => "an error status without a page; devices show none".to_owned(),
+            Protocol::Root
+            | Protocol::Owa
+            | Protocol::LegacyOwa
+            | Protocol::Ecp
+            | Protocol::Autodiscover
+            | Protocol::Oab
+            | Protocol::OutlookAnywhere
+            | Protocol::Mapi
+            | Protocol::Opened => "an error page that names the reason".to_owned(),
+        },
+    };
+    let proof = "only after the right password: until then a 401, which tells nothing of the mailbox";
+    iter::once(answer).chain(decision.tells_about_mailbox().then(|| proof.to_owned())).collect()
+}
+
+/// The decoded path and the raw query of a whole URL or of a path.
+fn path_and_query(url: &str) -> Result<(String, Option<String>), QuestionError> {
+    let raw = if url.starts_with('/') {
+        url.split('#').next().unwrap_or_default().to_owned()
+    } else {
+        let url = Url::parse(url).map_err(|error| QuestionError::Url(error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(QuestionError::Url("it is neither http:// nor https:// nor a path".to_owned()));
+        }
+        url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()
+    };
+    let (path, query) = match raw.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (raw.as_str(), None),
+    };
+    match path::decode(path) {
+        Ok(path) => Ok((path.into_owned(), query)),
+        Err(error) => Err(QuestionError::Url(format!("the edge answers 400 to it: {error}"))),
+    }
+}
+
+impl Explanation {
+    /// Whether the request would be refused.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.decision, Decision::Refuse(_))
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.steps.iter().map(|(title, _)| title.len()).max().unwrap_or_default();
+        for (title, lines) in &self.steps {
+            for (index, line) in lines.iter().enumerate() {
+                writeln!(f, "{:width$}  {line}", if index == 0 { title } else { "" })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail by panicking
+mod tests {
+    use super::*;
+    use crate::{
+        directory::{ldif, organisation::Organisation},
+        routing::topology::SiteId,
+    };
+
+    async fn contoso() -> (Organisation, Topology, Policy) {
+        let directory = ldif::open(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/contoso.ldif")).unwrap();
+        let topology = Topology::new(directory.topology().await.unwrap().parts);
+        let policy = Policy::new(topology.site_named("Lisbon").unwrap());
+        (directory, topology, policy)
+    }
+
+    fn routing() -> Routing {
+        Routing {
+            local_site: None,
+            allow_http_internal_url: false,
+            allow_http_external_url: false,
+            activesync_redirect_from: None,
+            serve_from_neighbour_site: false,
+            open_paths: vec!["powershell".to_owned()],
+            topology_refresh: std::time::Duration::from_secs(1),
+        }
+    }
+
+    fn question(user: &str, url: &str) -> Question {
+        Question::new(QuestionParts { user, url: Some(url), ..QuestionParts::default() }, &routing()).unwrap()
+    }
+
+    async fn explained(user: &str, url: &str) -> Explanation {
+        let (directory, topology, policy) = contoso().await;
+        explain(&question(user, url), &directory, &topology, &policy).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_step_to_a_redirection_is_told_in_order() {
+        assert_eq!(
+            explained("CONTOSO\\Carla", "https://mail.contoso.com/owa/?ae=Folder").await.to_string(),
+            "\
+request      owa for /owa/?ae=Folder
+user         `CONTOSO\\Carla`, read as a domain and an account in it: contoso\\carla
+directory    carla@contoso.com
+             CN=Carla Castro,CN=Users,DC=contoso,DC=com
+home server  mbx-mad.contoso.com, Exchange 2007 (8.3.83)
+             /o=contoso/ou=exchange administrative group (fydibohf23spdlt)/cn=configuration/cn=servers/cn=mbx-mad
+site         Madrid; the edge stands in Lisbon
+considered   cas-mad-1  kept:    it can take the request
+                        Exchange 2007 (8.3.83), Integrated Windows authentication on
+                        InternalURL https://cas-mad-1.contoso.com/owa
+                        ExternalURL https://mail.madrid.contoso.com/owa
+decision     redirected to https://mail.madrid.contoso.com/owa by a page with a link
+because      owa-redirect: The mailbox's site is Internet-facing, so the user gets a page with a link to its ExternalURL.
+client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
+             only after the right password: until then a 401, which tells nothing of the mailbox
+"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dropped_server_is_told_with_what_it_lacks() {
+        let explanation = explained("gil", "/owa/").await;
+        assert!(explanation.is_refusal());
+        let text = explanation.to_string();
+        assert!(text.contains("cas-bra-1  dropped: Integrated Windows authentication is off on its /owa"), "{text}");
+        assert!(text.contains("because      no-integrated-authentication: "), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_mailbox_named_in_the_path_is_the_one_explained() {
+        let text = explained("ana", "/owa/bruno@contoso.com/").await.to_string();
+        assert!(text.contains("names bruno@contoso.com, whose mailbox it is about"), "{text}");
+        assert!(text.contains("site         Porto; the edge stands in Lisbon"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_user_of_an_activesync_query_gives_way_to_the_user_signed_in() {
+        let text = explained("ana", "/Microsoft-Server-ActiveSync?Cmd=Ping&User=bruno").await.to_string();
+        assert!(text.contains("names bruno, but the user signed in comes first"), "{text}");
+        assert!(text.contains("site         Lisbon, where the edge stands"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_server_named_is_the_one_that_the_mailboxs_hash_picks() {
+        let (directory, topology, policy) = contoso().await;
+        let explanation = explain(&question("bruno", "/owa/"), &directory, &topology, &policy).await.unwrap();
+        let entry = directory.find(&MailboxName::parse("bruno").unwrap()).await.unwrap().unwrap();
+        let Decision::Proxy(pool, _) = explanation.decision else { panic!("{explanation}") };
+        let chosen = choice::choose(entry.mailbox.unwrap().key, members(pool, &topology, &policy), |_| true).unwrap();
+        let expected = format!("decision     proxied to {} in Porto", topology.server(chosen).name);
+        assert!(explanation.to_string().contains(&expected), "{explanation}");
+    }
+
+    #[tokio::test]
+    async fn a_site_without_servers_and_the_neighbour_that_serves_it_are_both_told() {
+        let (directory, topology, policy) = contoso().await;
+        let policy = Policy { serve_from_neighbour_site: true, ..policy };
+        let text = explain(&question("filipe", "/owa/"), &directory, &topology, &policy).await.unwrap().to_string();
+        assert!(text.contains("considered   Faro has no Client Access Server\nconsidered   cas-"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn every_user_of_contoso_is_explained_for_every_protocol() {
+        let (directory, topology, policy) = contoso().await;
+        for user in ["ana", "bruno", "carla", "duarte", "elsa", "filipe", "gil", "helena", "nobody"] {
+            for protocol in Protocol::ALL {
+                let parts = QuestionParts { user, protocol: Some(protocol), ..QuestionParts::default() };
+                let question = Question::new(parts, &routing()).unwrap();
+                let text = explain(&question, &directory, &topology, &policy).await.unwrap().to_string();
+                for title in ["request", "user", "directory", "decision", "because", "client sees"] {
+                    assert!(
+                        text.lines().any(|line| line.starts_with(title)),
+                        "{user} {protocol}: no {title} in\n{text}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_topology_without_servers_is_explained_too() {
+        let (directory, topology, _) = contoso().await;
+        let sites = topology.sites().iter().map(|site| site.name.clone()).collect();
+        let empty = Topology::new(crate::routing::topology::TopologyParts { sites, ..Default::default() });
+        let explanation =
+            explain(&question("ana", "/owa/"), &directory, &empty, &Policy::new(SiteId(0))).await.unwrap();
+        assert_eq!(explanation.decision, Decision::Refuse(Refusal::HomeServerUnknown));
+        assert!(explanation.to_string().contains("home server  none that the directory knows"));
+    }
+
+    #[test]
+    fn a_question_that_the_edge_would_not_serve_is_refused_with_its_reason() {
+        let asked = |user, protocol, url| {
+            let eas_version = if user == "version" { Some("twelve") } else { None };
+            Question::new(QuestionParts { user, protocol, url, eas_version }, &routing())
+        };
+        assert_eq!(asked("ana", None, None), Err(QuestionError::NoProtocol));
+        assert_eq!(asked("", Some(Protocol::Owa), None), Err(QuestionError::User(NameError::Empty)));
+        assert_eq!(asked("ana", None, Some("/exadmin/")), Err(QuestionError::NotServed("/exadmin/".to_owned())));
+        assert_eq!(
+            asked("ana", Some(Protocol::Ews), Some("/owa/")),
+            Err(QuestionError::OtherProtocol { given: Protocol::Ews, by_url: Protocol::Owa })
+        );
+        assert!(matches!(asked("ana", None, Some("/owa/%2e%2e/ews")), Err(QuestionError::Url(_))));
+        assert!(matches!(asked("ana", None, Some("ftp://mail.contoso.com/owa/")), Err(QuestionError::Url(_))));
+        assert!(matches!(asked("version", Some(Protocol::ActiveSync), None), Err(QuestionError::EasVersion(_))));
+        assert_eq!(asked("ana", None, Some("/PowerShell/")).unwrap().protocol, Protocol::Opened);
+    }
+}

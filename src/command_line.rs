@@ -1,0 +1,140 @@
+//! What the commands of `main.rs` do and print: results to standard output, what is wrong to standard error.
+
+use std::{error::Error, fmt::Write as _, path::Path, process::ExitCode};
+
+use crate::{
+    config::{self, Config},
+    directory::{Directory as _, DirectoryError, Oddity},
+    explain::{self, Question, QuestionParts},
+    routing::topology::Topology,
+};
+
+/// Exit status of a command that was used wrongly; clap's own.
+pub const USAGE: u8 = 2;
+
+/// `firstcas run`: serves until told to stop.
+pub fn run(file: &Path) -> ExitCode {
+    match Config::load(file) {
+        // The edge is not built yet: this line becomes `crate::run(config)`.
+        Ok(_) => fail("firstcas: this build cannot serve yet; `check` and `explain` work"),
+        Err(errors) => fail(&mistakes(file, &errors.mistakes)),
+    }
+}
+
+/// `firstcas check`: reports every mistake, or what was found.
+pub fn check(file: &Path) -> ExitCode {
+    let found =
+        Config::load(file).map_err(|errors| mistakes(file, &errors.mistakes)).and_then(|config| summary(file, &config));
+    match found {
+        Ok(summary) => {
+            print!("{summary}");
+            ExitCode::SUCCESS
+        }
+        Err(mistakes) => fail(&mistakes),
+    }
+}
+
+/// `firstcas explain`: how a request would be decided. Fails if it would be refused.
+pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
+    };
+    let question = match Question::new(parts, &config.routing) {
+        Ok(question) => question,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let explained = wait_for(async {
+        let directory = config.directory.open().map_err(|error| whole_chain(&error))?;
+        let reading = directory.topology().await.map_err(|error| whole_chain(&error))?;
+        let topology = Topology::new(reading.parts);
+        let policy = config.policy(&topology).map_err(|errors| mistakes(file, &errors.mistakes))?;
+        explain::explain(&question, &directory, &topology, &policy).await.map_err(|error| whole_chain(&error))
+    });
+    match explained {
+        Ok(explanation) => {
+            print!("{explanation}");
+            if explanation.is_refusal() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+        Err(problem) => fail(&problem),
+    }
+}
+
+/// What `check` says of a configuration without mistakes of its own; the directory may still show some.
+fn summary(file: &Path, config: &Config) -> Result<String, String> {
+    let mut text = format!("{}: configuration is good\n", file.display());
+    let listeners: Vec<_> = config.listeners.iter().map(listener_text).collect();
+    let _ = writeln!(text, "listeners  {}", listeners.join("\n           "));
+    match &config.directory {
+        config::Directory::Ldif(ldif) => text.push_str(&wait_for(ldif_summary(file, ldif, config))?),
+        config::Directory::Ldap(settings) => {
+            let urls: Vec<_> = settings.urls.iter().map(url::Url::as_str).collect();
+            let _ = writeln!(text, "directory  {}, not asked by this check", urls.join(", "));
+        }
+    }
+    Ok(text)
+}
+
+async fn ldif_summary(file: &Path, ldif: &Path, config: &Config) -> Result<String, String> {
+    let of_directory = |error: DirectoryError| mistakes(file, &[whole_chain(&error)]);
+    let directory = config.directory.open().map_err(of_directory)?;
+    let reading = directory.topology().await.map_err(of_directory)?;
+    let mut oddities = reading.oddities;
+    oddities.extend(directory.people_oddities(&reading.parts).unwrap_or_default());
+    let topology = Topology::new(reading.parts);
+    let policy = config.policy(&topology).map_err(|errors| mistakes(file, &errors.mistakes))?;
+
+    let client_access = topology.servers().iter().filter(|server| server.client_access).count();
+    let mut text = format!(
+        "directory  {}: {}, {}, {client_access} of them Client Access Servers\nlocal site {}\n",
+        ldif.display(),
+        counted(topology.sites().len(), "site"),
+        counted(topology.servers().len(), "server"),
+        topology.site(policy.local_site).name,
+    );
+    for Oddity { dn, problem } in oddities {
+        let _ = writeln!(text, "odd        {dn}: {problem}");
+    }
+    Ok(text)
+}
+
+fn listener_text(listener: &config::Listener) -> String {
+    let scheme = if listener.tls.is_some() { "https" } else { "http" };
+    let http2 = if listener.tls.as_ref().is_some_and(|tls| tls.http2) { " and HTTP/2" } else { "" };
+    let redirect = listener.redirect_to_https.as_ref().map(|url| format!(", sends clients to {url}"));
+    format!("{scheme}://{}{http2}{}", listener.address, redirect.unwrap_or_default())
+}
+
+/// The headline and one line for each mistake.
+fn mistakes(file: &Path, mistakes: &[impl ToString]) -> String {
+    let headline = format!("{}: {}", file.display(), counted(mistakes.len(), "mistake"));
+    mistakes.iter().fold(headline, |text, mistake| text + "\n  " + &mistake.to_string())
+}
+
+/// An error with everything that caused it; each names only itself.
+fn whole_chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn counted(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+fn fail(text: &str) -> ExitCode {
+    eprintln!("{text}");
+    ExitCode::FAILURE
+}
+
+fn wait_for<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("no runtime: {error}"))?.block_on(work)
+}

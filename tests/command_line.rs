@@ -1,0 +1,248 @@
+//! The command line as an administrator meets it: the real binary, its output and its exit status.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail by panicking
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// A directory to start firstcas in, with the demo's configuration and directory and a certificate.
+struct Place(TempDir);
+
+struct Answer {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+        let place = Place(TempDir::new().unwrap());
+        let made = rcgen::generate_simple_self_signed(vec!["mail.contoso.com".to_owned()]).unwrap();
+        place.write("conf/firstcas.toml", &fs::read_to_string(source.join("firstcas.toml")).unwrap());
+        place.write("conf/contoso.ldif", &fs::read_to_string(source.join("contoso.ldif")).unwrap());
+        place.write("state/demo/edge.pem", &made.cert.pem());
+        place.write("state/demo/edge.key", &made.signing_key.serialize_pem());
+        place.write("state/demo/ca.pem", &made.cert.pem());
+        place
+    }
+
+    fn write(&self, name: &str, contents: &str) {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+
+    fn firstcas(&self, arguments: &[&str]) -> Answer {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_firstcas"))
+            .args(arguments)
+            .current_dir(self.0.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // Outputs here are far smaller than a pipe's buffer, so the process ends without being read from.
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+                panic!("firstcas {arguments:?} did not end within a minute");
+            }
+            thread::yield_now();
+        }
+        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+        Answer {
+            status: status.code().expect("ended by itself"),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn a_good_configuration_is_called_good_in_every_spelling_of_check() {
+    let place = Place::new();
+    for arguments in [
+        &["check", "-c", "conf/firstcas.toml"][..],
+        &["check", "--config", "conf/firstcas.toml"],
+        &["-t", "-c", "conf/firstcas.toml"],
+        &["--test", "--config=conf/firstcas.toml"],
+        &["run", "-t", "-c", "conf/firstcas.toml"],
+    ] {
+        let answer = place.firstcas(arguments);
+        assert_eq!((answer.status, answer.stderr.as_str()), (0, ""), "{arguments:?}");
+        assert!(answer.stdout.starts_with("conf/firstcas.toml: configuration is good\n"), "{}", answer.stdout);
+        assert!(answer.stdout.contains("https://127.0.0.1:8443\n"), "{}", answer.stdout);
+        assert!(answer.stdout.contains("5 sites, 13 servers, 6 of them Client Access Servers\n"), "{}", answer.stdout);
+        assert!(answer.stdout.contains("local site Lisbon\n"), "{}", answer.stdout);
+    }
+}
+
+#[test]
+fn ten_mistakes_are_all_reported_each_with_its_place() {
+    let place = Place::new();
+    place.write(
+        "bad.toml",
+        "[[listener]]\n\
+         address = \"localhost\"\n\
+         [[listener]]\n\
+         address = \"127.0.0.1:8443\"\n\
+         tls = { certificate = \"gone.pem\", key = \"state/demo/ca.pem\" }\n\
+         [directory]\n\
+         ldiff = \"conf/contoso.ldif\"\n\
+         [cache]\n\
+         found_lifetime = 5\n\
+         [routing]\n\
+         open_paths = [\"/a/b\"]\n\
+         [upstream]\n\
+         fingerprints = [\"12\"]\n\
+         [timeouts]\n\
+         web = \"0s\"\n\
+         [limit]\n\
+         [log]\n\
+         format = \"xml\"\n",
+    );
+    let answer = place.firstcas(&["check", "-c", "bad.toml"]);
+    assert_eq!((answer.status, answer.stdout.as_str()), (1, ""));
+    let mut lines = answer.stderr.lines();
+    assert_eq!(lines.next(), Some("bad.toml: 11 mistakes"));
+    let places: Vec<_> = lines.map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(": ")).collect();
+    assert_eq!(
+        places,
+        [
+            "  bad.toml:2:11: listener[1].address",
+            "  bad.toml:5:23: listener[2].tls.certificate",
+            "  bad.toml:5:41: listener[2].tls.key",
+            "  bad.toml:6:1: directory",
+            "  bad.toml:7:1: directory.ldiff",
+            "  bad.toml:9:18: cache.found_lifetime",
+            "  bad.toml:11:15: routing.open_paths[1]",
+            "  bad.toml:13:17: upstream.fingerprints[1]",
+            "  bad.toml:15:7: timeouts.web",
+            "  bad.toml:16:2: limit",
+            "  bad.toml:18:10: log.format",
+        ],
+        "{}",
+        answer.stderr
+    );
+    for cure in ["did you mean `ldif`?", "did you mean `limits`?", "\"5s\" or \"5m\""] {
+        assert!(answer.stderr.contains(cure), "{}", answer.stderr);
+    }
+}
+
+#[test]
+fn mistakes_that_show_only_against_the_directory_are_reported_too() {
+    let place = Place::new();
+    let sample = fs::read_to_string(place.0.path().join("conf/firstcas.toml")).unwrap();
+    place.write("site.toml", &format!("{}\n[sites.Portho]\n", sample.replace("\"Lisbon\"", "\"Lisboa\"")));
+    let answer = place.firstcas(&["check", "-c", "site.toml"]);
+    assert_eq!(answer.status, 1);
+    assert!(answer.stderr.starts_with("site.toml: 2 mistakes\n"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("sites.portho: the directory has no AD site `portho`; did you mean `Porto`?"));
+    assert!(
+        answer.stderr.contains("routing.local_site: the directory has no AD site `Lisboa`; did you mean `Lisbon`?")
+    );
+
+    place.write("conf/contoso.ldif", "dn: DC=contoso,DC=com\nnot LDIF\n");
+    let answer = place.firstcas(&["check", "-c", "conf/firstcas.toml"]);
+    assert_eq!(answer.status, 1);
+    assert!(answer.stderr.starts_with("conf/firstcas.toml: 1 mistake\n"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("conf/contoso.ldif:2: "), "{}", answer.stderr);
+}
+
+#[test]
+fn an_oddity_of_the_directory_is_shown_without_failing_the_check() {
+    let place = Place::new();
+    let ldif = fs::read_to_string(place.0.path().join("conf/contoso.ldif")).unwrap();
+    let homeless = "\ndn: CN=Odd One,CN=Users,DC=contoso,DC=com\nobjectClass: user\nsAMAccountName: odd\n\
+                    mailNickname: odd\nhomeMDB: CN=Gone,DC=contoso,DC=com\nmsExchHomeServerName: /o=Contoso/cn=gone\n";
+    place.write("conf/contoso.ldif", &format!("{ldif}{homeless}"));
+    let answer = place.firstcas(&["check", "-c", "conf/firstcas.toml"]);
+    assert_eq!(answer.status, 0, "{}", answer.stderr);
+    assert!(answer.stdout.contains("odd        CN=Odd One,CN=Users,DC=contoso,DC=com: "), "{}", answer.stdout);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_mistake_and_not_a_crash() {
+    let place = Place::new();
+    for arguments in [
+        &["check", "-c", "gone.toml"][..],
+        &["-t", "-c", "gone.toml"],
+        &["run", "-c", "gone.toml"],
+        &["explain", "-c", "gone.toml", "--user", "ana", "--protocol", "owa"],
+    ] {
+        let answer = place.firstcas(arguments);
+        assert_eq!((answer.status, answer.stdout.as_str()), (1, ""), "{arguments:?}");
+        assert!(answer.stderr.starts_with("gone.toml: 1 mistake\n  gone.toml: there is no file gone.toml; "));
+    }
+}
+
+#[test]
+fn explain_tells_the_decision_and_fails_if_it_is_a_refusal() {
+    let place = Place::new();
+    let explain = |arguments: &[&str]| place.firstcas(&[&["explain", "-c", "conf/firstcas.toml"], arguments].concat());
+
+    let bruno = explain(&["--user", "bruno", "--protocol", "owa"]);
+    assert_eq!((bruno.status, bruno.stderr.as_str()), (0, ""));
+    assert!(bruno.stdout.contains("because      proxy-to-site: "), "{}", bruno.stdout);
+
+    let carla = explain(&["--user", "CONTOSO\\carla", "--protocol", "activesync", "--eas-version", "14.1"]);
+    assert_eq!(carla.status, 0, "{}", carla.stderr);
+    assert!(carla.stdout.contains(", protocol version 14.1\n"), "{}", carla.stdout);
+    assert!(carla.stdout.contains("because      activesync-redirect: "), "{}", carla.stdout);
+
+    let anas_wish = explain(&["--user", "ana", "--url", "https://mail.contoso.com/owa/bruno@contoso.com/"]);
+    assert_eq!(anas_wish.status, 0, "{}", anas_wish.stderr);
+    assert!(anas_wish.stdout.contains("site         Porto; "), "{}", anas_wish.stdout);
+
+    let gil = explain(&["--user", "gil", "--protocol", "availability"]);
+    assert_eq!((gil.status, gil.stderr.as_str()), (1, ""));
+    assert!(gil.stdout.contains("because      no-integrated-authentication: "), "{}", gil.stdout);
+}
+
+#[test]
+fn wrong_usage_has_its_own_exit_status() {
+    let place = Place::new();
+    for arguments in [
+        &[][..],
+        &["serve"],
+        &["-c", "conf/firstcas.toml"],
+        &["check", "--colour"],
+        &["explain", "-c", "conf/firstcas.toml", "--user", "ana"],
+        &["explain", "-c", "conf/firstcas.toml", "--user", "ana", "--protocol", "imap"],
+        &["explain", "-c", "conf/firstcas.toml", "--user", "a:b", "--protocol", "owa"],
+        &["explain", "-c", "conf/firstcas.toml", "--user", "ana", "--protocol", "ews", "--url", "/owa/"],
+        &["explain", "-c", "conf/firstcas.toml", "--user", "ana", "--protocol", "owa", "--eas-version", "x"],
+    ] {
+        let answer = place.firstcas(arguments);
+        assert_eq!((answer.status, answer.stdout.as_str()), (2, ""), "{arguments:?}");
+        assert!(!answer.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_and_version_read_well() {
+    let place = Place::new();
+    let help = place.firstcas(&["--help"]);
+    assert_eq!(help.status, 0);
+    for text in
+        ["run", "check", "explain", "/etc/firstcas/firstcas.toml", "firstcas -t -c conf/firstcas.toml", "Exit status"]
+    {
+        assert!(help.stdout.contains(text), "{text} in\n{}", help.stdout);
+    }
+    for command in ["run", "check", "explain"] {
+        let help = place.firstcas(&[command, "--help"]);
+        assert!(help.stdout.contains("Example"), "{}", help.stdout);
+        assert!(help.stdout.lines().all(|line| line.len() < 140), "{}", help.stdout);
+    }
+    let version = place.firstcas(&["--version"]);
+    assert_eq!((version.status, version.stdout.trim()), (0, concat!("firstcas ", env!("CARGO_PKG_VERSION"))));
+}
