@@ -118,7 +118,7 @@ impl Edge {
         check_framing(session)?;
 
         let (path, query) = path_and_query(session.req_header())?;
-        let protocol = self.protocol_of(&path)?;
+        let protocol = self.config.routing.protocol_of(&path).ok_or(Denial::PathNotServed)?;
         context.story.protocol = Some(protocol);
         self.check_announced_body(session.req_header(), protocol)?;
 
@@ -172,15 +172,6 @@ impl Edge {
                 return Err(Denial::Internal);
             }
         }))
-    }
-
-    fn protocol_of(&self, path: &str) -> Result<Protocol, Denial> {
-        if let Some(protocol) = Protocol::of_path(path) {
-            return Ok(protocol);
-        }
-        let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        let opened = self.config.routing.open_paths.iter().any(|open| open.eq_ignore_ascii_case(first));
-        if opened { Ok(Protocol::Opened) } else { Err(Denial::PathNotServed) }
     }
 
     fn check_announced_body(&self, request: &RequestHeader, protocol: Protocol) -> Result<(), Denial> {

@@ -25,8 +25,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    config::{self, Config, ConfigErrors, ListenerTls},
-    directory::{self, Directory, DirectoryError, cache::CachedDirectory},
+    config::{Config, ConfigErrors, ListenerTls},
+    directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
         organisation::{Organisation, OrganisationError},
@@ -82,20 +82,12 @@ pub enum StartError {
     System(#[from] std::io::Error),
 }
 
-/// Opens the directory that the configuration names.
-pub fn open_directory(config: &Config) -> Result<Arc<dyn Directory>, DirectoryError> {
-    Ok(match &config.directory {
-        config::Directory::Ldif(path) => Arc::new(directory::ldif::open(path)?),
-        config::Directory::Ldap(settings) => Arc::new(directory::ldap::open(settings.clone())?),
-    })
-}
-
 /// Starts the edge: reads the organisation, binds every listener, serves.
 pub fn start(config: Config) -> Result<Running, StartError> {
     let directory_runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("directory").enable_all().build()?;
     let config = Arc::new(config);
-    let directory = open_directory(&config)?;
+    let directory: Arc<dyn Directory> = Arc::new(config.directory.open()?);
     let organisation = directory_runtime.block_on(read_organisation(&*directory, &config))?;
     let organisation = Arc::new(ArcSwap::from_pointee(organisation));
     directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));
