@@ -5,4 +5,9 @@ mod connections;
 #[path = "../contoso/mod.rs"]
 mod contoso;
 mod harness;
+mod hygiene;
+mod record;
 mod routing;
+mod sizes;
+mod streaming;
+mod wire;
