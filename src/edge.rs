@@ -19,7 +19,13 @@ pub mod pools;
 pub mod respond;
 mod story;
 
-use std::{any::Any, borrow::Cow, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    borrow::Cow,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -113,6 +119,9 @@ impl Edge {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
     async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
         let organisation = context.organisation.clone();
+        if header_bytes(session) > self.config.limits.header_bytes {
+            return Err(Denial::HeaderTooLarge);
+        }
         let received = session.req_header();
         hygiene::check(received.version, &received.headers).map_err(Denial::Malformed)?;
         check_framing(session)?;
@@ -465,6 +474,22 @@ impl ProxyHttp for Edge {
 /// The server's certificate or TLS version is not what the configuration asks for.
 const UNTRUSTED_SERVER: ErrorType = ErrorType::new("UntrustedServer");
 
+/// The size of the request's header: as it came over HTTP/1, as RFC 9113 section 6.5.2 counts it over HTTP/2.
+fn header_bytes(session: &Session) -> u64 {
+    const FIELD_OVERHEAD_BYTES: usize = 32;
+    let bytes = match session.as_downstream().as_http1() {
+        Some(h1) => h1.get_headers_raw_bytes().len(),
+        None => {
+            let request = session.req_header();
+            let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES
+            };
+            request.raw_path().len() + request.headers.iter().map(size).sum::<usize>()
+        }
+    };
+    bytes as u64
+}
+
 /// Pingora drops `Content-Length` where `Transfer-Encoding` is there too, so the fields as received are asked.
 fn check_framing(session: &Session) -> Result<(), Denial> {
     const FIELDS_MAX: usize = 256; // Pingora reads no more
@@ -486,15 +511,21 @@ fn check_framing(session: &Session) -> Result<(), Denial> {
 /// both come from the raw request target that is passed on.
 fn path_and_query(request: &RequestHeader) -> Result<(Cow<'_, str>, Option<&str>), Denial> {
     let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Denial::BadPath(path::PathError::NotUtf8))?;
-    let raw = if raw.starts_with('/') {
-        raw
-    } else {
-        // Absolute form (RFC 9112 section 3.2.2): `http` has parsed it.
-        request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
-    };
+    let raw = if raw.starts_with('/') { raw } else { of_absolute_form(raw).ok_or(NOT_A_PATH)? };
     let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
     Ok((path::decode(path).map_err(Denial::BadPath)?, query))
 }
+
+/// The path and query of an absolute request target (RFC 9112 section 3.2.2). Its authority, which Pingora has compared
+/// with `Host`, decides nothing. `None`: it is another form or has no path.
+fn of_absolute_form(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    let path = rest.find(['/', '?', '#', '\\']).filter(|_| is_http)?;
+    rest.get(path..).filter(|path| path.starts_with('/'))
+}
+
+const NOT_A_PATH: Denial = Denial::BadPath(path::PathError::NotAPath);
 
 fn whose(lookup: &Lookup) -> Whose<'_> {
     match lookup {
@@ -561,7 +592,7 @@ fn denial_of(error: &Error) -> Option<Denial> {
 fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer {
     context.story.denial = Some(denial);
     match denial {
-        Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable => {
+        Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable | Denial::HeaderTooLarge => {
             let client = client_ip(session).map_or_else(|| "-".to_owned(), |ip| ip.to_string());
             Event::MalformedRequest.report(format_args!("a request from {client} was malformed: {}", denial.name()));
             session.set_keepalive(None);
@@ -581,7 +612,9 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
 
 async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     // A client that waits for a 100 before its body, or has a long one to send, must not be waited for in turn.
-    if session.req_header().headers.contains_key(EXPECT) || announces_long_body(session.req_header()) {
+    let waits = session.req_header().headers.contains_key(EXPECT);
+    let sends_on = !waits && announces_long_body(session.req_header());
+    if waits || sends_on {
         session.set_keepalive(None);
     }
     let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 3))?;
@@ -597,7 +630,21 @@ async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     if body_wanted {
         session.write_response_body(Some(Bytes::from(answer.body.clone())), true).await?;
     }
+    if sends_on {
+        linger(session).await;
+    }
     Ok(())
+}
+
+/// Takes in what the client is still sending, for a while. Closing at once would reset the connection, and a client
+/// that sends before it reads would never see its answer (RFC 9112 section 9.6).
+async fn linger(session: &mut Session) {
+    const LONGEST: Duration = Duration::from_secs(5); // some 60 MB at 100 Mbit/s; a client slower than that retries
+    let _ = session.as_downstream_mut().finish_body().await; // the answer leaves first; an error shows below again
+    let rest = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
+    if tokio::time::timeout(LONGEST, rest).await.is_err() {
+        log::debug!("a client was still sending after its answer and was cut off");
+    }
 }
 
 fn announces_long_body(request: &RequestHeader) -> bool {
