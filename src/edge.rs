@@ -2,6 +2,7 @@
 //!
 //! | phase | what happens |
 //! |---|---|
+//! | before any | [`door`] bounds how long a client may take to send a header |
 //! | `early_request_filter` | the client gets its time limits |
 //! | `request_filter` | [`Edge::course`]: facts, identity, directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
@@ -10,6 +11,7 @@
 //! | `response_filter` | a back-end that cannot do Windows authentication is reported |
 //! | `logging` | [`story`] writes the access log line |
 
+pub mod door;
 pub mod health;
 pub mod hygiene;
 pub mod organisation;
@@ -252,6 +254,7 @@ impl ProxyHttp for Edge {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
+        door::header_arrived();
         Context {
             organisation: self.organisation.load_full(),
             pin: Pin::default(),
@@ -274,10 +277,7 @@ impl ProxyHttp for Edge {
     }
 
     fn persist_connection_context(&self, _: &Session, context: &Context) -> Option<Box<dyn Any + Send + Sync>> {
-        match context.pin {
-            Pin::Shared => None,
-            Pin::Pinned(_) => Some(Box::new(context.pin)),
-        }
+        Some(Box::new(context.pin))
     }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
@@ -289,6 +289,11 @@ impl ProxyHttp for Edge {
         let answer = match self.course(session, context).await {
             Ok(Course::Onward(destination)) => {
                 context.destination = Some(destination);
+                if let Some(protocol) = context.story.protocol {
+                    let silence = Some(self.config.timeouts.client(protocol));
+                    session.as_downstream_mut().set_read_timeout(silence);
+                    session.as_downstream_mut().set_write_timeout(silence);
+                }
                 return Ok(false);
             }
             Ok(Course::Http11Required) => {

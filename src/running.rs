@@ -29,6 +29,7 @@ use crate::{
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
+        door::Door,
         organisation::{Organisation, OrganisationError},
     },
     events::Event,
@@ -102,7 +103,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         max_retries: MAX_SERVERS_TRIED,
         ..ServerConf::default()
     });
-    let mut serving = pingora_proxy::http_proxy_service_with_name(&server, edge, "edge");
+    let door = Door::new(pingora_proxy::http_proxy(&server, edge), config.timeouts.clone());
+    let mut serving = Service::new("edge".into(), door);
     let sockets: ListenFds = Arc::new(Mutex::new(pingora_core::server::Fds::new()));
     let mut redirecting = Vec::new();
     let mut addresses = Vec::new();

@@ -180,8 +180,7 @@ fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
          tls = {{ certificate = \"{place}/edge.pem\", key = \"{place}/edge.key\"{http2} }}\n\
          {tables}\n\
          [resolve]\n",
-        local_site =
-            if further.contains("routing.local_site") { "" } else { "routing.local_site = \"Lisbon\"\n" },
+        local_site = if further.contains("routing.local_site") { "" } else { "routing.local_site = \"Lisbon\"\n" },
         ca = if further.contains("upstream.ca ") || further.contains("upstream.insecure") {
             String::new()
         } else {
@@ -191,7 +190,8 @@ fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
         http2 = if further.contains("# http2") { ", http2 = true" } else { "" },
     );
     for (host, address) in contoso.resolve() {
-        let address = plan.instead.iter().find(|(name, _)| *name == host).map_or(address, |(_, other)| other.to_string());
+        let address =
+            plan.instead.iter().find(|(name, _)| *name == host).map_or(address, |(_, other)| other.to_string());
         writeln!(text, "\"{host}\" = \"{address}\"").expect("a String grows");
     }
     let file = folder.path().join("firstcas.toml");

@@ -28,25 +28,38 @@ async fn a_request_that_could_be_read_two_ways_is_refused_and_its_connection_clo
     for (what, request) in [
         (
             "length and encoding",
-            "POST /owa/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            "POST /owa/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_owned(),
         ),
         (
             "length and encoding the other way round",
-            "POST /owa/ HTTP/1.1\r\nHost: h\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n".to_owned(),
+            "POST /owa/ HTTP/1.1\r\nHost: h\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n"
+                .to_owned(),
         ),
-        ("two lengths", "POST /owa/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello".to_owned()),
+        (
+            "two lengths",
+            "POST /owa/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello".to_owned(),
+        ),
         ("a list of lengths", "POST /owa/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5, 5\r\n\r\nhello".to_owned()),
-        ("encoding gzip", "POST /owa/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned()),
+        (
+            "encoding gzip",
+            "POST /owa/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        ),
         ("two Hosts", "GET /owa/ HTTP/1.1\r\nHost: mail.contoso.com\r\nHost: evil.example\r\n\r\n".to_owned()),
         ("no Host", "GET /owa/ HTTP/1.1\r\n\r\n".to_owned()),
         ("a Host that is no name", "GET /owa/ HTTP/1.1\r\nHost: a@b\r\n\r\n".to_owned()),
         (
             "two Authorizations",
-            format!("GET /owa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {ana}\r\nAuthorization: NTLM TlRMTVNTUAABAAAA\r\n\r\n"),
+            format!(
+                "GET /owa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {ana}\r\nAuthorization: NTLM TlRMTVNTUAABAAAA\r\n\r\n"
+            ),
         ),
         ("a field name with a space", "GET /owa/ HTTP/1.1\r\nHost : h\r\n\r\n".to_owned()),
         ("a folded field", "GET /owa/ HTTP/1.1\r\nHost: h\r\nX-A: b\r\n c\r\n\r\n".to_owned()),
-        ("encoding in HTTP/1.0", "POST /owa/ HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned()),
+        (
+            "encoding in HTTP/1.0",
+            "POST /owa/ HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        ),
         ("not HTTP", "\x16\x03\x01\x02\r\n\r\n".to_owned()),
     ] {
         // `raw` returns when the edge closes, so that is asserted too.

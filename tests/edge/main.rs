@@ -4,10 +4,12 @@
 mod connections;
 #[path = "../contoso/mod.rs"]
 mod contoso;
+mod drain;
 mod harness;
 mod hygiene;
 mod record;
 mod routing;
 mod sizes;
 mod streaming;
+mod waiting;
 mod wire;

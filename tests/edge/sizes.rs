@@ -69,11 +69,8 @@ async fn a_client_that_sends_too_large_a_body_all_the_same_reads_why() {
         let ana = credential("ana");
         wire.send(format!("POST /owa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {ana}\r\n{framing}\r\n\r\n")).await;
         // Many clients read nothing until they have sent everything.
-        let piece = if framing.starts_with("Content") {
-            "x".repeat(1000)
-        } else {
-            format!("3e8\r\n{}\r\n", "x".repeat(1000))
-        };
+        let piece =
+            if framing.starts_with("Content") { "x".repeat(1000) } else { format!("3e8\r\n{}\r\n", "x".repeat(1000)) };
         for _ in 0..3000 {
             wire.send(&piece).await;
         }
@@ -88,10 +85,8 @@ async fn a_body_over_its_limit_never_arrives_whole() {
     let server = house.get("ana", "/owa/").await.server().to_owned();
     let mut wire = house.wire().await;
     let ana = credential("ana");
-    wire.send(format!(
-        "POST /owa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {ana}\r\nTransfer-Encoding: chunked\r\n\r\n"
-    ))
-    .await;
+    wire.send(format!("POST /owa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {ana}\r\nTransfer-Encoding: chunked\r\n\r\n"))
+        .await;
     wire.send(format!("2711\r\n{}\r\n0\r\n\r\n", "x".repeat(10_001))).await;
     let answer = wire.head().await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");

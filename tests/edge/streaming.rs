@@ -73,7 +73,8 @@ async fn a_large_answer_waits_behind_until_its_client_reads() {
     let house = House::planned(Plan { instead, ..Plan::default() }).await;
     let mut wire = house.wire().await;
     let elsa = credential("elsa");
-    wire.send(format!("GET /exchange/elsa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {elsa}\r\nConnection: close\r\n\r\n")).await;
+    wire.send(format!("GET /exchange/elsa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {elsa}\r\nConnection: close\r\n\r\n"))
+        .await;
     let at_first = written.recv().await.expect("the back-end was stopped");
     assert!(at_first < BUFFERED_MAX, "{at_first} bytes are buffered for a client that reads none");
     wire.head().await;
