@@ -576,9 +576,16 @@ fn directory_away(error: &dyn std::error::Error) -> Denial {
 fn server_failed(context: &mut Context, error: &Error) {
     let Some(server) = context.story.server else { return };
     context.tried.push(server);
-    if context.organisation.health.mark_dead(server) {
-        let name = &context.organisation.topology.server(server).name;
-        Event::ServerUnreachable.report(format_args!("{name} does not accept connections: {error}"));
+    if !context.organisation.health.mark_dead(server) {
+        return;
+    }
+    let name = &context.organisation.topology.server(server).name;
+    match error.etype() {
+        etype if *etype == UNTRUSTED_SERVER => {} // told with the reason, where it was found
+        ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure => {
+            Event::ServerCertificate.report(format_args!("{name} is not believed: {error}"));
+        }
+        _ => Event::ServerUnreachable.report(format_args!("{name} does not accept connections: {error}")),
     }
 }
 

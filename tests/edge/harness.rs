@@ -1,6 +1,14 @@
 //! The whole of Contoso behind a real edge, on free loopback ports, and clients that hold their connections in hand.
 
-use std::{fmt::Write as _, future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
@@ -167,6 +175,11 @@ pub async fn start_edge(contoso: &Contoso, folder: &TempDir, plan: Plan) -> Runn
 fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
     let place = folder.path().display();
     let further = plan.further.replace("@FOLDER@", &place.to_string());
+    let further = if further.contains("@FINGERPRINT@") {
+        further.replace("@FINGERPRINT@", &fingerprint(&folder.path().join("servers.pem")))
+    } else {
+        further
+    };
     // A table of its own would take the keys after it, so tables come last.
     let (further, tables) = further.split_at(further.find("\n[").unwrap_or(further.len()));
     let ldif = format!("directory.ldif = \"{place}/contoso.ldif\"\n");
@@ -197,6 +210,15 @@ fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
     let file = folder.path().join("firstcas.toml");
     std::fs::write(&file, text).expect("the configuration is written");
     file
+}
+
+/// As the sample configuration says that an administrator finds it.
+fn fingerprint(certificate: &Path) -> String {
+    let command = ["x509", "-noout", "-fingerprint", "-sha256", "-in"];
+    let said = Command::new("openssl").args(command).arg(certificate).output();
+    let said = said.expect("openssl is installed (Debian: openssl)").stdout;
+    let said = String::from_utf8(said).expect("text");
+    said.trim().rsplit('=').next().expect("a fingerprint").to_owned()
 }
 
 impl Client {

@@ -7,9 +7,12 @@ mod contoso;
 mod drain;
 mod harness;
 mod hygiene;
+#[path = "../openldap/mod.rs"]
+mod openldap;
 mod record;
 mod routing;
 mod sizes;
 mod streaming;
+mod tls;
 mod waiting;
 mod wire;
