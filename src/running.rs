@@ -252,7 +252,9 @@ struct ToHttps {
 #[async_trait::async_trait]
 impl ServeHttp for ToHttps {
     async fn response(&self, session: &mut ServerSession) -> http::Response<Vec<u8>> {
-        let target = session.req_header().uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let target = session.req_header().uri.path_and_query().map(http::uri::PathAndQuery::as_str);
+        // Whatever is no path could become part of the host's name.
+        let target = target.filter(|target| target.starts_with('/')).unwrap_or("/");
         let location = format!("{}{target}", self.origin.as_str().trim_end_matches('/'));
         // 307 keeps the method, so that a phone's POST is not turned into a GET.
         http::Response::builder()
