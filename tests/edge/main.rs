@@ -7,6 +7,7 @@ mod contoso;
 mod drain;
 mod harness;
 mod hygiene;
+mod logging;
 #[path = "../openldap/mod.rs"]
 mod openldap;
 mod record;
