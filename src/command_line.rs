@@ -6,7 +6,9 @@ use crate::{
     config::{self, Config},
     directory::{Directory as _, DirectoryError, Oddity},
     explain::{self, Question, QuestionParts},
+    logging,
     routing::topology::Topology,
+    running::{StartError, start},
 };
 
 /// Exit status of a command that was used wrongly; clap's own.
@@ -14,10 +16,19 @@ pub const USAGE: u8 = 2;
 
 /// `firstcas run`: serves until told to stop.
 pub fn run(file: &Path) -> ExitCode {
-    match Config::load(file) {
-        // The edge is not built yet: this line becomes `crate::run(config)`.
-        Ok(_) => fail("firstcas: this build cannot serve yet; `check` and `explain` work"),
-        Err(errors) => fail(&mistakes(file, &errors.mistakes)),
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
+    };
+    logging::start(&config.log);
+    let running = match start(config) {
+        Ok(running) => running,
+        Err(StartError::Policy(errors)) => return fail(&mistakes(file, &errors.mistakes)),
+        Err(error) => return fail(&whole_chain(&error)),
+    };
+    match running.run_until_signalled() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&whole_chain(&error)),
     }
 }
 

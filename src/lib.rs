@@ -1,13 +1,42 @@
 //! `firstcas`: the First CAS of Exchange Server 2007, as an edge proxy.
+//!
+//! # The life of a request
+//!
+//! ```text
+//! client -> listener (TLS) -> facts -> identity -> directory (cache) -> decide -> pool / pin -> Second CAS
+//!                                                                     \-> redirect page, 451, 302, refusal
+//! ```
+//!
+//! 1. [`edge`] takes the request from Pingora and turns it into [`identity::Facts`].
+//! 2. [`identity::identify`] says whose mailbox it is about, as far as the request claims.
+//! 3. [`directory`] says where that mailbox lives; a bounded cache stands in front.
+//! 4. [`routing::decide`] decides: pure, no I/O, no clock. **The core; read it first.**
+//! 5. [`edge::respond`] turns redirects and refusals into answers.
+//! 6. [`edge::pools`] picks the server, [`edge::pin`] says whose connection may be used.
+//! 7. Pingora proxies; one access log line tells the whole story.
+//!
+//! # Invariants
+//!
+//! 1. No client byte chooses an upstream address.
+//! 2. A connection that ever carried a connection-bound credential (NTLM, Negotiate) belongs to one client connection.
+//! 3. A shared connection never carries a connection-bound credential.
+//! 4. A request that may have been delivered is never delivered twice.
+//! 5. Where a mailbox lives is told only to someone who proved who they are.
+//! 6. Passwords, tokens and cookies never reach a log, a metric, an error text or a `Debug`.
+//! 7. The last good configuration and topology stay in force when a new one is bad or the directory is away.
+//! 8. Every refusal says which rule refused: in the log, in an event with a stable id, and to the user.
+//! 9. Nothing grows without a bound.
+
 pub mod command_line;
 pub mod config;
 pub mod directory;
-/// What stands between the network and the core.
-pub mod edge {
-    pub mod hygiene;
-    pub mod path;
-}
+pub mod edge;
+pub mod events;
 pub mod explain;
 pub mod identity;
+pub mod logging;
 pub mod routing;
+pub mod running;
 pub mod secret;
+
+pub use running::{Running, start};

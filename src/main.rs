@@ -23,7 +23,8 @@ fn main() -> ExitCode {
 /// firstcas plays the First CAS of Exchange Server 2007: it finds out whose mailbox a request is for, asks the directory
 /// where that mailbox lives, and serves it from there.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(version, verbatim_doc_comment, after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -39,7 +40,7 @@ enum Command {
     /// Serve clients until told to stop.
     ///
     /// SIGTERM stops accepting clients and lets requests in flight finish, for as long as process.drain_timeout allows.
-    #[command(after_help = "Example:\n  firstcas run -c conf/firstcas.toml")]
+    #[command(verbatim_doc_comment, after_help = "Example:\n  firstcas run -c conf/firstcas.toml")]
     Run {
         #[command(flatten)]
         file: File,
@@ -50,7 +51,7 @@ enum Command {
     /// Report every mistake of a configuration, with its place and cure.
     ///
     /// Reads all files that the configuration names. Exit status: 0 if it is good, 1 if it has mistakes.
-    #[command(after_help = "Example:\n  firstcas check -c conf/firstcas.toml")]
+    #[command(verbatim_doc_comment, after_help = "Example:\n  firstcas check -c conf/firstcas.toml")]
     Check {
         #[command(flatten)]
         file: File,
@@ -60,7 +61,7 @@ enum Command {
     /// Asks the directory of the configuration, as the edge would: who the user is, where the mailbox lives, which
     /// servers were considered and why each was kept or dropped, what is decided by which rule, and what the client
     /// sees. Exit status: 0 if the request is served, 1 if it is refused.
-    #[command(after_help = EXPLAIN_EXAMPLES)]
+    #[command(after_help = EXPLAIN_EXAMPLES, verbatim_doc_comment)]
     Explain(Question),
 }
 

@@ -192,7 +192,7 @@ pub fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
     let (unit_ms, unit) = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")]
         .into_iter()
-        .find(|(unit_ms, _)| ms > 0 && ms % unit_ms == 0)
+        .find(|(unit_ms, _)| ms > 0 && ms.is_multiple_of(*unit_ms))
         .unwrap_or((1, "ms"));
     format!("{}{unit}", ms / unit_ms)
 }
@@ -201,7 +201,7 @@ pub fn duration_text(duration: Duration) -> String {
 pub fn size_text(bytes: u64) -> String {
     let (unit_bytes, unit) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
-        .find(|(unit_bytes, _)| bytes > 0 && bytes % unit_bytes == 0)
+        .find(|(unit_bytes, _)| bytes > 0 && bytes.is_multiple_of(*unit_bytes))
         .unwrap_or((1, "B"));
     format!("{} {unit}", bytes / unit_bytes)
 }

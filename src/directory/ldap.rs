@@ -93,17 +93,20 @@ pub fn open(settings: Settings) -> Result<Organisation, DirectoryError> {
         slots,
         turn: AtomicUsize::new(0),
         links_opened: AtomicU64::new(0),
+        answered_last: AtomicUsize::new(0),
         binds: Semaphore::new(BINDS_IN_FLIGHT_MAX),
     })))
 }
 
 /// The servers and the connections to them.
-pub struct Servers {
+pub(super) struct Servers {
     settings: Settings,
     tls: Option<Arc<ClientConfig>>,
     slots: Vec<Mutex<Slot>>,
     turn: AtomicUsize,
     links_opened: AtomicU64,
+    /// Place in `settings.urls` of the server that the newest link leads to.
+    answered_last: AtomicUsize,
     binds: Semaphore,
 }
 
@@ -180,32 +183,36 @@ impl Servers {
         .await
     }
 
-    /// Whether a bind as this DN with this password succeeds, on a connection of its own.
+    /// Whether a bind as this DN with this password succeeds, on a connection of its own. The server that answered the
+    /// searches last is asked first, so that a mute one does not slow every logon.
     pub(super) async fn bind_as(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
-        let operation = "a bind to verify a password";
-        let patience = self.settings.connect_timeout + self.settings.search_timeout;
-        let timed_out = || DirectoryError::TimedOut { operation: operation.to_owned(), after: patience };
-        let bind = async {
-            let Ok(_turn) = self.binds.acquire().await else { return Err(timed_out()) };
-            let mut last = None;
-            for url in &self.settings.urls {
-                let bound = match self.connect(url).await {
-                    Ok(mut ldap) => ldap.simple_bind(dn, password).await,
-                    Err(error) => {
-                        last = Some(error);
-                        continue;
-                    }
-                };
-                match bound.map(|result| (result.rc, result)) {
-                    Ok((SUCCESS, _)) => return Ok(true),
-                    Ok((INVALID_CREDENTIALS, _)) => return Ok(false),
-                    Ok((_, result)) => return Err(failure(url.as_str(), operation, LdapError::LdapResult { result })),
-                    Err(error) => last = Some(failure(url.as_str(), operation, error)),
+        let timed_out =
+            || DirectoryError::TimedOut { operation: BIND_AS.to_owned(), after: self.settings.search_timeout };
+        let turn = timeout(self.settings.search_timeout, self.binds.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(timed_out()) };
+        let first = self.answered_last.load(Ordering::Relaxed);
+        let servers = self.settings.urls.iter().skip(first).chain(self.settings.urls.iter().take(first));
+        let mut last = None;
+        for url in servers {
+            let mut ldap = match self.connect(url).await {
+                Ok(ldap) => ldap,
+                Err(error) => {
+                    last = Some(error);
+                    continue;
                 }
-            }
-            Err(last.unwrap_or_else(timed_out))
-        };
-        timeout(patience, bind).await.unwrap_or_else(|_| Err(timed_out()))
+            };
+            last = Some(match timeout(self.settings.search_timeout, ldap.simple_bind(dn, password)).await {
+                Ok(Ok(result)) => match result.rc {
+                    SUCCESS => return Ok(true),
+                    INVALID_CREDENTIALS => return Ok(false),
+                    UNAVAILABLE => failure(url.as_str(), BIND_AS, LdapError::LdapResult { result }),
+                    _ => return Err(failure(url.as_str(), BIND_AS, LdapError::LdapResult { result })),
+                },
+                Ok(Err(error)) => failure(url.as_str(), BIND_AS, error),
+                Err(_) => timed_out(),
+            });
+        }
+        Err(last.unwrap_or_else(timed_out))
     }
 
     /// The servers, for messages.
@@ -320,9 +327,12 @@ impl Servers {
 
     async fn open_link(&self) -> Result<Link, DirectoryError> {
         let mut last = None;
-        for url in &self.settings.urls {
+        for (place, url) in self.settings.urls.iter().enumerate() {
             match timeout(self.settings.connect_timeout, self.open_link_to(url)).await {
-                Ok(Ok(link)) => return Ok(link),
+                Ok(Ok(link)) => {
+                    self.answered_last.store(place, Ordering::Relaxed);
+                    return Ok(link);
+                }
                 Ok(Err(error)) => last = Some(error),
                 Err(_) => {
                     last = Some(DirectoryError::TimedOut {
@@ -492,7 +502,8 @@ fn repeated(error: &DirectoryError) -> DirectoryError {
 /// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
 /// for as long as its connection lives. It also brings searches back to the preferred server.
 const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);
-/// Each is a connection of its own. More wait for their turn, within the time a bind has.
+const BIND_AS: &str = "a bind to verify a password";
+/// Each is a connection of its own. More wait for their turn, within the time a search has.
 const BINDS_IN_FLIGHT_MAX: usize = 32;
 /// Half of what Active Directory's default policy (`MaxPageSize` 1000) allows.
 const PAGE_RECORDS: i32 = 500;
@@ -511,3 +522,98 @@ const UNAVAILABLE: u32 = 52;
 /// The library's own: the stream was finished before its end.
 const USER_CANCELLED: u32 = 88;
 const SEARCH_RESULT_ENTRY: u64 = 4;
+
+#[cfg(test)]
+#[allow(clippy::expect_used)] // a failing `expect` is a failing test
+mod tests {
+    use ldap3::{
+        asn1::{ASNTag, PL, StructureTag, Tag},
+        parse_filter,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EQUALITY_MATCH: u64 = 3;
+
+    /// What a filter asks for, as the LDAP library understands its text.
+    fn equalities(filter: &str) -> Vec<(String, Vec<u8>)> {
+        let tag: Tag = parse_filter(filter).expect("a filter");
+        let alternatives = tag.into_structure().expect_constructed().expect("an or");
+        alternatives
+            .into_iter()
+            .map(|alternative| {
+                assert_eq!(alternative.id, EQUALITY_MATCH);
+                match alternative.expect_constructed().expect("two parts").as_slice() {
+                    [StructureTag { payload: PL::P(attribute), .. }, StructureTag { payload: PL::P(value), .. }] => {
+                        (String::from_utf8(attribute.clone()).expect("a name"), value.clone())
+                    }
+                    other => panic!("attribute and value, not {other:?}"),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_name_with_a_star_is_escaped_in_the_filter() {
+        assert_eq!(
+            filter(&AnyOf::one(attribute::SAM_ACCOUNT_NAME, "a*)(cn=*")),
+            r"(|(sAMAccountName=a\2a\29\28cn\3d\2a))"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_name_the_filter_asks_for_exactly_that_value(name in any::<String>()) {
+            let value = name.as_bytes().to_vec();
+            let one = filter(&AnyOf::one(attribute::SAM_ACCOUNT_NAME, &name));
+            prop_assert_eq!(equalities(&one), vec![("sAMAccountName".to_owned(), value.clone())]);
+            let address = AnyOf::address(&name);
+            let asked: Vec<_> =
+                address.equalities().iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            prop_assert_eq!(equalities(&filter(&address)), asked);
+        }
+
+        #[test]
+        fn whatever_the_guid_the_filter_asks_for_exactly_its_bytes(guid in any::<[u8; 16]>()) {
+            let filter = disjunction(std::iter::once((attribute::MAILBOX_GUID, &guid[..])));
+            prop_assert_eq!(equalities(&filter), vec![("msExchMailboxGuid".to_owned(), guid.to_vec())]);
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            urls: vec![Url::parse("ldap://dc1.contoso.com").expect("a URL")],
+            bind_dn: "CN=edge".into(),
+            bind_password: Secret::new(*b"Edge-pass1"),
+            ca_file: None,
+            start_tls: false,
+            users_base: None,
+            configuration_base: None,
+            connect_timeout: Duration::from_secs(1),
+            search_timeout: Duration::from_secs(1),
+            connections: 1,
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_with_a_cure() {
+        assert!(open(settings()).is_ok());
+        let url = |text: &str| vec![Url::parse(text).expect("a URL")];
+        for (broken, cure) in [
+            (Settings { urls: vec![], ..settings() }, "write at least one"),
+            (Settings { urls: url("https://dc1.contoso.com"), ..settings() }, "write ldap://host or ldaps://host"),
+            (Settings { urls: url("ldap:///DC=contoso"), ..settings() }, "write ldap://host or ldaps://host"),
+            (Settings { bind_password: Secret::new(*b""), ..settings() }, "give its password"),
+            (Settings { start_tls: true, ca_file: Some("/no/such.pem".into()), ..settings() }, "/no/such.pem"),
+        ] {
+            let error = open(broken).err().expect("refused").to_string();
+            assert!(error.contains(cure), "{error}");
+        }
+    }
+
+    #[test]
+    fn debug_of_the_settings_shows_no_password() {
+        assert!(!format!("{:?}", settings()).contains("Edge-pass1"), "{:?}", settings());
+    }
+}

@@ -220,7 +220,7 @@ fn safe_string(text: &[u8]) -> Result<&[u8], Problem> {
 }
 
 /// Records in memory, indexed by what people are searched by.
-pub struct Records {
+pub(super) struct Records {
     path: PathBuf,
     records: Arc<[Record]>,
     folded_dns: Vec<String>,
@@ -247,12 +247,12 @@ impl Records {
     }
 
     /// The records of these classes.
-    pub fn of_classes(&self, classes: &[&str]) -> Vec<Record> {
+    pub(super) fn of_classes(&self, classes: &[&str]) -> Vec<Record> {
         self.records.iter().filter(|record| classes.iter().any(|class| record.is(class))).cloned().collect()
     }
 
     /// The records that match, each once, at most `limit`.
-    pub fn matching(&self, base: Option<&str>, any_of: &AnyOf, limit: usize) -> Vec<Record> {
+    pub(super) fn matching(&self, base: Option<&str>, any_of: &AnyOf, limit: usize) -> Vec<Record> {
         let base = base.map(fold_dn).unwrap_or_default();
         let mut ids: Vec<usize> = any_of
             .equalities()
@@ -268,12 +268,12 @@ impl Records {
     }
 
     /// The file, for messages.
-    pub fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         self.path.display().to_string()
     }
 
     /// Every record, for checks of the whole file.
-    pub fn all(&self) -> &[Record] {
+    pub(super) fn all(&self) -> &[Record] {
         &self.records
     }
 
@@ -281,7 +281,7 @@ impl Records {
     ///
     /// # Errors
     /// [`DirectoryError::Unusable`]: none is, but one is of a scheme this cannot compare.
-    pub fn check_password(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
+    pub(super) fn check_password(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
         let Some(record) = self.by_dn.get(&fold_dn(dn)).and_then(|id| self.records.get(*id)) else {
             return Ok(false);
         };
@@ -341,3 +341,142 @@ const SEARCHED: &[&str] = &[
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const SHA1_BYTES: usize = 20;
 const SSHA: &[u8] = b"{SSHA}";
+
+#[cfg(test)]
+#[allow(clippy::expect_used)] // a failing `expect` is a failing test
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(dn: &str, attributes: &[(&str, &[u8])]) -> Record {
+        let mut record = Record::new(dn);
+        for (name, value) in attributes {
+            record.push(name, *value);
+        }
+        record
+    }
+
+    #[test]
+    fn folded_lines_comments_base64_and_both_line_ends_are_read() {
+        let text = "# a comment\n  that goes on\nversion: 1\r\ndn: CN=a,\n DC=b\nCN: A\ncn:: w6k=\n#in between\n\
+                    description:   two\r\n   words\nempty:\n\n\n\ndn:: Q049w6ksREM9Yg==\ncn: x";
+        assert_eq!(
+            parse(text.as_bytes()),
+            Ok(vec![
+                record(
+                    "CN=a,DC=b",
+                    &[("CN", b"A"), ("cn", "é".as_bytes()), ("description", b"two  words"), ("empty", b"")]
+                ),
+                record("CN=é,DC=b", &[("cn", b"x")]),
+            ])
+        );
+    }
+
+    #[test]
+    fn what_is_not_ldif_is_refused_with_its_line() {
+        for (text, line, problem) in [
+            (&b" x"[..], 1, Problem::NothingToContinue),
+            (b"dn: a=b\nc: d\n\n x", 4, Problem::NothingToContinue),
+            (b"version: 2\n", 1, Problem::Version),
+            (b"dn: a=b\nc\n", 2, Problem::NoColon),
+            (b"dn: a=b\nc d: e\n", 2, Problem::AttributeName),
+            (b"dn: a=b\n: e\n", 2, Problem::AttributeName),
+            (b"\xef\xbb\xbfdn: a=b\nc: d\n", 1, Problem::AttributeName),
+            (b"dn: a=b\nc: d\n\nsearch: 2\n", 4, Problem::NoDn),
+            (b"dn: a=b\nc: d\ndn: e=f\n", 3, Problem::SecondDn),
+            (b"dn:\nc: d\n", 1, Problem::BadDn),
+            (b"dn: a=b\nc: d\n\ndn: A = B\nc: d\n", 4, Problem::RepeatedDn { first: 1 }),
+            (b"\ndn: a=b\n\n", 2, Problem::EmptyRecord),
+            (b"dn: a=b", 1, Problem::EmptyRecord),
+            (b"dn: a=b\nchangetype: add\nc: d\n", 2, Problem::Change),
+            (b"dn: a=b\nc:< file:///etc/passwd\n", 2, Problem::Url),
+            (b"dn: a=b\nc: \xc3\xa9\n", 2, Problem::Unsafe),
+            (b"dn: a=b\nc: :d\n", 2, Problem::Unsafe),
+            (b"dn: a=b\nc: d\n e\n \0\n", 2, Problem::Unsafe),
+            (b"dn: a=b\nc:: d\n", 2, Problem::Base64),
+            (b"dn:: /w==\nc: d\n", 1, Problem::DnNotUtf8),
+        ] {
+            assert_eq!(parse(text), Err(ParseError { line, problem }), "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_named_with_its_line_and_the_cure() {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(b"dn: a=b\nc d\n").expect("written");
+        let error = open(file.path()).err().expect("refused").to_string();
+        assert_eq!(error, format!("{}:2: {}", file.path().display(), Problem::NoColon));
+        let error = open("/no/such/file.ldif").err().expect("refused").to_string();
+        assert!(error.starts_with("/no/such/file.ldif: it cannot be opened"), "{error}");
+    }
+
+    #[test]
+    fn only_ssha_passwords_are_compared_and_others_said_to_be_unusable() {
+        let check = |stored: &[&[u8]], password| {
+            let values: Vec<_> = stored.iter().map(|value| (attribute::USER_PASSWORD, *value)).collect();
+            let records = Records::new(vec![record("CN=a,DC=b", &values)], "file".into());
+            records.check_password("cn=a, dc=b", password).map_err(|error| error.to_string())
+        };
+        let right = b"{SSHA}9sVsr08QVNkinz3uj72QpnvpYvQUQbBSipVZ8A==";
+        assert_eq!(check(&[right], "Pass-word1"), Ok(true));
+        assert_eq!(check(&[right], "pass-word1"), Ok(false));
+        assert_eq!(check(&[], "Pass-word1"), Ok(false));
+        assert_eq!(check(&[b"{CRYPT}x", right], "Pass-word1"), Ok(true));
+        for other in [&b"{SSHA512}AAAA"[..], b"{CRYPT}$6$x", b"Pass-word1", b"{SSHA}AAAA", b"{SSHA}=", b""] {
+            let error = check(&[other], "Pass-word1").expect_err("unusable");
+            assert!(error.starts_with("file: CN=a,DC=b: its userPassword is not {SSHA}"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn no_near_ldif_makes_the_parser_panic(text in "((dn|a|version)(:|::|:<| )?[ -~\n]{0,9}\n? ?){0,12}") {
+            let _ = parse(text.as_bytes());
+        }
+
+        #[test]
+        fn records_written_as_ldif_are_read_as_they_were(
+            names in proptest::collection::btree_set("[a-z]{1,8}=[^\u{0}]{0,20}", 1..6),
+            values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..100), 1..6),
+            width in 2..80usize,
+        ) {
+            let mut written = String::new();
+            let mut records = Vec::new();
+            let mut seen = std::collections::HashSet::new();
+            for dn in names.iter().filter(|dn| seen.insert(fold_dn(dn))) {
+                write(&mut written, "dn", dn.as_bytes(), width);
+                let mut record = Record::new(dn.as_str());
+                for value in &values {
+                    write(&mut written, "description", value, width);
+                    record.push("description", value.clone());
+                }
+                written.push('\n');
+                records.push(record);
+            }
+            prop_assert_eq!(parse(written.as_bytes()), Ok(records));
+        }
+    }
+
+    /// One attribute line, as base64 where RFC 2849 wants it, folded at a width.
+    fn write(ldif: &mut String, name: &str, value: &[u8], width: usize) {
+        let line = match std::str::from_utf8(value) {
+            Ok(text) if !value.ends_with(b" ") && safe_string(value).is_ok() => format!("{name}: {text}"),
+            Ok(_) | Err(_) => format!("{name}:: {}", STANDARD.encode(value)),
+        };
+        for (position, character) in line.chars().enumerate() {
+            if position > 0 && position % width == 0 {
+                ldif.push_str("\n ");
+            }
+            ldif.push(character);
+        }
+        ldif.push('\n');
+    }
+}

@@ -617,3 +617,276 @@ const TCP: &str = "ncacn_ip_tcp:";
 /// From 2013 on each virtual directory exists twice; clients use the one of the front end.
 const FRONT_END: &str = "(default web site)";
 const BACK_END: &str = "(exchange back end)";
+
+#[cfg(test)]
+#[allow(clippy::expect_used)] // a failing `expect` is a failing test
+mod tests {
+    use super::*;
+    use crate::{directory::ldif, routing::topology::Topology};
+
+    const CONTOSO: &str = include_str!("../../conf/contoso.ldif");
+
+    fn contoso() -> Vec<Record> {
+        ldif::parse(CONTOSO.as_bytes()).expect("the stand-in organisation")
+    }
+
+    /// Contoso with the first occurrence of a text replaced.
+    fn contoso_with(text: &str, replacement: &str) -> TopologyReading {
+        assert!(CONTOSO.contains(text), "{text:?}");
+        topology(&ldif::parse(CONTOSO.replacen(text, replacement, 1).as_bytes()).expect("still LDIF"))
+    }
+
+    /// Contoso with one object more below a server's HTTP container.
+    fn contoso_and(server: &str, cn: &str, rest: &str) -> TopologyReading {
+        let container = format!("CN=HTTP,CN=Protocols,CN={server},{ADMINISTRATIVE_GROUP}");
+        let text = format!("{CONTOSO}\ndn: CN={cn},{container}\ncn: {cn}\n{rest}");
+        topology(&ldif::parse(text.as_bytes()).expect("still LDIF"))
+    }
+
+    fn only_oddity(reading: &TopologyReading) -> (&str, &str) {
+        match reading.oddities.as_slice() {
+            [oddity] => (&oddity.dn, &oddity.problem),
+            others => panic!("one oddity, not {others:#?}"),
+        }
+    }
+
+    fn server_of<'t>(reading: &'t TopologyReading, name: &str) -> &'t Server {
+        reading.parts.servers.iter().find(|server| server.name == name).expect("the server")
+    }
+
+    fn owa_of<'t>(reading: &'t TopologyReading, name: &str) -> &'t VirtualDirectory {
+        server_of(reading, name).virtual_directories[VirtualDirectoryKind::Owa as usize].as_ref().expect("its /owa")
+    }
+
+    #[test]
+    fn contoso_decodes_whole_and_without_oddity() {
+        let reading = topology(&contoso());
+        assert_eq!(reading.oddities, []);
+        assert_eq!(reading.parts.sites, ["Braga", "Faro", "Lisbon", "Madrid", "Porto"]);
+        let servers: Vec<_> = reading.parts.servers.iter().map(|server| server.name.as_str()).collect();
+        assert_eq!(
+            servers,
+            [
+                "cas-bra-1",
+                "cas-lis-1",
+                "cas-lis-2",
+                "cas-mad-1",
+                "cas-opo-1",
+                "cas-opo-2",
+                "ex03-lis",
+                "ex03-opo",
+                "mbx-bra",
+                "mbx-far",
+                "mbx-lis",
+                "mbx-mad",
+                "mbx-opo"
+            ]
+        );
+        assert_eq!(reading.parts.site_links.len(), 4);
+        assert_eq!(reading.parts.databases.len(), 7);
+        assert_eq!(people_oddities(&contoso(), &reading.parts), []);
+
+        let cas = server_of(&reading, "cas-lis-2");
+        assert_eq!((cas.fqdn.as_str(), cas.site_name.as_deref()), ("cas-lis-2.contoso.com", Some("Lisbon")));
+        assert!(cas.client_access);
+        assert_eq!(cas.version.to_string(), "8.3.83");
+        let owa = owa_of(&reading, "cas-lis-2");
+        assert_eq!(owa.internal_url, Url::parse("https://cas-lis-2.contoso.com/owa").ok());
+        assert_eq!(owa.external_url, Url::parse("https://mail.contoso.com/owa").ok());
+        assert!(owa.internal_authentication.integrated_windows());
+        assert!(!owa_of(&reading, "cas-bra-1").internal_authentication.integrated_windows());
+        assert_eq!(owa_of(&reading, "cas-opo-1").external_url, None);
+
+        let back_end = server_of(&reading, "ex03-opo");
+        assert_eq!(back_end.version.generation(), Some(Generation::Exchange2003));
+        assert_eq!((back_end.fqdn.as_str(), &back_end.site_name), ("ex03-opo.contoso.com", &None));
+        assert!(!back_end.client_access);
+
+        let topology = Topology::new(reading.parts);
+        assert_eq!(topology.site_of_address("127.0.0.1".parse().expect("an address")), topology.site_named("Lisbon"));
+    }
+
+    #[test]
+    fn the_order_of_the_records_does_not_matter() {
+        let (mut records, there) = (contoso(), topology(&contoso()));
+        records.reverse();
+        assert_eq!(format!("{:?}", topology(&records)), format!("{there:?}"));
+    }
+
+    #[test]
+    fn of_the_owa_class_only_the_directory_named_owa_speaks_for_owa() {
+        let reading = topology(&contoso());
+        let mailbox_server = server_of(&reading, "mbx-lis"); // has /exchange, /public and /exadmin of that class
+        assert_eq!(mailbox_server.virtual_directories, [const { None }; VirtualDirectoryKind::COUNT]);
+    }
+
+    #[test]
+    fn of_two_directories_of_a_kind_the_front_ends_is_used() {
+        let back_end = "objectClass: msExchOWAVirtualDirectory\nmsExchInternalHostName: https://back:444/owa\n";
+        let reading = contoso_and("cas-lis-1", "owa (Exchange Back End)", back_end);
+        assert_eq!(reading.oddities, []);
+        assert_eq!(owa_of(&reading, "cas-lis-1").internal_url, Url::parse("https://cas-lis-1.contoso.com/owa").ok());
+
+        for cn in ["OWA (A Second Site)", "owa (Z Second Site)"] {
+            let reading = contoso_and("cas-lis-1", cn, back_end);
+            assert_eq!(
+                owa_of(&reading, "cas-lis-1").internal_url,
+                Url::parse("https://cas-lis-1.contoso.com/owa").ok()
+            );
+            let (dn, problem) = only_oddity(&reading);
+            assert!(dn.starts_with(&format!("CN={cn}")), "{dn}");
+            assert!(problem.contains("`owa (Default Web Site)` of the same kind is used instead"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn outlook_anywheres_bare_host_name_becomes_a_url() {
+        let rpc = "objectClass: msExchRpcHttpVirtualDirectory\nmsExchExternalHostName: mail.contoso.com\n";
+        let reading = contoso_and("cas-lis-1", "Rpc (Default Web Site)", rpc);
+        assert_eq!(reading.oddities, []);
+        let rpc = &server_of(&reading, "cas-lis-1").virtual_directories[VirtualDirectoryKind::OutlookAnywhere as usize];
+        let url = rpc.as_ref().and_then(|rpc| rpc.external_url.clone());
+        assert_eq!(url, Url::parse("https://mail.contoso.com/rpc").ok());
+    }
+
+    #[test]
+    fn from_2013_on_the_back_ends_client_access_bit_does_not_make_a_cas() {
+        for (roles, client_access) in [("54", false), ("16385", true), ("16439", true)] {
+            let text = CONTOSO
+                .replace("versionNumber: 1912832083", "versionNumber: 1941996295")
+                .replace("msExchCurrentServerRoles: 4\n", &format!("msExchCurrentServerRoles: {roles}\n"));
+            let reading = topology(&ldif::parse(text.as_bytes()).expect("still LDIF"));
+            assert_eq!(server_of(&reading, "cas-lis-1").client_access, client_access, "{roles}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_reported_with_its_place_and_left_out() {
+        let site = |name: &str| format!("CN={name},CN=Sites,CN=Configuration,DC=contoso,DC=com");
+        let server_site = format!("msExchServerSite: {}", site("Lisbon"));
+        for (text, replacement, dn, problem) in [
+            (server_site.as_str(), "description: none", "CN=cas-lis-1,", "it has no msExchServerSite"),
+            (&server_site, "msExchServerSite: CN=Evora,CN=Sites", "CN=cas-lis-1,", "`CN=Evora,CN=Sites` is no site"),
+            ("versionNumber: 1912832083", "versionNumber: 2007", "CN=cas-lis-1,", ""),
+            ("versionNumber: 1912832083", "versionNumber: new", "CN=cas-lis-1,", "versionNumber `new` is none of"),
+            ("msExchCurrentServerRoles: 4", "msExchCurrentServerRoles: x", "CN=cas-lis-1,", "msExchCurrentServerRoles"),
+            ("ncacn_ip_tcp:cas-lis-1", "ncacn_np:cas-lis-1", "CN=cas-lis-1,", "no ncacn_ip_tcp: value"),
+            ("cn: 10.1.0.0/16", "cn: 10.1.0.0/33", "CN=10.1.0.0/16,", "`10.1.0.0/33` is not a subnet"),
+            ("siteObject: CN=Lisbon", "siteObject: CN=Evora", "CN=127.0.0.0/8,", "is no site"),
+            ("siteList: CN=Porto", "siteList: CN=Evora", "CN=Lisbon-Porto,", "which is no site"),
+            ("cost: 100", "cost: cheap", "CN=Lisbon-Porto,", "not a number from 1 to 99999"),
+            ("https://cas-lis-1.contoso.com/owa", "https:///", "CN=owa (", "is not a URL"),
+            ("https://cas-lis-1.contoso.com/owa", "ftp://cas-lis-1/owa", "CN=owa (", "is not an http or https URL"),
+            ("https://cas-lis-1.contoso.com/owa", "https://a:b@cas/owa", "CN=owa (", "user name or password in it"),
+            ("msExchInternalHostName: https://cas-lis-1.contoso.com/owa\n", "", "CN=owa (", "it has no InternalURL"),
+            ("msExchInternalAuthenticationMethods: 19", "description: x", "CN=owa (", "so none is assumed"),
+            (
+                "msExchOwningServer: CN=mbx-lis,",
+                "msExchOwningServer: CN=mbx-evo,",
+                "CN=Mailbox Database,",
+                "is no server of this organisation",
+            ),
+        ] {
+            let reading = contoso_with(text, replacement);
+            if problem.is_empty() {
+                assert_eq!(
+                    reading.oddities,
+                    [],
+                    "a small number is a build of Exchange 2003, which has no version field"
+                );
+                continue;
+            }
+            let (odd_dn, sentence) = only_oddity(&reading);
+            assert!(odd_dn.starts_with(dn), "{odd_dn} for {replacement:?}");
+            assert!(sentence.contains(problem), "{sentence} for {replacement:?}");
+            assert!(!sentence.contains("a:b@"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn of_two_servers_with_one_legacy_dn_the_first_keeps_the_mailboxes() {
+        let reading = contoso_with("cn=Servers/cn=cas-lis-2", "cn=Servers/cn=cas-lis-1");
+        let (dn, problem) = only_oddity(&reading);
+        assert!(dn.starts_with("CN=cas-lis-2,"), "{dn}");
+        assert!(problem.contains("`CN=cas-lis-1,"), "{problem}");
+        assert_eq!(server_of(&reading, "cas-lis-2").legacy_dn, "");
+        assert!(server_of(&reading, "cas-lis-1").legacy_dn.ends_with("/cn=cas-lis-1"));
+    }
+
+    #[test]
+    fn a_server_without_legacy_dn_is_not_the_home_of_mailboxes_that_name_none() {
+        let leaderless = Mailbox { key: 0, home_server: String::new(), home_database: None };
+        let mut parts = topology(&contoso()).parts;
+        parts.servers[0].legacy_dn.clear();
+        assert_eq!(Topology::new(parts).home_server(&leaderless), None);
+    }
+
+    #[test]
+    fn people_on_unknown_servers_are_listed() {
+        let parts = topology(&contoso()).parts;
+        let mut lost = Record::new("CN=Lost,CN=Users,DC=contoso,DC=com");
+        lost.push(attribute::HOME_SERVER_NAME, "/o=Contoso/cn=gone");
+        let oddities = people_oddities([&lost], &parts);
+        assert_eq!(oddities.len(), 1);
+        assert!(oddities[0].problem.contains("`/o=Contoso/cn=gone`"), "{oddities:?}");
+    }
+
+    #[test]
+    fn a_person_has_a_mailbox_if_a_database_or_a_home_server_says_so() {
+        let mut person = Record::new("CN=Ana,DC=contoso,DC=com");
+        assert_eq!(entry(&person).mailbox, None);
+        person.push("HOMEmdb", "CN=DB , CN=X");
+        let mailbox = entry(&person).mailbox.expect("a mailbox");
+        assert_eq!((mailbox.home_server.as_str(), mailbox.home_database.as_deref()), ("", Some("cn=db,cn=x")));
+    }
+
+    #[test]
+    fn a_person_is_called_by_upn_then_primary_address_then_account() {
+        let mut person = Record::new("CN=Ana,DC=contoso,DC=com");
+        assert_eq!(entry(&person).name, "CN=Ana,DC=contoso,DC=com");
+        person.push(attribute::SAM_ACCOUNT_NAME, "ana");
+        assert_eq!(entry(&person).name, "ana");
+        person.push(attribute::PROXY_ADDRESSES, "smtp:second@contoso.com");
+        person.push(attribute::PROXY_ADDRESSES, "SMTP:first@contoso.com");
+        assert_eq!(entry(&person).name, "first@contoso.com");
+        person.push(attribute::USER_PRINCIPAL_NAME, "ana@contoso.com");
+        assert_eq!(entry(&person).name, "ana@contoso.com");
+    }
+
+    #[test]
+    fn a_mailbox_key_stays_the_same_for_ever() {
+        let mut person = Record::new("CN=Ana,DC=contoso,DC=com");
+        let by_dn = mailbox_key(&person);
+        person.dn = "cn=ana, dc=Contoso, dc=com".to_owned();
+        assert_eq!(mailbox_key(&person), by_dn);
+        assert_eq!(by_dn, KEY_BY_DN, "every edge of every version must agree");
+        person.push(attribute::MAILBOX_GUID, *b"0123456789abcdef");
+        assert_eq!(mailbox_key(&person), KEY_BY_GUID, "every edge of every version must agree");
+    }
+
+    #[test]
+    fn a_guids_first_three_groups_are_stored_little_endian() {
+        let text_order = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff";
+        let stored = *b"\x33\x22\x11\x00\x55\x44\x77\x66\x88\x99\xaa\xbb\xcc\xdd\xee\xff";
+        assert_eq!(guid_as_stored(text_order), stored);
+    }
+
+    #[test]
+    fn the_configurations_own_cross_ref_is_no_domain() {
+        let contoso =
+            Domain { names: vec!["contoso".into(), "contoso.com".into()], naming_context: "DC=contoso,DC=com".into() };
+        assert_eq!(domains(&self::contoso()), [contoso]);
+    }
+
+    #[test]
+    fn an_escaped_comma_does_not_end_a_relative_name() {
+        assert_eq!(rdns(r"CN=Almeida\, Ana,OU=a\\,DC=b").collect::<Vec<_>>(), [r"CN=Almeida\, Ana", r"OU=a\\", "DC=b"]);
+        assert_eq!(ancestors("a,b,c").collect::<Vec<_>>(), ["b,c", "c"]);
+        assert!(is_within("cn=a,dc=b", "dc=b") && is_within("dc=b", "dc=b") && !is_within("cn=a,xdc=b", "dc=b"));
+    }
+
+    const ADMINISTRATIVE_GROUP: &str = "CN=Servers,CN=Exchange Administrative Group (FYDIBOHF23SPDLT),\
+        CN=Administrative Groups,CN=Contoso,CN=Microsoft Exchange,CN=Services,CN=Configuration,DC=contoso,DC=com";
+    const KEY_BY_DN: u64 = 1_509_911_503_322_173_155;
+    const KEY_BY_GUID: u64 = 13_328_035_208_042_902_785;
+}

@@ -36,7 +36,7 @@ pub enum PathError {
     /// `%` without two hexadecimal digits behind it, `%uXXXX` among them.
     #[error("the path has a `%` without two hexadecimal digits; escape a percent sign as %25")]
     BadEscape,
-    /// An escaped escape of a dot, slash, backslash, percent sign or control character.
+    /// An escaped escape of a letter, digit, dot, slash, backslash, percent sign or control character.
     #[error("the path is escaped twice; escape it once")]
     EscapedTwice,
 }
@@ -85,10 +85,12 @@ fn unescape(raw: &str) -> Result<String, PathError> {
         return Err(PathError::NotUtf8);
     }
     let path = String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-    // Only the second escapes that can harm: an item may be called `100%ab`. IIS 7 refuses every one of them unless
-    // `allowDoubleEscaping` is on.
-    if escapes(&path).flatten().any(|byte| matches!(byte, b'.' | b'/' | b'\\' | b'%' | 0..0x20)) || has_percent_u(&path)
-    {
+    // Only the second escapes that can harm, now or by making a third (`%%32%65`): an item may be called `5%de`. IIS 7
+    // refuses every one of them unless `allowDoubleEscaping` is on.
+    let harms = |byte: u8| {
+        byte.is_ascii_alphanumeric() || byte.is_ascii_control() || matches!(byte, b'.' | b'/' | b'\\' | b'%')
+    };
+    if escapes(&path).flatten().any(harms) || has_percent_u(&path) {
         return Err(PathError::EscapedTwice);
     }
     Ok(path)
@@ -138,6 +140,7 @@ mod tests {
             ("/exchange/ana/Inbox/Why%3F.EML", "/exchange/ana/Inbox/Why?.EML"),
             ("/exchange/ana/Inbox/100%25%20sure.EML", "/exchange/ana/Inbox/100% sure.EML"),
             ("/exchange/ana/Inbox/100%25unique.EML", "/exchange/ana/Inbox/100%unique.EML"),
+            ("/exchange/ana/Inbox/5%25de%20desconto.EML", "/exchange/ana/Inbox/5%de desconto.EML"),
             ("/exchange/ana/Inbox/...and.EML", "/exchange/ana/Inbox/...and.EML"),
             ("/EWS/Exchange.asmx", "/EWS/Exchange.asmx"),
         ] {
@@ -171,6 +174,7 @@ mod tests {
             ("/owa/%25252e%25252e/x", PathError::EscapedTwice),
             ("/owa/%25u002e%25u002e/x", PathError::EscapedTwice),
             ("/owa/x%2500.aspx", PathError::EscapedTwice),
+            ("/owa/%25%2532%2565%25%2532%2565/x", PathError::EscapedTwice),
             ("/owa\\..\\PowerShell", PathError::Backslash),
             ("/owa/..%5cPowerShell", PathError::Backslash),
             ("/owa%5C", PathError::Backslash),

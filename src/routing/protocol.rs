@@ -105,6 +105,21 @@ impl Protocol {
         }
     }
 
+    /// Whether where the mailbox lives makes a difference. Where it does not, the directory is not asked.
+    pub fn asks_for_mailbox(self) -> bool {
+        match self {
+            Protocol::Owa
+            | Protocol::LegacyOwa
+            | Protocol::Ecp
+            | Protocol::ActiveSync
+            | Protocol::Ews
+            | Protocol::Mapi => true,
+            Protocol::Root | Protocol::Autodiscover | Protocol::Oab | Protocol::OutlookAnywhere | Protocol::Opened => {
+                false
+            }
+        }
+    }
+
     /// The name used in the config, the access log, metrics and `explain --protocol`.
     pub fn name(self) -> &'static str {
         match self {

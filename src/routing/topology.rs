@@ -1,7 +1,12 @@
 //! Sites, servers and their virtual directories: what the directory's configuration container says,
 //! made ready to decide by.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    mem,
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use url::Url;
@@ -137,27 +142,25 @@ impl Topology {
         let server_ids: HashMap<String, ServerId> =
             numbered().map(|(id, server)| (server.name.to_lowercase(), id)).collect();
 
-        let client_access_servers_of = |site: SiteId| {
-            let mut found: Vec<_> =
-                numbered().filter(|(_, server)| server.client_access && server.site == Some(site)).collect();
-            found.sort_by_key(|(_, server)| &server.name);
-            found.into_iter().map(|(id, _)| id).collect()
-        };
+        let mut client_access_servers = vec![Vec::new(); parts.sites.len()];
+        let mut by_name: Vec<_> = numbered().filter(|(_, server)| server.client_access).collect();
+        by_name.sort_by_key(|(_, server)| &server.name);
+        for (id, server) in by_name {
+            if let Some(site) = server.site {
+                client_access_servers[site.0].push(id);
+            }
+        }
         let neighbours = neighbours(parts.sites.len(), &parts.site_links, site_id);
         let sites = parts
             .sites
             .into_iter()
+            .zip(client_access_servers)
             .zip(neighbours)
-            .enumerate()
-            .map(|(id, (name, neighbours))| Site {
-                name,
-                client_access_servers: client_access_servers_of(SiteId(id)),
-                neighbours,
-            })
+            .map(|((name, client_access_servers), neighbours)| Site { name, client_access_servers, neighbours })
             .collect();
 
         let mut subnets: Vec<_> = parts.subnets.iter().filter_map(|(net, site)| Some((*net, site_id(site)?))).collect();
-        subnets.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+        subnets.sort_by_key(|(net, _)| Reverse(net.prefix_len()));
 
         Topology {
             sites,
@@ -233,28 +236,36 @@ impl Server {
 
 /// For each site the others in order of the cheapest chain of site links (Dijkstra), unreachable ones left out.
 fn neighbours(sites: usize, links: &[SiteLink], site_id: impl Fn(&str) -> Option<SiteId>) -> Vec<Vec<SiteId>> {
-    let links: Vec<(Vec<usize>, u64)> = links
-        .iter()
-        .map(|link| (link.sites.iter().filter_map(|name| Some(site_id(name)?.0)).collect(), u64::from(link.cost)))
-        .collect();
+    let mut links_of = vec![Vec::new(); sites];
+    let mut members_of = Vec::new();
+    for (number, link) in links.iter().enumerate() {
+        let members: Vec<SiteId> = link.sites.iter().filter_map(|name| site_id(name)).collect();
+        for member in &members {
+            links_of[member.0].push((number, u64::from(link.cost)));
+        }
+        members_of.push(members);
+    }
     (0..sites)
         .map(|start| {
-            let mut cost = vec![u64::MAX; sites];
-            let mut settled = vec![false; sites];
+            let start = SiteId(start);
             let mut order = Vec::new();
-            cost[start] = 0;
-            while let Some(next) =
-                (0..sites).filter(|&site| !settled[site] && cost[site] < u64::MAX).min_by_key(|&site| cost[site])
-            {
-                settled[next] = true;
-                order.push(SiteId(next));
-                for (members, link_cost) in links.iter().filter(|(members, _)| members.contains(&next)) {
-                    for &member in members {
-                        cost[member] = cost[member].min(cost[next] + link_cost);
+            let mut settled = vec![false; sites];
+            let mut crossed = vec![false; links.len()];
+            let mut nearest = BinaryHeap::from([Reverse((0, start))]);
+            while let Some(Reverse((cost, site))) = nearest.pop() {
+                if mem::replace(&mut settled[site.0], true) {
+                    continue;
+                }
+                if site != start {
+                    order.push(site);
+                }
+                for &(link, link_cost) in &links_of[site.0] {
+                    // Once is enough: whoever crosses it later comes from farther away.
+                    if !mem::replace(&mut crossed[link], true) {
+                        nearest.extend(members_of[link].iter().map(|&member| Reverse((cost + link_cost, member))));
                     }
                 }
             }
-            order.remove(0);
             order
         })
         .collect()

@@ -1,0 +1,60 @@
+# The two commands that matter: `make run` (the demo) and `make test` (every check). Debian 12, Rust, gcc, make, git, apt.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO := cargo
+FUZZ_SECONDS ?= 10
+
+# What the build needs: cmake (zlib-ng, BoringSSL), a C++ compiler (BoringSSL), libclang (BoringSSL's bindings).
+BUILD_PACKAGES := cmake g++ libclang-dev
+# What the tests need besides: OpenLDAP, an old TLS server, a browser, a client.
+TEST_PACKAGES := slapd ldap-utils openssl curl chromium python3
+
+.PHONY: help run build test lint unit fuzz browser deny bench build-packages test-packages
+
+help:
+	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
+	@echo 'make test    every check: format, lints, tests against real servers, fuzzing, the demo itself'
+	@echo 'make bench   criterion benches, and requests per CPU-second beside a bare Pingora proxy'
+
+run: build
+	tests/contoso/demo
+
+build: build-packages
+	$(CARGO) build --locked --release --bin firstcas --example contoso
+
+test: test-packages lint deny unit fuzz build
+	tests/shown_by
+
+lint: build-packages
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+unit: test-packages
+	$(CARGO) test --locked
+
+fuzz:
+	tests/fuzz/run $(FUZZ_SECONDS)
+
+deny:
+	tests/deny
+
+bench: build
+	$(CARGO) bench --locked
+	loadtest/cpu
+
+# Installs what is missing, with sudo where it is needed; silent where all is there.
+define install
+@missing=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(1) 2>&1 | awk '/^installed / {have[$$2]} END {n=split("$(1)", p, " "); for (i=1; i<=n; i++) if (!(p[i] in have)) print p[i]}'); \
+if [ -n "$$missing" ]; then \
+	echo "installing" $$missing; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$sudo apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; \
+fi
+endef
+
+build-packages:
+	$(call install,$(BUILD_PACKAGES))
+
+test-packages: build-packages
+	$(call install,$(TEST_PACKAGES))

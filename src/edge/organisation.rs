@@ -1,0 +1,200 @@
+//! The organisation as the edge uses it: topology, policy, and for every server the peer it is reached by.
+//!
+//! Built once per topology and swapped whole; a request works with one `Arc` of it from start to end.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use pingora_core::{
+    protocols::ALPN,
+    tls::x509::X509,
+    upstreams::peer::{HttpPeer, PeerOptions},
+};
+use url::Url;
+
+use super::health::Health;
+use crate::{
+    config::{Config, Trust, UpstreamTls},
+    events::Event,
+    routing::{
+        Policy,
+        protocol::Protocol,
+        topology::{Server, ServerId, Topology},
+        version::Generation,
+    },
+};
+
+/// Everything a request needs to know of the organisation.
+pub struct Organisation {
+    /// Sites, servers, virtual directories.
+    pub topology: Topology,
+    /// The administrator's choices.
+    pub policy: Policy,
+    /// Which servers answered last time.
+    pub health: Health,
+    /// By server, then by origin. A server usually has one origin for all its virtual directories.
+    origins: Vec<Vec<Origin>>,
+}
+
+/// A place a server is reached at.
+struct Origin {
+    tls: bool,
+    host: String,
+    port: u16,
+    /// `None`: its name could not be resolved.
+    peer: Option<HttpPeer>,
+    trust: Arc<UpstreamTls>,
+}
+
+/// How to reach a server for a protocol.
+pub struct Target<'o> {
+    /// The peer, ready to be cloned.
+    pub peer: &'o HttpPeer,
+    /// What its certificate is checked by beyond the peer's own options.
+    pub trust: &'o Arc<UpstreamTls>,
+}
+
+/// Why the organisation cannot be served at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OrganisationError {
+    /// A file with certificate authorities.
+    #[error("{path}: {problem}")]
+    CertificateAuthorities {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Organisation {
+    /// Resolves every server's name and prepares its peers. A name that cannot be resolved is an event, not an error:
+    /// the other servers serve on.
+    pub async fn new(topology: Topology, policy: Policy, config: &Config) -> Result<Self, OrganisationError> {
+        let mut authorities = Authorities::default();
+        let mut origins = Vec::with_capacity(topology.servers().len());
+        for server in topology.servers() {
+            let mut of_server: Vec<Origin> = Vec::new();
+            for (tls, host, port) in addresses_of(server) {
+                if of_server.iter().any(|known| known.is(tls, &host, port)) {
+                    continue;
+                }
+                let site = server.site.map(|id| topology.site(id).name.to_lowercase());
+                let trust = site.and_then(|name| config.sites.get(&name)).unwrap_or(&config.upstream.tls);
+                let peer = match resolve(&host, port, config).await {
+                    Ok(address) => {
+                        let options = options(config, trust, &mut authorities)?;
+                        let mut peer = HttpPeer::new(address, tls, host.clone());
+                        peer.options = options;
+                        Some(peer)
+                    }
+                    Err(problem) => {
+                        Event::ServerUnreachable.report(format_args!("{} ({host}): {problem}", server.name));
+                        None
+                    }
+                };
+                of_server.push(Origin { tls, host, port, peer, trust: Arc::new(trust.clone()) });
+            }
+            origins.push(of_server);
+        }
+        let health = Health::new(topology.servers().len(), config.upstream.retry_dead_after);
+        Ok(Organisation { topology, policy, health, origins })
+    }
+
+    /// How a server is reached for a protocol; `None` if its name does not resolve.
+    pub fn target(&self, server: ServerId, protocol: Protocol) -> Option<Target<'_>> {
+        let (tls, host, port) = address_of(self.topology.server(server), protocol);
+        let origin = self.origins[server.0].iter().find(|origin| origin.is(tls, host, port))?;
+        Some(Target { peer: origin.peer.as_ref()?, trust: &origin.trust })
+    }
+}
+
+impl Origin {
+    fn is(&self, tls: bool, host: &str, port: u16) -> bool {
+        self.tls == tls && self.port == port && self.host == host
+    }
+}
+
+/// Where a server serves a protocol: the virtual directory's InternalURL; else, for the services of the local pool that
+/// have none, https on the server's own name. Exchange 2003 back-ends speak http on port 80, without SSL ([S74] in the
+/// project's reference: SSL must be off on their virtual directories).
+fn address_of(server: &Server, protocol: Protocol) -> (bool, &str, u16) {
+    if server.version.generation() == Some(Generation::Exchange2003) {
+        return (false, &server.fqdn, 80);
+    }
+    let internal_url = server.virtual_directory(protocol).and_then(|directory| directory.internal_url.as_ref());
+    internal_url.and_then(origin_of).unwrap_or((true, &server.fqdn, 443))
+}
+
+fn addresses_of(server: &Server) -> impl Iterator<Item = (bool, String, u16)> + '_ {
+    Protocol::ALL.into_iter().chain([Protocol::Opened]).map(|protocol| {
+        let (tls, host, port) = address_of(server, protocol);
+        (tls, host.to_owned(), port)
+    })
+}
+
+fn origin_of(url: &Url) -> Option<(bool, &str, u16)> {
+    Some((url.scheme() == "https", url.host_str()?, url.port_or_known_default()?))
+}
+
+async fn resolve(host: &str, port: u16, config: &Config) -> Result<SocketAddr, String> {
+    if let Some(address) = config.resolve.get(host, port) {
+        return Ok(address);
+    }
+    if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let lookup = tokio::time::timeout(config.upstream.connect_timeout, tokio::net::lookup_host((host, port)));
+    match lookup.await {
+        Ok(Ok(mut addresses)) => addresses.next().ok_or_else(|| "its name has no address".into()),
+        Ok(Err(error)) => Err(format!("its name does not resolve: {error}")),
+        Err(_) => Err(format!("its name did not resolve within {} ms", config.upstream.connect_timeout.as_millis())),
+    }
+}
+
+fn options(
+    config: &Config,
+    tls: &UpstreamTls,
+    authorities: &mut Authorities,
+) -> Result<PeerOptions, OrganisationError> {
+    let mut options = PeerOptions::new();
+    options.connection_timeout = Some(config.upstream.connect_timeout);
+    options.total_connection_timeout = Some(config.upstream.total_connect_timeout);
+    options.idle_timeout = Some(config.upstream.idle_timeout);
+    options.alpn = ALPN::H1; // Windows authentication and Exchange 2007 to 2010 know HTTP/1.1 only
+    match &tls.trust {
+        Trust::System => {}
+        Trust::CertificateAuthorities(path) => options.ca = Some(authorities.load(path)?),
+        // The fingerprint is compared once the connection stands, before anything is sent on it.
+        Trust::Fingerprints(_) | Trust::Anything => {
+            options.verify_cert = false;
+            options.verify_hostname = false;
+        }
+    }
+    Ok(options)
+}
+
+/// Certificate authorities by file, so that servers share them.
+#[derive(Default)]
+struct Authorities(HashMap<std::path::PathBuf, Arc<Box<[X509]>>>);
+
+impl Authorities {
+    fn load(&mut self, path: &std::path::Path) -> Result<Arc<Box<[X509]>>, OrganisationError> {
+        if let Some(loaded) = self.0.get(path) {
+            return Ok(loaded.clone());
+        }
+        let error =
+            |problem: String| OrganisationError::CertificateAuthorities { path: path.display().to_string(), problem };
+        let pem = std::fs::read(path).map_err(|problem| error(problem.to_string()))?;
+        let certificates = X509::stack_from_pem(&pem).map_err(|problem| error(problem.to_string()))?;
+        if certificates.is_empty() {
+            return Err(error("has no certificate; a PEM file with BEGIN CERTIFICATE is needed".into()));
+        }
+        let loaded = Arc::new(certificates.into_boxed_slice());
+        self.0.insert(path.to_owned(), loaded.clone());
+        Ok(loaded)
+    }
+}

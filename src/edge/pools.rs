@@ -1,0 +1,55 @@
+//! Which server of a pool takes a request, and whether it is the one it claims to be.
+
+use std::sync::Arc;
+
+use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
+
+use super::{
+    Destination,
+    organisation::{Organisation, Target},
+};
+use crate::{
+    config::{Trust, UpstreamTls},
+    routing::{self, choice, protocol::Protocol, topology::ServerId},
+};
+
+/// Picks the server: among those that answer, the one the key belongs to. `None`: none is left.
+pub(super) fn choose<'o>(
+    destination: Destination,
+    protocol: Protocol,
+    organisation: &'o Organisation,
+    tried: &[ServerId],
+) -> Option<(ServerId, Target<'o>)> {
+    let usable = |server| organisation.health.is_alive(server) && !tried.contains(&server);
+    let server = match destination {
+        Destination::Pool { pool, key } => {
+            let members = routing::members(pool, &organisation.topology, &organisation.policy);
+            choice::choose(key, members, |server| usable(server) && organisation.target(server, protocol).is_some())?
+        }
+        Destination::BackEnd(server) => Some(server).filter(|server| usable(*server))?,
+    };
+    Some((server, organisation.target(server, protocol)?))
+}
+
+/// What is wrong with a new connection's TLS beyond what the connector has checked; `None`: nothing.
+pub(super) fn distrust(tls: &Arc<UpstreamTls>, peer: &HttpPeer, digest: Option<&Digest>) -> Option<String> {
+    if !peer.is_tls() {
+        return None;
+    }
+    let Some(session) = digest.and_then(|digest| digest.ssl_digest.as_ref()) else {
+        return Some("the connection has no TLS".into());
+    };
+    if !tls.allow_tls_1_0 && matches!(&*session.version, "TLSv1" | "TLSv1.1" | "SSLv3") {
+        return Some(format!(
+            "it speaks only {}; give it a newer one, or set allow_tls_1_0 = true for its site",
+            session.version
+        ));
+    }
+    match &tls.trust {
+        Trust::Fingerprints(known) if !known.iter().any(|known| known[..] == session.cert_digest[..]) => {
+            let shown: String = session.cert_digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            Some(format!("its certificate has SHA-256 fingerprint {shown}, which is not among those of its site"))
+        }
+        Trust::Fingerprints(_) | Trust::System | Trust::CertificateAuthorities(_) | Trust::Anything => None,
+    }
+}

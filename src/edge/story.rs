@@ -1,0 +1,115 @@
+//! The access log: one line a request that tells who, where, why, and over which connection.
+
+use std::time::Instant;
+
+use log::kv::ToValue;
+use pingora_proxy::Session;
+
+use super::{Context, pin::Pin, respond::Denial};
+use crate::{
+    directory::Entry,
+    identity::{Credential, Identity, MailboxName},
+    routing::{
+        Decision,
+        protocol::Protocol,
+        topology::{ServerId, SiteId},
+    },
+};
+
+/// What is told about one request.
+#[derive(Debug)]
+pub struct Story {
+    pub(super) started: Instant,
+    pub(super) protocol: Option<Protocol>,
+    /// The name that signs in, as claimed.
+    pub(super) user: Option<MailboxName>,
+    /// The mailbox asked for, where it is not the user's own.
+    pub(super) target: Option<MailboxName>,
+    /// The user's directory name, once the credential was verified.
+    pub(super) proven: Option<String>,
+    pub(super) site: Option<SiteId>,
+    pub(super) rule: Option<&'static str>,
+    pub(super) denial: Option<Denial>,
+    pub(super) server: Option<ServerId>,
+    pub(super) reused: Option<bool>,
+    pub(super) answered: Option<Instant>,
+}
+
+impl Story {
+    pub(super) fn new() -> Self {
+        Story {
+            started: Instant::now(),
+            protocol: None,
+            user: None,
+            target: None,
+            proven: None,
+            site: None,
+            rule: None,
+            denial: None,
+            server: None,
+            reused: None,
+            answered: None,
+        }
+    }
+
+    pub(super) fn identified(&mut self, identity: &Identity) {
+        if let Credential::Basic { user, .. } = &identity.credential {
+            self.user = Some(user.clone());
+        }
+        self.target = identity.target.as_ref().map(|target| target.name.clone());
+    }
+
+    pub(super) fn is_proven_as(&mut self, entry: &Entry) {
+        self.proven = Some(entry.name.clone());
+    }
+
+    pub(super) fn decided(&mut self, decision: &Decision) {
+        match decision {
+            Decision::Proxy(pool, rule) => {
+                self.site = Some(pool.site);
+                self.rule = Some(rule.name());
+            }
+            Decision::BackEnd(_, rule)
+            | Decision::LinkPage(_, rule)
+            | Decision::MovedDevice(_, rule)
+            | Decision::SameHost(_, rule) => self.rule = Some(rule.name()),
+            Decision::Refuse(refusal) => self.denial = Some(Denial::Routing(*refusal)),
+        }
+    }
+}
+
+/// Writes the line, under the target `firstcas::access`. Only the path of the URL is told: its query can hold tokens.
+pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_core::Error>) {
+    if !log::log_enabled!(target: "firstcas::access", log::Level::Info) {
+        return;
+    }
+    let story = &context.story;
+    let organisation = &context.organisation;
+    let request = session.req_header();
+    let milliseconds = |until: Instant| u64::try_from((until - story.started).as_millis()).unwrap_or(u64::MAX);
+    let client = session.client_addr().map(ToString::to_string);
+    let (user, target) = (story.user.as_ref().map(ToString::to_string), story.target.as_ref().map(ToString::to_string));
+    let dash = "-";
+    log::info!(
+        target: "firstcas::access",
+        client = client.as_deref().unwrap_or(dash),
+        method = request.method.as_str(),
+        path = request.uri.path(),
+        protocol = story.protocol.map_or(dash, Protocol::name),
+        user = user.as_deref().unwrap_or(dash),
+        target = target.as_deref().unwrap_or(dash),
+        proven = story.proven.as_deref().unwrap_or(dash),
+        site = story.site.map_or(dash, |site| organisation.topology.site(site).name.as_str()),
+        rule = story.denial.map(Denial::name).or(story.rule).unwrap_or(dash),
+        cas = story.server.map_or(dash, |server| organisation.topology.server(server).name.as_str()),
+        connection = match context.pin { Pin::Shared => "shared", Pin::Pinned(_) => "pinned" },
+        upstream = match story.reused { None => dash, Some(true) => "reused", Some(false) => "new" },
+        status = session.response_written().map_or(0, |answer| answer.status.as_u16()).to_value(),
+        bytes_in = session.body_bytes_read() as u64,
+        bytes_out = session.body_bytes_sent() as u64,
+        first_byte_ms = milliseconds(story.answered.unwrap_or_else(Instant::now)),
+        total_ms = milliseconds(Instant::now()),
+        error = error.map_or(dash, |error| error.etype().as_str());
+        ""
+    );
+}

@@ -1,0 +1,186 @@
+//! Events: what an administrator should know, each with a stable id, a severity, a text and a cure.
+//!
+//! Where Exchange has an event for the same thing, its id is kept ([`Event::id`]: `OWA41` is event 41 of source
+//! `MSExchange OWA`, `EAS1008` event 1008 of `MSExchange ActiveSync`). Our own are `FC` and a number.
+
+use std::fmt;
+
+use crate::routing::Refusal;
+
+/// Something worth an administrator's attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A device was sent to another site by a 451.
+    ActiveSyncRedirected,
+    /// A 2003 back-end challenged without Integrated Windows authentication.
+    BackEndWithoutIntegratedAuthentication,
+    /// Proxying needs Integrated Windows authentication, or an InternalURL, on the target.
+    ProxyTargetNotUsable,
+    /// Proxying needs SSL on the target.
+    ProxyTargetWithoutSsl,
+    /// The mailbox's site has no Client Access Server of its version.
+    ProxyTargetVersion,
+    /// A mailbox's site has no Client Access Server at all.
+    SiteWithoutClientAccessServer,
+    /// A server does not accept connections.
+    ServerUnreachable,
+    /// A server accepts connections again.
+    ServerBack,
+    /// No Client Access Server of a site answers.
+    SiteDown,
+    /// A server's certificate is not trusted, or its TLS is too old.
+    ServerCertificate,
+    /// Directory data that would break a user.
+    DirectoryOddity,
+    /// The directory did not answer.
+    DirectoryAway,
+    /// A new topology is in force.
+    TopologyChanged,
+    /// A request was malformed or forged.
+    MalformedRequest,
+    /// A request was refused because of who asked for what.
+    RequestRefused,
+}
+
+/// How urgent an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Good to know.
+    Information,
+    /// A user was, or soon will be, affected.
+    Warning,
+    /// Users are affected until somebody acts.
+    Error,
+}
+
+impl Event {
+    /// Every event, in the order of the catalogue.
+    pub const ALL: [Event; 15] = [
+        Event::ActiveSyncRedirected,
+        Event::BackEndWithoutIntegratedAuthentication,
+        Event::ProxyTargetNotUsable,
+        Event::ProxyTargetWithoutSsl,
+        Event::ProxyTargetVersion,
+        Event::SiteWithoutClientAccessServer,
+        Event::ServerUnreachable,
+        Event::ServerBack,
+        Event::SiteDown,
+        Event::ServerCertificate,
+        Event::DirectoryOddity,
+        Event::DirectoryAway,
+        Event::TopologyChanged,
+        Event::MalformedRequest,
+        Event::RequestRefused,
+    ];
+
+    /// The stable id.
+    pub fn id(self) -> &'static str {
+        match self {
+            Event::ActiveSyncRedirected => "EAS1008",
+            Event::BackEndWithoutIntegratedAuthentication => "EAS1036",
+            Event::ProxyTargetNotUsable => "OWA41",
+            Event::ProxyTargetWithoutSsl => "OWA42",
+            Event::ProxyTargetVersion => "OWA46",
+            Event::SiteWithoutClientAccessServer => "FC101",
+            Event::ServerUnreachable => "FC110",
+            Event::ServerBack => "FC111",
+            Event::SiteDown => "FC112",
+            Event::ServerCertificate => "FC113",
+            Event::DirectoryOddity => "FC120",
+            Event::DirectoryAway => "FC121",
+            Event::TopologyChanged => "FC122",
+            Event::MalformedRequest => "FC130",
+            Event::RequestRefused => "FC131",
+        }
+    }
+
+    /// How urgent it is.
+    pub fn severity(self) -> Severity {
+        match self {
+            Event::ServerBack | Event::TopologyChanged | Event::RequestRefused | Event::MalformedRequest => {
+                Severity::Information
+            }
+            Event::ActiveSyncRedirected | Event::DirectoryOddity => Severity::Warning,
+            Event::BackEndWithoutIntegratedAuthentication
+            | Event::ProxyTargetNotUsable
+            | Event::ProxyTargetWithoutSsl
+            | Event::ProxyTargetVersion
+            | Event::SiteWithoutClientAccessServer
+            | Event::ServerUnreachable
+            | Event::SiteDown
+            | Event::ServerCertificate
+            | Event::DirectoryAway => Severity::Error,
+        }
+    }
+
+    /// What to do about it.
+    pub fn cure(self) -> &'static str {
+        match self {
+            Event::ActiveSyncRedirected => {
+                "nothing, if the device follows; else recreate its partnership with the URL of the mailbox's own site"
+            }
+            Event::BackEndWithoutIntegratedAuthentication => {
+                "turn on Integrated Windows authentication on the back-end's /Exchange and /Microsoft-Server-ActiveSync"
+            }
+            Event::ProxyTargetNotUsable => {
+                "set InternalURL and WindowsAuthentication $true on the virtual directory of a Client Access Server there"
+            }
+            Event::ProxyTargetWithoutSsl => {
+                "set an https InternalURL on the target, or routing.allow_http_internal_url = true here"
+            }
+            Event::ProxyTargetVersion => "install a Client Access Server of the mailbox's version in its site",
+            Event::SiteWithoutClientAccessServer => "install a Client Access Server in the mailbox's site",
+            Event::ServerUnreachable => "check the server, its name in DNS or [resolve], and the firewall between",
+            Event::ServerBack | Event::TopologyChanged => "nothing",
+            Event::SiteDown => "check the site's servers and the line to it",
+            Event::ServerCertificate => {
+                "give the server a certificate that [upstream] or [sites.NAME] trusts, or trust the one it has there"
+            }
+            Event::DirectoryOddity => "mend the object it names",
+            Event::DirectoryAway => "check the directory servers named in [directory] and the account used there",
+            Event::MalformedRequest => "look at the client; an attack if it keeps coming",
+            Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
+        }
+    }
+
+    /// The event that goes with a refusal by the routing rules.
+    pub fn of_refusal(refusal: Refusal) -> Event {
+        match refusal {
+            Refusal::NotServedLocally
+            | Refusal::NoVirtualDirectory
+            | Refusal::NoInternalUrl
+            | Refusal::NoIntegratedAuthentication => Event::ProxyTargetNotUsable,
+            Refusal::NoSsl => Event::ProxyTargetWithoutSsl,
+            Refusal::NoAcceptableVersion => Event::ProxyTargetVersion,
+            Refusal::NoClientAccessServer => Event::SiteWithoutClientAccessServer,
+            Refusal::NoneResponding => Event::SiteDown,
+            Refusal::AmbiguousName | Refusal::HomeServerUnknown | Refusal::VersionUnknown | Refusal::SiteUnknown => {
+                Event::DirectoryOddity
+            }
+            Refusal::UnknownUser | Refusal::NoMailbox | Refusal::NotOnThisVersion => Event::RequestRefused,
+        }
+    }
+
+    /// Writes the event to the log, under the target `firstcas::event`.
+    pub fn report(self, what: impl fmt::Display) {
+        let level = match self.severity() {
+            Severity::Information => log::Level::Info,
+            Severity::Warning => log::Level::Warn,
+            Severity::Error => log::Level::Error,
+        };
+        log::log!(target: "firstcas::event", level, event = self.id(), cure = self.cure(); "{what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_events_share_an_id() {
+        let mut ids: Vec<_> = Event::ALL.iter().map(|event| event.id()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), Event::ALL.len());
+    }
+}

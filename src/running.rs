@@ -1,0 +1,273 @@
+//! From a configuration to a running edge, and from there to a stopped one.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    os::fd::IntoRawFd,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use pingora_core::{
+    apps::http_app::{HttpServer, ServeHttp},
+    listeners::tls::TlsSettings,
+    protocols::http::ServerSession,
+    server::{ListenFds, configuration::ServerConf},
+    services::{Service as _, listening::Service},
+};
+use pingora_runtime::Runtime;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    config::{self, Config, ConfigErrors, ListenerTls},
+    directory::{self, Directory, DirectoryError, cache::CachedDirectory},
+    edge::{
+        Edge,
+        organisation::{Organisation, OrganisationError},
+    },
+    events::Event,
+    routing::topology::Topology,
+};
+
+/// A running edge. Dropping it stops it from accepting clients and closes idle ones; [`Running::drain`] waits for the
+/// requests in flight besides.
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    stop: watch::Sender<bool>,
+    in_flight: TaskTracker,
+    drain_timeout: Duration,
+    directory: Option<tokio::runtime::Runtime>,
+}
+
+/// Why the edge cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory cannot be opened or read.
+    #[error("the directory cannot be read")]
+    Directory(#[from] DirectoryError),
+    /// The local site, or a site the config names, is not in the directory.
+    #[error("the configuration does not fit the directory")]
+    Policy(#[from] ConfigErrors),
+    /// A server cannot be prepared for.
+    #[error("the servers of the organisation cannot be prepared for")]
+    Organisation(#[from] OrganisationError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}; is another program using it?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("the certificate {} or its key {} cannot be used", .certificate.display(), .key.display())]
+    Certificate {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<pingora_core::Error>,
+    },
+    /// The operating system refused something basic.
+    #[error("the operating system refused to start the edge's threads")]
+    System(#[from] std::io::Error),
+}
+
+/// Opens the directory that the configuration names.
+pub fn open_directory(config: &Config) -> Result<Arc<dyn Directory>, DirectoryError> {
+    Ok(match &config.directory {
+        config::Directory::Ldif(path) => Arc::new(directory::ldif::open(path)?),
+        config::Directory::Ldap(settings) => Arc::new(directory::ldap::open(settings.clone())?),
+    })
+}
+
+/// Starts the edge: reads the organisation, binds every listener, serves.
+pub fn start(config: Config) -> Result<Running, StartError> {
+    let directory_runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("directory").enable_all().build()?;
+    let config = Arc::new(config);
+    let directory = open_directory(&config)?;
+    let organisation = directory_runtime.block_on(read_organisation(&*directory, &config))?;
+    let organisation = Arc::new(ArcSwap::from_pointee(organisation));
+    directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));
+
+    let in_flight = TaskTracker::new();
+    let cached = Arc::new(CachedDirectory::new(directory, config.cache.clone()));
+    let edge = Edge::new(config.clone(), cached, organisation, in_flight.clone());
+
+    let server = Arc::new(ServerConf {
+        threads: config.threads,
+        upstream_keepalive_pool_size: config.upstream.idle_connections_max,
+        max_retries: MAX_SERVERS_TRIED,
+        ..ServerConf::default()
+    });
+    let mut serving = pingora_proxy::http_proxy_service_with_name(&server, edge, "edge");
+    let sockets: ListenFds = Arc::new(Mutex::new(pingora_core::server::Fds::new()));
+    let mut redirecting = Vec::new();
+    let mut addresses = Vec::new();
+    for listener in &config.listeners {
+        let address = bind(listener.address, &sockets)?;
+        addresses.push(address);
+        let text = address.to_string();
+        match (&listener.tls, &listener.redirect_to_https) {
+            (Some(tls), _) => serving.add_tls_with_settings(&text, None, tls_settings(tls)?),
+            (None, Some(origin)) => {
+                let app = HttpServer::new_app(ToHttps { origin: origin.clone() });
+                let mut service = Service::new("redirect to https".into(), app);
+                service.add_tcp(&text);
+                redirecting.push(service);
+            }
+            (None, None) => serving.add_tcp(&text),
+        }
+    }
+
+    let (stop, stopped) = watch::channel(false);
+    let proxy = threads(config.threads);
+    let (fds, watch) = (sockets.clone(), stopped.clone());
+    proxy.get_handle().spawn(async move { serving.start_service(Some(fds), watch, 1).await });
+    for mut service in redirecting {
+        let (fds, watch) = (sockets.clone(), stopped.clone());
+        proxy.get_handle().spawn(async move { service.start_service(Some(fds), watch, 1).await });
+    }
+    for (listener, address) in config.listeners.iter().zip(&addresses) {
+        log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
+    }
+    log::info!("firstcas is ready");
+    Ok(Running { addresses, stop, in_flight, drain_timeout: config.drain_timeout, directory: Some(directory_runtime) })
+}
+
+impl Running {
+    /// Where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until SIGTERM or SIGQUIT (drain) or SIGINT (stop at once).
+    pub fn run_until_signalled(self) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let drain = runtime.block_on(async {
+            let (mut terminate, mut quit, mut interrupt) =
+                (signal(SignalKind::terminate())?, signal(SignalKind::quit())?, signal(SignalKind::interrupt())?);
+            std::io::Result::Ok(tokio::select! {
+                _ = terminate.recv() => true,
+                _ = quit.recv() => true,
+                _ = interrupt.recv() => false,
+            })
+        })?;
+        if drain {
+            self.drain();
+        }
+        Ok(())
+    }
+
+    /// Stops listening, closes idle clients, and waits for the requests in flight: all of them, or the configured time.
+    pub fn drain(mut self) {
+        log::info!("draining: no new connections; {} requests in flight", self.in_flight.len());
+        let _ = self.stop.send(true); // nobody listening any more is what we want
+        self.in_flight.close();
+        if let Some(directory) = &self.directory {
+            let waiting = tokio::time::timeout(self.drain_timeout, self.in_flight.wait());
+            match directory.block_on(async { waiting.await }) {
+                Ok(()) => log::info!("drained"),
+                Err(_) => log::warn!("{} requests were cut off after the drain time", self.in_flight.len()),
+            }
+        }
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(directory) = self.directory.take() {
+            directory.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// The threads that serve clients: each with its own run queue, which costs less than one queue for all. They live as
+/// long as the process, because Pingora remembers them by thread id, and the system uses those again.
+fn threads(count: usize) -> &'static Runtime {
+    static THREADS: OnceLock<Runtime> = OnceLock::new();
+    THREADS.get_or_init(|| Runtime::new_no_steal(count, "edge"))
+}
+
+/// Reads the topology, reports what is odd about it, and prepares the peers.
+async fn read_organisation(directory: &dyn Directory, config: &Config) -> Result<Organisation, StartError> {
+    let reading = directory.topology().await?;
+    for oddity in &reading.oddities {
+        Event::DirectoryOddity.report(format_args!("{}: {}", oddity.dn, oddity.problem));
+    }
+    let topology = Topology::new(reading.parts);
+    let policy = config.policy(&topology)?;
+    Ok(Organisation::new(topology, policy, config).await?)
+}
+
+/// Reads the organisation again and again; one that cannot be read leaves the last good one in force.
+async fn refresh(directory: Arc<dyn Directory>, config: Arc<Config>, organisation: Arc<ArcSwap<Organisation>>) {
+    loop {
+        tokio::time::sleep(config.routing.topology_refresh).await;
+        match read_organisation(&*directory, &config).await {
+            Ok(new) => organisation.store(Arc::new(new)),
+            Err(error) => Event::DirectoryAway.report(format_args!("the last good topology stays in force: {error}")),
+        }
+    }
+}
+
+/// Binds here rather than in Pingora, so that port 0 works and a busy port is an error with a name.
+fn bind(address: SocketAddr, sockets: &ListenFds) -> Result<SocketAddr, StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let socket = TcpListener::bind(address).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    let bound = socket.local_addr().map_err(failed)?;
+    sockets.lock().add(bound.to_string(), socket.into_raw_fd());
+    Ok(bound)
+}
+
+/// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list.
+fn tls_settings(tls: &ListenerTls) -> Result<TlsSettings, StartError> {
+    let failed =
+        |source| StartError::Certificate { certificate: tls.certificate.clone(), key: tls.key.clone(), source };
+    let mut settings =
+        TlsSettings::intermediate(&tls.certificate.to_string_lossy(), &tls.key.to_string_lossy()).map_err(failed)?;
+    if tls.http2 {
+        settings.enable_h2();
+    }
+    Ok(settings)
+}
+
+/// A plain http listener that only says where https is.
+struct ToHttps {
+    origin: url::Url,
+}
+
+#[async_trait::async_trait]
+impl ServeHttp for ToHttps {
+    async fn response(&self, session: &mut ServerSession) -> http::Response<Vec<u8>> {
+        let target = session.req_header().uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let location = format!("{}{target}", self.origin.as_str().trim_end_matches('/'));
+        // 307 keeps the method, so that a phone's POST is not turned into a GET.
+        http::Response::builder()
+            .status(307)
+            .header("Location", location)
+            .header("Content-Length", 0)
+            .body(Vec::new())
+            .unwrap_or_default()
+    }
+}
+
+/// How many servers one request is offered to before it is told that none answers.
+const MAX_SERVERS_TRIED: usize = 16;

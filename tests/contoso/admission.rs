@@ -1,0 +1,172 @@
+//! Who is let in: the virtual directory a path belongs to, the authentication methods it offers, and the credential.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use firstcas::{
+    directory::{Directory, DirectoryError},
+    identity::{Credential, basic},
+    routing::{
+        protocol::{Protocol, VirtualDirectoryKind},
+        topology::AuthenticationMethods,
+        version::Generation,
+    },
+};
+use hyper::{
+    Response, StatusCode,
+    header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
+    http::request::Parts,
+};
+use percent_encoding::percent_decode_str;
+
+use super::{body::Body, pages, server::Host};
+
+/// A request that was let in.
+pub struct Visit {
+    /// The protocol its path belongs to.
+    pub protocol: Protocol,
+    /// Whom it authenticated.
+    pub person: Arc<Person>,
+}
+
+/// Somebody who proved who they are.
+pub struct Person {
+    /// The `sAMAccountName`.
+    pub account: String,
+    /// The same as a header field's value.
+    pub value: HeaderValue,
+}
+
+/// Lets a request in, or says what it is answered instead.
+pub async fn admit(host: &Host, head: &Parts) -> Result<Visit, Response<Body>> {
+    let Some((protocol, offered)) = offered(host, head.uri.path()) else {
+        return Err(not_found(host));
+    };
+    let Some(authorization) = head.headers.get(AUTHORIZATION) else {
+        return Err(challenge(host, offered));
+    };
+    if offered.0 & AuthenticationMethods::BASIC == 0 {
+        return Err(challenge(host, offered));
+    }
+    // NTLM and Negotiate are offered, but their acceptance needs the connection's state, which comes with their issue.
+    match host.common.people.authenticate(authorization.as_bytes()).await {
+        Ok(Some(person)) => Ok(Visit { protocol, person }),
+        Ok(None) => Err(challenge(host, offered)),
+        Err(error) => Err(pages::plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{}: {error}\n", host.name))),
+    }
+}
+
+/// What the path would be answered without a credential.
+pub fn unauthenticated(host: &Host, path: &str) -> Response<Body> {
+    match offered(host, path) {
+        Some((_, offered)) => challenge(host, offered),
+        None => not_found(host),
+    }
+}
+
+/// The protocol of a path and the methods that its virtual directory offers now; `None`: this server has none.
+fn offered(host: &Host, path: &str) -> Option<(Protocol, AuthenticationMethods)> {
+    let protocol = Protocol::of_path(&percent_decode_str(path).decode_utf8_lossy())?;
+    let mut offered = configured(host, protocol)?;
+    if !host.behaviour().integrated {
+        offered.0 &= AuthenticationMethods::BASIC;
+    }
+    Some((protocol, offered))
+}
+
+fn configured(host: &Host, protocol: Protocol) -> Option<AuthenticationMethods> {
+    if host.generation == Generation::Exchange2003 {
+        // Exchange 2003 sets both up on its virtual directories; they are not objects that the edge reads.
+        let serves = matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync);
+        return serves.then_some(BASIC_AND_INTEGRATED);
+    }
+    let of = |kind: VirtualDirectoryKind| host.virtual_directories[kind as usize];
+    match protocol {
+        // A Client Access Server has the legacy paths beside /owa (overview article, "Exchange 2003").
+        Protocol::LegacyOwa => of(VirtualDirectoryKind::Owa),
+        // Windows' own RPC proxy; where the directory has no object for it, as in conf/contoso.ldif, it goes by /owa.
+        Protocol::OutlookAnywhere => of(VirtualDirectoryKind::OutlookAnywhere).or(of(VirtualDirectoryKind::Owa)),
+        Protocol::Root
+        | Protocol::Owa
+        | Protocol::Ecp
+        | Protocol::ActiveSync
+        | Protocol::Ews
+        | Protocol::Autodiscover
+        | Protocol::Oab
+        | Protocol::Mapi
+        | Protocol::Opened => of(protocol.virtual_directory()?),
+    }
+}
+
+fn not_found(host: &Host) -> Response<Body> {
+    pages::plain(StatusCode::NOT_FOUND, format!("{} has no such virtual directory\n", host.name))
+}
+
+fn challenge(host: &Host, offered: AuthenticationMethods) -> Response<Body> {
+    let mut response = pages::plain(StatusCode::UNAUTHORIZED, format!("{}: 401 Unauthorized\n", host.name));
+    let fields = response.headers_mut();
+    if offered.integrated_windows() {
+        fields.append(WWW_AUTHENTICATE, HeaderValue::from_static("Negotiate"));
+        fields.append(WWW_AUTHENTICATE, HeaderValue::from_static("NTLM"));
+    }
+    if offered.0 & AuthenticationMethods::BASIC != 0
+        && let Ok(basic) = HeaderValue::from_str(&format!("Basic realm=\"{}\"", host.fqdn))
+    {
+        fields.append(WWW_AUTHENTICATE, basic);
+    }
+    response
+}
+
+/// The directory's people, with a memory of credentials that were right, so that a load test measures the proxy in
+/// front and not the password hash.
+pub struct People {
+    directory: Arc<dyn Directory>,
+    /// By hash of the credential, so that no password stays in memory.
+    known: RwLock<HashMap<blake3::Hash, Arc<Person>>>,
+}
+
+impl People {
+    /// The people of this directory.
+    pub fn new(directory: Arc<dyn Directory>) -> Self {
+        People { directory, known: RwLock::default() }
+    }
+
+    /// Whose credential this `Authorization` value is; `None`: nobody's, or none that can be read.
+    pub async fn authenticate(&self, authorization: &[u8]) -> Result<Option<Arc<Person>>, DirectoryError> {
+        let hash = blake3::hash(authorization);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let Credential::Basic { user, password } = basic::credential(authorization) else {
+            return Ok(None);
+        };
+        let entry = match self.directory.find(&user).await {
+            Ok(Some(entry)) => entry,
+            Ok(None) | Err(DirectoryError::Ambiguous { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !self.directory.verify(&entry, &password).await? {
+            return Ok(None);
+        }
+        // At Contoso the account is the local part of the UPN, which is what the directory calls the person.
+        let account = entry.name.split('@').next().unwrap_or_default().to_owned();
+        let value = HeaderValue::from_bytes(account.as_bytes()).unwrap_or(HeaderValue::from_static("?"));
+        let person = Arc::new(Person { account, value });
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_LIMIT {
+            known.clear();
+        }
+        known.insert(hash, Arc::clone(&person));
+        Ok(Some(person))
+    }
+}
+
+const BASIC_AND_INTEGRATED: AuthenticationMethods = AuthenticationMethods(
+    AuthenticationMethods::BASIC | AuthenticationMethods::NTLM | AuthenticationMethods::WINDOWS_INTEGRATED,
+);
+
+/// A load test with a thousand users of its own still finds them all; beyond, the memory starts over.
+const KNOWN_LIMIT: usize = 10_000;
