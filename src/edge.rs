@@ -44,6 +44,7 @@ use crate::{
     events::Event,
     identity::{self, Credential, Facts, Identity, MailboxName},
     routing::{self, Decision, Pool, Refusal, Request, mailbox::Whose, protocol::Protocol, topology::ServerId},
+    secret::Secret,
 };
 use organisation::Organisation;
 use pin::Pin;
@@ -117,7 +118,7 @@ impl Edge {
         check_framing(session)?;
 
         let (path, query) = path_and_query(session.req_header())?;
-        let protocol = self.protocol_of(&path)?;
+        let protocol = self.config.routing.protocol_of(&path).ok_or(Denial::PathNotServed)?;
         context.story.protocol = Some(protocol);
         self.check_announced_body(session.req_header(), protocol)?;
 
@@ -173,15 +174,6 @@ impl Edge {
         }))
     }
 
-    fn protocol_of(&self, path: &str) -> Result<Protocol, Denial> {
-        if let Some(protocol) = Protocol::of_path(path) {
-            return Ok(protocol);
-        }
-        let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        let opened = self.config.routing.open_paths.iter().any(|open| open.eq_ignore_ascii_case(first));
-        if opened { Ok(Protocol::Opened) } else { Err(Denial::PathNotServed) }
-    }
-
     fn check_announced_body(&self, request: &RequestHeader, protocol: Protocol) -> Result<(), Denial> {
         let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         match length {
@@ -207,10 +199,23 @@ impl Edge {
         let Credential::Basic { user, password } = &identity.credential else {
             return Ok(Proof::Absent);
         };
-        let lookup = self.find(user).await?;
-        let Lookup::Found(entry) = lookup.as_ref() else {
-            return Ok(Proof::Wrong);
-        };
+        match self.find(user).await?.as_ref() {
+            Lookup::Found(entry) => self.verify(entry, password).await,
+            Lookup::NotFound => Ok(Proof::Wrong),
+            // Whichever of them it is: who knows the password of one may be told that there are two.
+            Lookup::Ambiguous(dns) => {
+                for dn in dns {
+                    let entry = Entry { dn: dn.clone(), name: dn.clone(), mailbox: None };
+                    if let proven @ Proof::Proven(_) = self.verify(&entry, password).await? {
+                        return Ok(proven);
+                    }
+                }
+                Ok(Proof::Wrong)
+            }
+        }
+    }
+
+    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Proof, Denial> {
         let check = self.directory.verify(entry, password);
         match tokio::time::timeout(self.config.timeouts.directory, check).await {
             Ok(Ok(true)) => Ok(Proof::Proven(entry.clone())),

@@ -10,6 +10,10 @@ use clap::{
 };
 use firstcas::{command_line, explain::QuestionParts, routing::protocol::Protocol};
 
+/// Measured beside glibc's: less CPU per request, and less memory per held one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {

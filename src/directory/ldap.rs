@@ -226,7 +226,7 @@ impl Servers {
         let Some(slot) = self.slots.get(turn) else { return Ok(Vec::new()) };
         let patience = match search.size {
             Size::AtMost(_) => self.settings.search_timeout,
-            Size::AllInPages => self.settings.search_timeout * PAGES_PATIENCE,
+            Size::AllInPages => self.settings.search_timeout.saturating_mul(PAGES_PATIENCE),
         };
         let mut may_try_again = true;
         loop {
@@ -261,10 +261,10 @@ impl Servers {
         let base = match search.base {
             Base::Users => &link.users_base,
             // Whoever narrowed the users' base meant it for logon names too.
-            Base::Domain(naming_context) => match is_within(&fold_dn(&link.users_base), &fold_dn(naming_context)) {
-                true => &*link.users_base,
-                false => naming_context,
-            },
+            Base::Domain(naming_context) if is_within(&fold_dn(&link.users_base), &fold_dn(naming_context)) => {
+                &link.users_base
+            }
+            Base::Domain(naming_context) => naming_context,
             Base::Configuration => &link.configuration_base,
         };
         let mut ldap = link.ldap.clone();

@@ -8,7 +8,6 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -222,7 +221,7 @@ fn safe_string(text: &[u8]) -> Result<&[u8], Problem> {
 /// Records in memory, indexed by what people are searched by.
 pub(super) struct Records {
     path: PathBuf,
-    records: Arc<[Record]>,
+    all: Vec<Record>,
     folded_dns: Vec<String>,
     by_dn: HashMap<String, usize>,
     by_value: HashMap<(&'static str, Vec<u8>), Vec<usize>>,
@@ -243,12 +242,12 @@ impl Records {
                 }
             }
         }
-        Records { path, records: records.into(), folded_dns, by_dn, by_value }
+        Records { path, all: records, folded_dns, by_dn, by_value }
     }
 
     /// The records of these classes.
     pub(super) fn of_classes(&self, classes: &[&str]) -> Vec<Record> {
-        self.records.iter().filter(|record| classes.iter().any(|class| record.is(class))).cloned().collect()
+        self.all.iter().filter(|record| classes.iter().any(|class| record.is(class))).cloned().collect()
     }
 
     /// The records that match, each once, at most `limit`.
@@ -264,7 +263,7 @@ impl Records {
             .collect();
         ids.sort_unstable();
         ids.dedup();
-        ids.into_iter().take(limit).filter_map(|id| self.records.get(id)).cloned().collect()
+        ids.into_iter().take(limit).filter_map(|id| self.all.get(id)).cloned().collect()
     }
 
     /// The file, for messages.
@@ -274,7 +273,7 @@ impl Records {
 
     /// Every record, for checks of the whole file.
     pub(super) fn all(&self) -> &[Record] {
-        &self.records
+        &self.all
     }
 
     /// Whether one of the record's `userPassword` values is this password's hash.
@@ -282,7 +281,7 @@ impl Records {
     /// # Errors
     /// [`DirectoryError::Unusable`]: none is, but one is of a scheme this cannot compare.
     pub(super) fn check_password(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
-        let Some(record) = self.by_dn.get(&fold_dn(dn)).and_then(|id| self.records.get(*id)) else {
+        let Some(record) = self.by_dn.get(&fold_dn(dn)).and_then(|id| self.all.get(*id)) else {
             return Ok(false);
         };
         let mut unreadable = false;

@@ -122,7 +122,7 @@ impl Organisation {
         }
     }
 
-    /// DN of the domain of that NetBIOS or DNS name. An unknown name makes the domains be read again, but not for
+    /// DN of the domain of that `NetBIOS` or DNS name. An unknown name makes the domains be read again, but not for
     /// every request of somebody who guesses names.
     async fn naming_context(&self, name: &str) -> Result<Option<String>, DirectoryError> {
         let name = name.to_lowercase();

@@ -56,9 +56,9 @@ pub mod attribute {
     pub const SERVER_SITE: &str = "msExchServerSite";
     /// DN of the server a database is on.
     pub const OWNING_SERVER: &str = "msExchOwningServer";
-    /// InternalURL, despite its name.
+    /// `InternalURL`, despite its name.
     pub const INTERNAL_HOST_NAME: &str = "msExchInternalHostName";
-    /// ExternalURL, despite its name.
+    /// `ExternalURL`, despite its name.
     pub const EXTERNAL_HOST_NAME: &str = "msExchExternalHostName";
     /// Bit mask of authentication methods.
     pub const INTERNAL_AUTHENTICATION: &str = "msExchInternalAuthenticationMethods";
@@ -70,7 +70,7 @@ pub mod attribute {
     /// Cost of a link.
     pub const COST: &str = "cost";
 
-    /// NetBIOS name of a domain.
+    /// `NetBIOS` name of a domain.
     pub const NETBIOS_NAME: &str = "nETBIOSName";
     /// DNS name of a naming context.
     pub const DNS_ROOT: &str = "dnsRoot";
@@ -207,7 +207,7 @@ impl Record {
 /// A domain of the forest: a `crossRef` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// Its names, folded: NetBIOS and DNS.
+    /// Its names, folded: `NetBIOS` and DNS.
     pub names: Vec<String>,
     /// DN of its naming context.
     pub naming_context: String,
@@ -440,12 +440,12 @@ fn server(record: &Record, sites: &HashMap<&str, &str>, oddities: &mut Oddities)
     // From 2013 on bit 4 is the Mailbox server's back end, which no client may reach.
     let client_access_role =
         if generation >= Some(Generation::Exchange2013) { ROLE_FRONT_END } else { ROLE_CLIENT_ACCESS };
-    let site_name = record.text(attribute::SERVER_SITE).map(|dn| match sites.get(fold_dn(dn).as_str()) {
-        Some(site) => (*site).to_owned(),
-        None => {
-            oddities.add(record, format!("its msExchServerSite `{dn}` is no site, so it is used for nothing; mend it"));
-            rdn_value(dn).to_owned()
+    let site_name = record.text(attribute::SERVER_SITE).map(|dn| {
+        if let Some(site) = sites.get(fold_dn(dn).as_str()) {
+            return (*site).to_owned();
         }
+        oddities.add(record, format!("its msExchServerSite `{dn}` is no site, so it is used for nothing; mend it"));
+        rdn_value(dn).to_owned()
     });
     if site_name.is_none() && has_roles && roles & ROLE_EDGE == 0 {
         oddities.add(
@@ -471,9 +471,9 @@ fn server(record: &Record, sites: &HashMap<&str, &str>, oddities: &mut Oddities)
         legacy_dn,
         site_name,
         site: None,
+        hash_seed: 0, // `Topology::new` fills it in
         version,
         client_access: roles & client_access_role != 0,
-        hash_seed: 0, // `Topology::new` fills it in
         virtual_directories: [const { None }; VirtualDirectoryKind::COUNT],
     }
 }

@@ -23,6 +23,7 @@ pub struct PinNumber(u64);
 
 impl Pin {
     /// What becomes of the pin when a request carries a connection-bound credential or not. Once pinned, always pinned.
+    #[must_use]
     pub fn on_request(self, connection_bound: bool) -> Pin {
         match self {
             Pin::Shared if connection_bound => Pin::Pinned(PinNumber::next()),

@@ -1,6 +1,6 @@
 //! Which server of a pool takes a request, and whether it is the one it claims to be.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
 
@@ -47,7 +47,10 @@ pub(super) fn distrust(tls: &Arc<UpstreamTls>, peer: &HttpPeer, digest: Option<&
     }
     match &tls.trust {
         Trust::Fingerprints(known) if !known.iter().any(|known| known[..] == session.cert_digest[..]) => {
-            let shown: String = session.cert_digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut shown = String::with_capacity(64);
+            for byte in &session.cert_digest {
+                let _ = write!(shown, "{byte:02x}"); // a String grows
+            }
             Some(format!("its certificate has SHA-256 fingerprint {shown}, which is not among those of its site"))
         }
         Trust::Fingerprints(_) | Trust::System | Trust::CertificateAuthorities(_) | Trust::Anything => None,

@@ -22,6 +22,19 @@ fn a_mailbox_of_the_local_site_is_served_by_the_local_pool() {
 }
 
 #[test]
+fn a_server_of_the_local_site_needs_none_of_what_a_second_cas_needs() {
+    let bare = |cas: New| cas.with_directories(|directory| Some(VirtualDirectory { internal_url: None, ..directory }));
+    for change in [New::basic_only, New::plain_http, bare] {
+        contoso().change("cas-lis-1", change).change("cas-lis-2", change).decides([(
+            "it is the First CAS itself: nothing is proxied to it in the article's sense (S1)",
+            ask(Protocol::Owa),
+            On("mbx-lis"),
+            proxied(LISBON, Protocol::Owa, Rule::LocalSite),
+        )]);
+    }
+}
+
+#[test]
 fn an_internet_facing_site_is_redirected_to_where_the_client_can_follow() {
     contoso().decides([
         (
@@ -547,6 +560,12 @@ fn a_site_under_the_edges_own_name_is_proxied_to() {
             proxied(MADRID, Protocol::ActiveSync, Rule::ProxyToSite),
         ),
     ]);
+    contoso().change("cas-mad-1", |cas| cas.internet_facing("https://mail.contoso.com:8443")).decides([(
+        "another port is another door",
+        ask(Protocol::Owa),
+        On("mbx-mad"),
+        Decision::LinkPage(url("https://mail.contoso.com:8443/owa"), Rule::OwaRedirect),
+    )]);
     contoso()
         .change("cas-mad-1", |cas| cas.internet_facing("https://mail.contoso.com"))
         .add(cas("cas-mad-2", "Madrid").internet_facing("https://mail.madrid.contoso.com"))
@@ -568,6 +587,10 @@ fn for_activesync_an_internet_facing_server_beats_one_of_the_same_site_that_is_n
         "found for ActiveSync only (S6)"
     );
     assert_eq!(contoso().members(PORTO, Protocol::ActiveSync, E2007), ["cas-opo-1", "cas-opo-2"], "none has the URL");
+
+    let half_2013 = contoso_of_version(15).change("cas-lis-2", New::not_internet_facing);
+    let both = half_2013.members(LISBON, Protocol::ActiveSync, E2013);
+    assert_eq!(both, ["cas-lis-1", "cas-lis-2"], "2013 proxies, it sends no 451 (S25b)");
 
     let elsewhere = contoso()
         .add(cas("cas-mad-2", "Madrid"))

@@ -33,8 +33,10 @@ impl Version {
     /// bit 15, build in 14-0. Exchange 2000 and 2003 store the bare build number, always below `0x7000_0000`.
     pub fn from_version_number(packed: u32) -> Self {
         if packed < 0x7000_0000 {
+            // Exchange 5.5 and a number that says nothing must not be taken for a back-end that speaks HTTP.
+            let (major, minor) = if packed < EXCHANGE_2000_BUILD { (5, 5) } else { (6, 5) };
             #[allow(clippy::cast_possible_truncation)] // a 2003 build has four digits; a larger one is still "2003"
-            return Version { major: 6, minor: 5, build: packed.min(u32::from(u16::MAX)) as u16 };
+            return Version { major, minor, build: packed.min(u32::from(u16::MAX)) as u16 };
         }
         #[allow(clippy::cast_possible_truncation)] // each field is masked to its width
         Version {
@@ -55,6 +57,9 @@ impl Version {
         }
     }
 }
+
+/// Build of the first release of Exchange 2000, 6.0.4417; all earlier ones are lower.
+const EXCHANGE_2000_BUILD: u32 = 4417;
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,7 +100,9 @@ mod tests {
     }
 
     #[test]
-    fn a_major_version_no_exchange_ever_had_has_no_generation() {
-        assert_eq!(Version::from_version_number(0x7000_0000 | 9 << 22).generation(), None);
+    fn a_version_that_no_exchange_with_http_ever_had_has_no_generation() {
+        for packed in [0, 2653, 0x7000_0000 | 9 << 22, u32::MAX] {
+            assert_eq!(Version::from_version_number(packed).generation(), None);
+        }
     }
 }

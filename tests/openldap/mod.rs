@@ -23,7 +23,7 @@ pub const BIND_PASSWORD: &str = "edge-pass";
 pub enum Tls<'a> {
     /// No.
     None,
-    /// On a second port and by StartTLS, with a certificate for 127.0.0.1 of this authority.
+    /// On a second port and by `StartTLS`, with a certificate for 127.0.0.1 of this authority.
     By(&'a Authority),
 }
 
@@ -40,7 +40,7 @@ pub struct Slapd {
 
 impl Slapd {
     /// Loads an LDIF text and starts.
-    pub fn load(ldif: &str, tls: Tls<'_>) -> Self {
+    pub fn load(ldif: &str, tls: &Tls<'_>) -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openldap");
         let file = |name: &str, text: &str| {

@@ -91,12 +91,12 @@ impl New {
     /// The virtual directories of its version that it does not have yet, in the style of its `/owa`.
     fn add_directories(mut self) -> Self {
         for protocol in Protocol::ALL {
-            let since = match protocol {
-                Protocol::Ecp => 14,
-                Protocol::Mapi => 15,
-                _ => 8,
-            };
-            let Some(kind) = protocol.virtual_directory().filter(|_| self.0.version.major >= since) else { continue };
+            let Some(kind) = protocol.virtual_directory() else { continue };
+            if protocol == Protocol::Ecp && self.0.version.major < 14
+                || protocol == Protocol::Mapi && self.0.version.major < 15
+            {
+                continue;
+            }
             let base = |url: &Url| url.join(protocol.directory_path()).expect("a base URL and a path");
             let fqdn = url(&format!("https://{}", self.0.fqdn));
             let like = self.0.virtual_directory(Protocol::Owa).cloned().unwrap_or(VirtualDirectory {
@@ -273,9 +273,10 @@ pub(super) fn proxied(site: SiteId, protocol: Protocol, rule: Rule) -> Decision 
 }
 
 /// The same, to the servers of another generation.
-pub(super) fn of(generation: Generation, decision: Decision) -> Decision {
-    let Decision::Proxy(pool, rule) = decision else { panic!("only a pool has a generation") };
-    Decision::Proxy(Pool { generation: Some(generation), ..pool }, rule)
+pub(super) fn of(generation: Generation, mut decision: Decision) -> Decision {
+    let Decision::Proxy(pool, _) = &mut decision else { panic!("only a pool has a generation") };
+    pool.generation = Some(generation);
+    decision
 }
 
 pub(super) fn madrid_activesync() -> Url {

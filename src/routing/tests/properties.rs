@@ -196,7 +196,7 @@ impl Case {
         let url_of = |cas: &Server| cas.virtual_directory(self.protocol)?.internal_url.clone();
         let mut left: Vec<&Server> =
             topology.servers().iter().filter(|server| server.client_access && server.site == Some(site)).collect();
-        let filters: [(Refusal, &dyn Fn(&Server) -> bool); 6] = [
+        let filters: [(Refusal, Filter<'_>); 6] = [
             (Refusal::NoClientAccessServer, &|_| true),
             (Refusal::NoVirtualDirectory, &|cas| cas.virtual_directory(self.protocol).is_some()),
             (Refusal::NoInternalUrl, &|cas| local || url_of(cas).is_some()),
@@ -221,6 +221,8 @@ impl Case {
         None
     }
 }
+
+type Filter<'a> = &'a dyn Fn(&Server) -> bool;
 
 const SITES: usize = 4;
 const SERVERS: usize = 8;
