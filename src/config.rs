@@ -1,13 +1,13 @@
 //! Settings as the program uses them: every path, address and number checked, every default filled in.
 //!
-//! [`file`] has them as the administrator writes them, and turns one into the other, reporting every mistake at once.
+//! `file` has them as the administrator writes them, and turns one into the other, reporting every mistake at once.
 
-pub mod file;
-pub mod files;
+mod file;
+mod files;
 mod mistake;
 mod policy;
 mod section;
-pub mod values;
+pub(crate) mod values;
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,7 @@
 //! The command line of firstcas. No logic: arguments in, one call into the library, its exit status out.
 
+#![allow(clippy::doc_markdown)] // these doc comments are the help text, which has no use for backticks
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{

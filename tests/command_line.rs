@@ -4,8 +4,11 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -40,24 +43,30 @@ impl Place {
         fs::write(path, contents).unwrap();
     }
 
-    fn firstcas(&self, arguments: &[&str]) -> Answer {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_firstcas"))
+    /// The shipped configuration with its first listener on this address and no other.
+    fn listening_on(&self, address: &str) {
+        let sample = fs::read_to_string(self.0.path().join("conf/firstcas.toml")).unwrap();
+        let (before, rest) = sample.split_once("# https, TLS 1.2 and 1.3.").unwrap();
+        let (_, after) = rest.split_once("#http2 = false").unwrap();
+        self.write("run.toml", &format!("{}{after}", before.replace("127.0.0.1:8080", address)));
+    }
+
+    fn spawn(&self, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_firstcas"))
             .args(arguments)
             .current_dir(self.0.path())
+            .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
+            .unwrap()
+    }
+
+    fn firstcas(&self, arguments: &[&str]) -> Answer {
+        let mut child = self.spawn(arguments);
         // Outputs here are far smaller than a pipe's buffer, so the process ends without being read from.
-        while child.try_wait().unwrap().is_none() {
-            if Instant::now() > deadline {
-                child.kill().unwrap();
-                panic!("firstcas {arguments:?} did not end within a minute");
-            }
-            thread::yield_now();
-        }
+        ended(&mut child);
         let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
         Answer {
             status: status.code().expect("ended by itself"),
@@ -66,6 +75,19 @@ impl Place {
         }
     }
 }
+
+fn ended(child: &mut Child) {
+    let deadline = Instant::now() + DEADLINE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("firstcas did not end in time");
+        }
+        thread::yield_now();
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_good_configuration_is_called_good_in_every_spelling_of_check() {
@@ -245,4 +267,39 @@ fn help_and_version_read_well() {
     }
     let version = place.firstcas(&["--version"]);
     assert_eq!((version.status, version.stdout.trim()), (0, concat!("firstcas ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn run_serves_until_it_is_told_to_stop() {
+    let place = Place::new();
+    place.listening_on("127.0.0.1:0");
+    let mut child = place.spawn(&["run", "-c", "run.toml"]);
+    let (lines, log) = mpsc::channel();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+    let mut seen = Vec::new();
+    while !seen.iter().any(|line: &String| line.contains("firstcas is ready")) {
+        match log.recv_timeout(DEADLINE) {
+            Ok(line) => seen.push(line),
+            Err(error) => {
+                let _ = child.kill();
+                panic!("{error}: {seen:?}");
+            }
+        }
+    }
+    let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    ended(&mut child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn run_says_which_address_it_cannot_have() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    place.listening_on(&address);
+    let answer = place.firstcas(&["run", "-c", "run.toml"]);
+    assert_eq!(answer.status, 1);
+    assert!(answer.stderr.contains(&format!("cannot listen on {address}")), "{}", answer.stderr);
 }

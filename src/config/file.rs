@@ -176,10 +176,13 @@ fn ldap(section: &Section<'_>, surroundings: &Surroundings) -> Option<ldap::Sett
     let start_tls = section.get("start_tls", switch).unwrap_or(false);
     let allow_plain = section.get("allow_plain", switch).unwrap_or(false);
     for url in urls.iter().flatten() {
+        // The url crate parses IPv4 addresses of web schemes only; those of ldap:// stay text.
         let loopback = match url.host() {
+            Some(url::Host::Domain(name)) => {
+                name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+            }
             Some(url::Host::Ipv4(address)) => address.is_loopback(),
             Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
             None => false,
         };
         if url.scheme() == "ldaps" && start_tls {

@@ -72,10 +72,10 @@ impl<'t> Document<'t> {
     pub fn mistakes(&self) -> Result<(), ConfigErrors> {
         let mut found = self.mistakes.borrow().clone();
         found.sort_by_key(|(offset, _)| *offset);
-        match found.is_empty() {
-            true => Ok(()),
-            false => Err(ConfigErrors { mistakes: found.into_iter().map(|(_, mistake)| mistake).collect() }),
+        if found.is_empty() {
+            return Ok(());
         }
+        Err(ConfigErrors { mistakes: found.into_iter().map(|(_, mistake)| mistake).collect() })
     }
 
     fn section<'d>(&'d self, name: String, offset: usize, table: Option<&'d DeTable<'t>>) -> Section<'d> {

@@ -107,7 +107,7 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
         assert_eq!(explicit.limits, only_active.limits);
         assert_eq!(explicit.log, only_active.log);
     }
-    let explicit = place.with(&format!("[upstream]{}", from("[upstream]").split("[sites.").next().unwrap())).unwrap();
+    let explicit = place.with(&format!("[upstream]{}", from("[upstream]").split("\n[sites.").next().unwrap())).unwrap();
     assert_eq!(format!("{:?}", explicit.upstream), format!("{:?}", only_active.upstream));
 }
 
