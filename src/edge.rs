@@ -49,7 +49,7 @@ use crate::{
         DirectoryError, Entry,
         cache::{CachedDirectory, Lookup},
     },
-    events::Event,
+    events::{self, Event},
     identity::{self, Credential, Facts, Identity, MailboxName},
     routing::{self, Decision, Pool, Refusal, Request, mailbox::Whose, protocol::Protocol, topology::ServerId},
     secret::Secret,
@@ -561,14 +561,7 @@ fn report(decision: &Decision, identity: &Identity) {
 }
 
 fn directory_away(error: &dyn std::error::Error) -> Denial {
-    let mut chain = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        chain.push_str(": ");
-        chain.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    Event::DirectoryAway.report(chain);
+    Event::DirectoryAway.report(events::whole_chain(error));
     Denial::DirectoryAway
 }
 

@@ -32,7 +32,7 @@ use crate::{
         door::Door,
         organisation::{Organisation, OrganisationError},
     },
-    events::Event,
+    events::{self, Event},
     routing::topology::Topology,
 };
 
@@ -216,8 +216,19 @@ async fn refresh(directory: Arc<dyn Directory>, config: Arc<Config>, organisatio
     loop {
         tokio::time::sleep(config.routing.topology_refresh).await;
         match read_organisation(&*directory, &config).await {
-            Ok(new) => organisation.store(Arc::new(new)),
-            Err(error) => Event::DirectoryAway.report(format_args!("the last good topology stays in force: {error}")),
+            Ok(new) => {
+                let old = organisation.swap(Arc::new(new));
+                let (old, new) = (&old.topology, &organisation.load().topology);
+                if old.sites() != new.sites() || old.servers() != new.servers() {
+                    Event::TopologyChanged.report(format_args!(
+                        "a new topology of {} sites and {} servers is in force",
+                        new.sites().len(),
+                        new.servers().len()
+                    ));
+                }
+            }
+            Err(error) => Event::DirectoryAway
+                .report(format_args!("the last good topology stays in force: {}", events::whole_chain(&error))),
         }
     }
 }

@@ -76,7 +76,8 @@ async fn no_password_no_token_no_cookie_no_query_is_ever_written() {
         }
     }
     // And requests that are refused for their form.
-    for wrong in ["Content-Length: 1\r\nTransfer-Encoding: chunked", "Host: i", "Content-Length: x", " folded", "(): x"] {
+    for wrong in ["Content-Length: 1\r\nTransfer-Encoding: chunked", "Host: i", "Content-Length: x", " folded", "(): x"]
+    {
         let request = format!(
             "POST /owa/?{query} HTTP/1.1\r\nHost: h\r\nAuthorization: Basic {token}\r\nCookie: {cookie}\r\n{wrong}\r\n\r\n0\r\n\r\n"
         );

@@ -4,6 +4,7 @@
 mod connections;
 #[path = "../contoso/mod.rs"]
 mod contoso;
+mod directory;
 mod drain;
 mod harness;
 mod hygiene;
