@@ -482,15 +482,14 @@ const UNTRUSTED_SERVER: ErrorType = ErrorType::new("UntrustedServer");
 /// The size of the request's header: as it came over HTTP/1, as RFC 9113 section 6.5.2 counts it over HTTP/2.
 fn header_bytes(session: &Session) -> u64 {
     const FIELD_OVERHEAD_BYTES: usize = 32;
-    let bytes = match session.as_downstream().as_http1() {
-        Some(h1) => h1.get_headers_raw_bytes().len(),
-        None => {
-            let request = session.req_header();
-            let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-                name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES
-            };
-            request.raw_path().len() + request.headers.iter().map(size).sum::<usize>()
-        }
+    let bytes = if let Some(h1) = session.as_downstream().as_http1() {
+        h1.get_headers_raw_bytes().len()
+    } else {
+        let request = session.req_header();
+        let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES
+        };
+        request.raw_path().len() + request.headers.iter().map(size).sum::<usize>()
     };
     bytes as u64
 }
@@ -573,12 +572,14 @@ fn server_failed(context: &mut Context, error: &Error) {
         return;
     }
     let name = &context.organisation.topology.server(server).name;
-    match error.etype() {
-        etype if *etype == UNTRUSTED_SERVER => {} // told with the reason, where it was found
-        ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure => {
-            Event::ServerCertificate.report(format_args!("{name} is not believed: {error}"));
-        }
-        _ => Event::ServerUnreachable.report(format_args!("{name} does not accept connections: {error}")),
+    let etype = error.etype();
+    if *etype == UNTRUSTED_SERVER {
+        return; // told, with the reason, where it was found
+    }
+    if matches!(etype, ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure) {
+        Event::ServerCertificate.report(format_args!("{name} is not believed: {error}"));
+    } else {
+        Event::ServerUnreachable.report(format_args!("{name} does not accept connections: {error}"));
     }
 }
 

@@ -135,8 +135,8 @@ fn address_of(server: &Server, protocol: Protocol) -> (bool, &str, u16) {
 
 /// Every place the server is reached at. None for a mailbox server: no client's request ever goes there.
 fn addresses_of(server: &Server) -> impl Iterator<Item = (bool, String, u16)> + '_ {
-    let serves = server.client_access || server.version.generation() == Some(Generation::Exchange2003);
-    Protocol::ALL.into_iter().chain([Protocol::Opened]).filter(move |_| serves).map(|protocol| {
+    let takes_clients = server.client_access || server.version.generation() == Some(Generation::Exchange2003);
+    Protocol::ALL.into_iter().chain([Protocol::Opened]).filter(move |_| takes_clients).map(|protocol| {
         let (tls, host, port) = address_of(server, protocol);
         (tls, host.to_owned(), port)
     })
