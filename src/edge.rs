@@ -12,6 +12,7 @@
 //! | `logging` | [`story`] writes the access log line |
 
 pub mod door;
+pub mod eager;
 pub mod health;
 pub mod hygiene;
 pub mod organisation;
@@ -277,7 +278,10 @@ impl ProxyHttp for Edge {
     }
 
     fn persist_connection_context(&self, _: &Session, context: &Context) -> Option<Box<dyn Any + Send + Sync>> {
-        Some(Box::new(context.pin))
+        match context.pin {
+            Pin::Shared => None,
+            Pin::Pinned(_) => Some(Box::new(context.pin)),
+        }
     }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
@@ -327,6 +331,10 @@ impl ProxyHttp for Edge {
         peer.group_key = context.pin.group_key();
         peer.options.read_timeout = Some(self.config.timeouts.server(protocol));
         peer.options.write_timeout = Some(self.config.timeouts.client);
+        if protocol == Protocol::OutlookAnywhere {
+            eager::mark(&mut peer);
+            door::pass_at_once();
+        }
         Ok(Box::new(peer))
     }
 

@@ -12,11 +12,13 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_core::{
     apps::http_app::{HttpServer, ServeHttp},
+    connectors::{ConnectorOptions, TransportConnector},
     listeners::tls::TlsSettings,
     protocols::http::ServerSession,
-    server::{ListenFds, configuration::ServerConf},
+    server::{ListenFds, ShutdownWatch, configuration::ServerConf},
     services::{Service as _, listening::Service},
 };
+use pingora_proxy::ProxyServiceBuilder;
 use pingora_runtime::Runtime;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -28,8 +30,8 @@ use crate::{
     config::{Config, ConfigErrors, ListenerTls},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
-        Edge,
-        door::Door,
+        Edge, door,
+        eager::EagerConnector,
         organisation::{Organisation, OrganisationError},
     },
     events::{self, Event},
@@ -103,8 +105,21 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         max_retries: MAX_SERVERS_TRIED,
         ..ServerConf::default()
     });
-    let door = Door::new(pingora_proxy::http_proxy(&server, edge), config.timeouts.clone());
-    let mut serving = Service::new("edge".into(), door);
+    let timeouts = config.timeouts.clone();
+    let mut serving = ProxyServiceBuilder::new(&server, edge)
+        .name("edge")
+        .server_options(door::options(&timeouts))
+        .custom(
+            EagerConnector(TransportConnector::new(Some(ConnectorOptions::from_server_conf(&server)))),
+            Arc::new(move |proxy, stream, shutdown: &ShutdownWatch| {
+                let (timeouts, shutdown) = (timeouts.clone(), shutdown.clone());
+                Box::pin(async move {
+                    door::serve(proxy, stream, timeouts, shutdown).await;
+                    None
+                })
+            }),
+        )
+        .build();
     let sockets: ListenFds = Arc::new(Mutex::new(pingora_core::server::Fds::new()));
     let mut redirecting = Vec::new();
     let mut addresses = Vec::new();

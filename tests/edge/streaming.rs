@@ -33,7 +33,6 @@ async fn both_outlook_anywhere_channels_answer_while_they_are_still_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "Pingora keeps the pieces of a body with Content-Length until 1460 bytes are there"]
 async fn a_channel_that_announces_1_gb_is_let_in_and_flows() {
     let house = House::start().await;
     let mut wire = house.wire().await;

@@ -124,7 +124,7 @@ impl Wire {
 
     /// How many bytes came; 0: the other end has closed, cleanly or not.
     async fn more(&mut self) -> usize {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = vec![0; 64 * 1024];
         let bytes = within("bytes", self.stream.read(&mut buffer)).await.unwrap_or(0);
         self.waiting.extend_from_slice(&buffer[..bytes]);
         bytes
