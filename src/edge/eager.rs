@@ -68,15 +68,15 @@ impl Connector for EagerConnector {
 /// A stream that flushes whatever is written while it is told to.
 pub struct Eager {
     stream: Stream,
-    is_eager: Arc<AtomicBool>,
+    told: Arc<AtomicBool>,
     /// Something may have been written and not flushed.
     is_pending: bool,
 }
 
 impl Eager {
     /// A stream that is eager while this is `true`.
-    pub fn new(stream: Stream, is_eager: Arc<AtomicBool>) -> Self {
-        Eager { stream, is_eager, is_pending: false }
+    pub fn new(stream: Stream, told: Arc<AtomicBool>) -> Self {
+        Eager { stream, told, is_pending: false }
     }
 
     fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -106,7 +106,7 @@ impl AsyncWrite for Eager {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_pending(context))?;
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
-        if self.is_eager.load(Relaxed) {
+        if self.told.load(Relaxed) {
             self.is_pending = true;
             if let Poll::Ready(Err(error)) = self.poll_pending(context) {
                 return Poll::Ready(Err(error));

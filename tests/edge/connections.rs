@@ -57,6 +57,25 @@ async fn a_connection_bound_credential_neither_takes_nor_leaves_a_shared_connect
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outlook_anywhere_client_with_windows_authentication_has_its_connection_alone() {
+    const CHANNEL: &str = "/rpc/rpcproxy.dll?mbx-lis.contoso.com:6001";
+    let house = House::start().await;
+    let mut seen = HashSet::new();
+    for _ in 0..3 {
+        let mut client = house.client().await;
+        let first = client.get(CHANNEL).header("Authorization", "NTLM TlRMTVNTUAABAAAA").send().await;
+        assert_eq!(first.status, 401);
+        assert!(seen.insert(first.connection().to_owned()), "two clients shared {}", first.connection());
+        let second = client.get(CHANNEL).header("Authorization", "NTLM TlRMTVNTUAADAAAA").send().await;
+        assert_eq!(second.connection(), first.connection(), "the handshake goes on where it began");
+    }
+    for target in [CHANNEL, "/owa/"] {
+        let answer = house.get("ana", target).await;
+        assert!(!seen.contains(answer.connection()), "{target} travelled on a pinned connection");
+    }
+}
+
 /// The numbers of the connections that a few Basic clients, working at once, travel on.
 async fn shared_connections(house: &House) -> HashSet<String> {
     let mut numbers = HashSet::new();

@@ -107,7 +107,7 @@ async fn with_the_directory_away_those_it_remembers_are_served_and_others_asked_
         assert_eq!(bruno.status, 503, "{bruno:?}");
         assert!(bruno.header("Retry-After").parse::<u32>().is_ok(), "{bruno:?}");
     }
-    let event = record::line(&["ERROR firstcas::event", "event=FC121", &slapd.url("ldap").to_string()]).await;
+    let event = record::line(&["ERROR firstcas::event", "event=FC121", slapd.url("ldap").as_str()]).await;
     assert!(!event.contains(BIND_PASSWORD), "{event}");
     let mut stranger = house.client().await;
     assert_eq!(stranger.get("/owa/").send().await.status, 401, "who names nobody is challenged as ever");
@@ -148,7 +148,7 @@ async fn a_changed_topology_is_followed_and_a_broken_one_is_not() {
     // An account that may read nothing any more gets an empty answer. That is no topology.
     let WithSlapd { house, mut slapd } = with;
     slapd.stop();
-    record::line(&["event=FC121", "the last good topology stays in force", &slapd.url("ldap").to_string()]).await;
+    record::line(&["event=FC121", "the last good topology stays in force", slapd.url("ldap").as_str()]).await;
     assert_eq!(house.get("carla", "/owa/").await.server(), "cas-mad-1");
     assert!(house.get("carla", "/EWS/Exchange.asmx").await.status == 200);
 }
@@ -170,14 +170,14 @@ async fn a_topology_that_the_configuration_does_not_fit_leaves_the_last_good_one
 fn like(dn: &str, changes: &[(&str, &str)]) -> String {
     let unfolded = CONTOSO.replace("\n ", "");
     let mut objects = unfolded.split("\n\n").map(|object| {
-        object.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect::<String>()
+        object.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect::<String>()
     });
     let object = objects.find(|object| object.starts_with(&format!("dn: {dn}"))).expect("Contoso has it");
-    let changed = changes.iter().fold(object, |object, (from, to)| {
+    let other = changes.iter().fold(object, |object, (from, to)| {
         assert!(object.contains(from), "{from} in {object}");
         object.replace(from, to)
     });
-    format!("{changed}\n")
+    format!("{other}\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]

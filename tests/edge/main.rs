@@ -9,6 +9,7 @@ mod drain;
 mod harness;
 mod hygiene;
 mod logging;
+#[allow(dead_code)] // its TLS is for tests/directory.rs
 #[path = "../openldap/mod.rs"]
 mod openldap;
 mod record;

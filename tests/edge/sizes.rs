@@ -36,7 +36,7 @@ async fn a_header_over_its_limit_is_refused_and_one_just_below_is_not() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{bytes}: {answer}");
     }
     // The same in many small fields.
-    let many: String = (0..200).map(|number| format!("X-{number}: {}\r\n", "y".repeat(400))).collect();
+    let many = format!("X-Many: {}\r\n", "y".repeat(400)).repeat(200);
     let answer = raw(house.plain(), format!("GET /owa/ HTTP/1.1\r\nHost: h\r\n{many}\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
 }

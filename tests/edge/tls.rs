@@ -26,7 +26,7 @@ use crate::{
     wire::Wire,
 };
 
-async fn connect(
+pub async fn connect(
     house: &House,
     versions: &[&'static SupportedProtocolVersion],
     protocols: &[&str],
@@ -47,7 +47,7 @@ async fn connect(
 }
 
 const TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
-const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+pub const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_1_2_and_1_3_are_spoken_with_the_configured_certificate() {

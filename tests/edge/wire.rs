@@ -47,9 +47,8 @@ impl Wire {
             if let Some(place) = found {
                 return text(self.waiting.drain(..place + mark.len()));
             }
-            if self.more().await == 0 {
-                panic!("closed before {mark:?}, after {:?}", String::from_utf8_lossy(&self.waiting));
-            }
+            let more = self.more().await;
+            assert_ne!(more, 0, "closed before {mark:?}, after {:?}", String::from_utf8_lossy(&self.waiting));
         }
     }
 
