@@ -78,10 +78,8 @@ impl Organisation {
         let mut origins = Vec::with_capacity(topology.servers().len());
         for server in topology.servers() {
             let mut of_server: Vec<Origin> = Vec::new();
-            for (tls, host, port) in addresses_of(server) {
-                if of_server.iter().any(|known| known.is(tls, &host, port)) {
-                    continue;
-                }
+            let addresses = if is_upstream(server) { addresses_of(server) } else { Vec::new() };
+            for (tls, host, port) in addresses {
                 let site = server.site.map(|id| topology.site(id).name.to_lowercase());
                 let trust = site.and_then(|name| config.sites.get(&name)).unwrap_or(&config.upstream.tls);
                 let peer = match resolve(&host, port, config).await {
@@ -129,11 +127,20 @@ fn address_of(server: &Server, protocol: Protocol) -> (bool, &str, u16) {
     internal_url.and_then(origin_of).unwrap_or((true, &server.fqdn, 443))
 }
 
-fn addresses_of(server: &Server) -> impl Iterator<Item = (bool, String, u16)> + '_ {
-    Protocol::ALL.into_iter().chain([Protocol::Opened]).map(|protocol| {
-        let (tls, host, port) = address_of(server, protocol);
-        (tls, host.to_owned(), port)
-    })
+fn addresses_of(server: &Server) -> Vec<(bool, String, u16)> {
+    let protocols = Protocol::ALL.into_iter().chain([Protocol::Opened]);
+    let mut addresses: Vec<_> = protocols
+        .map(|protocol| address_of(server, protocol))
+        .map(|(tls, host, port)| (tls, host.to_owned(), port))
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Requests go to Client Access Servers and Exchange 2003 back-ends only.
+fn is_upstream(server: &Server) -> bool {
+    server.client_access || server.version.generation() == Some(Generation::Exchange2003)
 }
 
 fn origin_of(url: &Url) -> Option<(bool, &str, u16)> {
