@@ -2,6 +2,7 @@
 //!
 //! | phase | what happens |
 //! |---|---|
+//! | before any | [`door`] bounds how long a client may take to send a header |
 //! | `early_request_filter` | the client gets its time limits |
 //! | `request_filter` | [`Edge::course`]: facts, identity, directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
@@ -10,6 +11,7 @@
 //! | `response_filter` | a back-end that cannot do Windows authentication is reported |
 //! | `logging` | [`story`] writes the access log line |
 
+pub mod door;
 pub mod health;
 pub mod hygiene;
 pub mod organisation;
@@ -19,7 +21,13 @@ pub mod pools;
 pub mod respond;
 mod story;
 
-use std::{any::Any, borrow::Cow, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    borrow::Cow,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -41,7 +49,7 @@ use crate::{
         DirectoryError, Entry,
         cache::{CachedDirectory, Lookup},
     },
-    events::Event,
+    events::{self, Event},
     identity::{self, Credential, Facts, Identity, MailboxName},
     routing::{self, Decision, Pool, Refusal, Request, mailbox::Whose, protocol::Protocol, topology::ServerId},
     secret::Secret,
@@ -113,6 +121,9 @@ impl Edge {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
     async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
         let organisation = context.organisation.clone();
+        if header_bytes(session) > self.config.limits.header_bytes {
+            return Err(Denial::HeaderTooLarge);
+        }
         let received = session.req_header();
         hygiene::check(received.version, &received.headers).map_err(Denial::Malformed)?;
         check_framing(session)?;
@@ -243,6 +254,7 @@ impl ProxyHttp for Edge {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
+        door::header_arrived();
         Context {
             organisation: self.organisation.load_full(),
             pin: Pin::default(),
@@ -265,10 +277,7 @@ impl ProxyHttp for Edge {
     }
 
     fn persist_connection_context(&self, _: &Session, context: &Context) -> Option<Box<dyn Any + Send + Sync>> {
-        match context.pin {
-            Pin::Shared => None,
-            Pin::Pinned(_) => Some(Box::new(context.pin)),
-        }
+        Some(Box::new(context.pin))
     }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
@@ -280,6 +289,11 @@ impl ProxyHttp for Edge {
         let answer = match self.course(session, context).await {
             Ok(Course::Onward(destination)) => {
                 context.destination = Some(destination);
+                if let Some(protocol) = context.story.protocol {
+                    let silence = Some(self.config.timeouts.client(protocol));
+                    session.as_downstream_mut().set_read_timeout(silence);
+                    session.as_downstream_mut().set_write_timeout(silence);
+                }
                 return Ok(false);
             }
             Ok(Course::Http11Required) => {
@@ -465,6 +479,22 @@ impl ProxyHttp for Edge {
 /// The server's certificate or TLS version is not what the configuration asks for.
 const UNTRUSTED_SERVER: ErrorType = ErrorType::new("UntrustedServer");
 
+/// The size of the request's header: as it came over HTTP/1, as RFC 9113 section 6.5.2 counts it over HTTP/2.
+fn header_bytes(session: &Session) -> u64 {
+    const FIELD_OVERHEAD_BYTES: usize = 32;
+    let bytes = match session.as_downstream().as_http1() {
+        Some(h1) => h1.get_headers_raw_bytes().len(),
+        None => {
+            let request = session.req_header();
+            let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES
+            };
+            request.raw_path().len() + request.headers.iter().map(size).sum::<usize>()
+        }
+    };
+    bytes as u64
+}
+
 /// Pingora drops `Content-Length` where `Transfer-Encoding` is there too, so the fields as received are asked.
 fn check_framing(session: &Session) -> Result<(), Denial> {
     const FIELDS_MAX: usize = 256; // Pingora reads no more
@@ -486,15 +516,21 @@ fn check_framing(session: &Session) -> Result<(), Denial> {
 /// both come from the raw request target that is passed on.
 fn path_and_query(request: &RequestHeader) -> Result<(Cow<'_, str>, Option<&str>), Denial> {
     let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Denial::BadPath(path::PathError::NotUtf8))?;
-    let raw = if raw.starts_with('/') {
-        raw
-    } else {
-        // Absolute form (RFC 9112 section 3.2.2): `http` has parsed it.
-        request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
-    };
+    let raw = if raw.starts_with('/') { raw } else { of_absolute_form(raw).ok_or(NOT_A_PATH)? };
     let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
     Ok((path::decode(path).map_err(Denial::BadPath)?, query))
 }
+
+/// The path and query of an absolute request target (RFC 9112 section 3.2.2). Its authority, which Pingora has compared
+/// with `Host`, decides nothing. `None`: it is another form or has no path.
+fn of_absolute_form(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    let path = rest.find(['/', '?', '#', '\\']).filter(|_| is_http)?;
+    rest.get(path..).filter(|path| path.starts_with('/'))
+}
+
+const NOT_A_PATH: Denial = Denial::BadPath(path::PathError::NotAPath);
 
 fn whose(lookup: &Lookup) -> Whose<'_> {
     match lookup {
@@ -525,14 +561,7 @@ fn report(decision: &Decision, identity: &Identity) {
 }
 
 fn directory_away(error: &dyn std::error::Error) -> Denial {
-    let mut chain = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        chain.push_str(": ");
-        chain.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    Event::DirectoryAway.report(chain);
+    Event::DirectoryAway.report(events::whole_chain(error));
     Denial::DirectoryAway
 }
 
@@ -540,9 +569,16 @@ fn directory_away(error: &dyn std::error::Error) -> Denial {
 fn server_failed(context: &mut Context, error: &Error) {
     let Some(server) = context.story.server else { return };
     context.tried.push(server);
-    if context.organisation.health.mark_dead(server) {
-        let name = &context.organisation.topology.server(server).name;
-        Event::ServerUnreachable.report(format_args!("{name} does not accept connections: {error}"));
+    if !context.organisation.health.mark_dead(server) {
+        return;
+    }
+    let name = &context.organisation.topology.server(server).name;
+    match error.etype() {
+        etype if *etype == UNTRUSTED_SERVER => {} // told with the reason, where it was found
+        ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure => {
+            Event::ServerCertificate.report(format_args!("{name} is not believed: {error}"));
+        }
+        _ => Event::ServerUnreachable.report(format_args!("{name} does not accept connections: {error}")),
     }
 }
 
@@ -561,7 +597,7 @@ fn denial_of(error: &Error) -> Option<Denial> {
 fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer {
     context.story.denial = Some(denial);
     match denial {
-        Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable => {
+        Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable | Denial::HeaderTooLarge => {
             let client = client_ip(session).map_or_else(|| "-".to_owned(), |ip| ip.to_string());
             Event::MalformedRequest.report(format_args!("a request from {client} was malformed: {}", denial.name()));
             session.set_keepalive(None);
@@ -581,7 +617,9 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
 
 async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     // A client that waits for a 100 before its body, or has a long one to send, must not be waited for in turn.
-    if session.req_header().headers.contains_key(EXPECT) || announces_long_body(session.req_header()) {
+    let waits = session.req_header().headers.contains_key(EXPECT);
+    let sends_on = !waits && announces_long_body(session.req_header());
+    if waits || sends_on {
         session.set_keepalive(None);
     }
     let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 3))?;
@@ -597,7 +635,21 @@ async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     if body_wanted {
         session.write_response_body(Some(Bytes::from(answer.body.clone())), true).await?;
     }
+    if sends_on {
+        linger(session).await;
+    }
     Ok(())
+}
+
+/// Takes in what the client is still sending, for a while. Closing at once would reset the connection, and a client
+/// that sends before it reads would never see its answer (RFC 9112 section 9.6).
+async fn linger(session: &mut Session) {
+    const LONGEST: Duration = Duration::from_secs(5); // some 60 MB at 100 Mbit/s; a client slower than that retries
+    let _ = session.as_downstream_mut().finish_body().await; // the answer leaves first; an error shows below again
+    let rest = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
+    if tokio::time::timeout(LONGEST, rest).await.is_err() {
+        log::debug!("a client was still sending after its answer and was cut off");
+    }
 }
 
 fn announces_long_body(request: &RequestHeader) -> bool {

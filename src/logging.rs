@@ -1,8 +1,9 @@
-//! The log: one line a record on standard error, as `key=value` pairs or as JSON, by configuration.
+//! The log: one line a record on standard error, as `key=value` pairs or as JSON, by configuration. Whatever the filter
+//! says, the debugging of the libraries stays out, because it shows credentials.
 
 use std::{fmt::Write as _, io::Write as _};
 
-use log::{Record, kv};
+use log::{Level, Metadata, Record, kv};
 
 use crate::config::{Log, LogFormat};
 
@@ -13,6 +14,9 @@ pub fn start(settings: &Log) {
     let started = env_logger::Builder::new()
         .parse_filters(&filter)
         .format(move |out, record| {
+            if !may_be_told(record.metadata()) {
+                return Ok(());
+            }
             let time = out.timestamp_millis();
             let line = match format {
                 LogFormat::KeyValue => key_value_line(&time, record),
@@ -25,6 +29,14 @@ pub fn start(settings: &Log) {
         log::debug!("logging was started before");
     }
 }
+
+/// Pingora's own debugging shows requests as they are, with passwords and cookies, so nobody's but ours is written.
+fn may_be_told(of: &Metadata<'_>) -> bool {
+    let ours = of.target() == OURS || of.target().starts_with("firstcas::");
+    ours || of.level() <= Level::Info
+}
+
+const OURS: &str = "firstcas";
 
 fn key_value_line(time: &impl std::fmt::Display, record: &Record<'_>) -> String {
     let mut pairs = Pairs(Vec::new());
@@ -108,6 +120,22 @@ mod tests {
                 .key_values(&pairs)
                 .build(),
         );
+    }
+
+    #[test]
+    fn the_debugging_of_others_which_shows_passwords_is_not_written() {
+        for (target, level, told) in [
+            ("firstcas::edge", Level::Trace, true),
+            ("firstcas", Level::Debug, true),
+            ("pingora_proxy::proxy_h1", Level::Warn, true),
+            ("pingora_proxy::proxy_h1", Level::Debug, false),
+            ("pingora_core::protocols", Level::Trace, false),
+            ("ldap3", Level::Debug, false),
+            ("firstcasket", Level::Debug, false),
+        ] {
+            let metadata = Metadata::builder().target(target).level(level).build();
+            assert_eq!(may_be_told(&metadata), told, "{target} {level}");
+        }
     }
 
     #[test]

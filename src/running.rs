@@ -29,9 +29,10 @@ use crate::{
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
+        door::Door,
         organisation::{Organisation, OrganisationError},
     },
-    events::Event,
+    events::{self, Event},
     routing::topology::Topology,
 };
 
@@ -102,7 +103,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         max_retries: MAX_SERVERS_TRIED,
         ..ServerConf::default()
     });
-    let mut serving = pingora_proxy::http_proxy_service_with_name(&server, edge, "edge");
+    let door = Door::new(pingora_proxy::http_proxy(&server, edge), config.timeouts.clone());
+    let mut serving = Service::new("edge".into(), door);
     let sockets: ListenFds = Arc::new(Mutex::new(pingora_core::server::Fds::new()));
     let mut redirecting = Vec::new();
     let mut addresses = Vec::new();
@@ -214,8 +216,19 @@ async fn refresh(directory: Arc<dyn Directory>, config: Arc<Config>, organisatio
     loop {
         tokio::time::sleep(config.routing.topology_refresh).await;
         match read_organisation(&*directory, &config).await {
-            Ok(new) => organisation.store(Arc::new(new)),
-            Err(error) => Event::DirectoryAway.report(format_args!("the last good topology stays in force: {error}")),
+            Ok(new) => {
+                let old = organisation.swap(Arc::new(new));
+                let (old, new) = (&old.topology, &organisation.load().topology);
+                if old.sites() != new.sites() || old.servers() != new.servers() {
+                    Event::TopologyChanged.report(format_args!(
+                        "a new topology of {} sites and {} servers is in force",
+                        new.sites().len(),
+                        new.servers().len()
+                    ));
+                }
+            }
+            Err(error) => Event::DirectoryAway
+                .report(format_args!("the last good topology stays in force: {}", events::whole_chain(&error))),
         }
     }
 }
@@ -250,7 +263,9 @@ struct ToHttps {
 #[async_trait::async_trait]
 impl ServeHttp for ToHttps {
     async fn response(&self, session: &mut ServerSession) -> http::Response<Vec<u8>> {
-        let target = session.req_header().uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let target = session.req_header().uri.path_and_query().map(http::uri::PathAndQuery::as_str);
+        // Whatever is no path could become part of the host's name.
+        let target = target.filter(|target| target.starts_with('/')).unwrap_or("/");
         let location = format!("{}{target}", self.origin.as_str().trim_end_matches('/'));
         // 307 keeps the method, so that a phone's POST is not turned into a GET.
         http::Response::builder()

@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use pingora_core::{
@@ -13,6 +14,7 @@ use pingora_core::{
     tls::x509::X509,
     upstreams::peer::{HttpPeer, PeerOptions},
 };
+use tokio::task::JoinSet;
 use url::Url;
 
 use super::health::Health;
@@ -76,13 +78,17 @@ impl Organisation {
     pub async fn new(topology: Topology, policy: Policy, config: &Config) -> Result<Self, OrganisationError> {
         let mut authorities = Authorities::default();
         let mut origins = Vec::with_capacity(topology.servers().len());
+        let addresses = resolve_all(&topology, config).await;
         for server in topology.servers() {
             let mut of_server: Vec<Origin> = Vec::new();
-            let addresses = if is_upstream(server) { addresses_of(server) } else { Vec::new() };
-            for (tls, host, port) in addresses {
+            for (tls, host, port) in addresses_of(server) {
+                if of_server.iter().any(|known| known.is(tls, &host, port)) {
+                    continue;
+                }
                 let site = server.site.map(|id| topology.site(id).name.to_lowercase());
                 let trust = site.and_then(|name| config.sites.get(&name)).unwrap_or(&config.upstream.tls);
-                let peer = match resolve(&host, port, config).await {
+                let unasked = || Err("its name was not asked for".to_owned()); // every name of the topology was
+                let peer = match addresses.get(&(host.clone(), port)).cloned().unwrap_or_else(unasked) {
                     Ok(address) => {
                         let options = options(config, trust, &mut authorities)?;
                         let mut peer = HttpPeer::new(address, tls, host.clone());
@@ -127,38 +133,54 @@ fn address_of(server: &Server, protocol: Protocol) -> (bool, &str, u16) {
     internal_url.and_then(origin_of).unwrap_or((true, &server.fqdn, 443))
 }
 
-fn addresses_of(server: &Server) -> Vec<(bool, String, u16)> {
-    let protocols = Protocol::ALL.into_iter().chain([Protocol::Opened]);
-    let mut addresses: Vec<_> = protocols
-        .map(|protocol| address_of(server, protocol))
-        .map(|(tls, host, port)| (tls, host.to_owned(), port))
-        .collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses
-}
-
-/// Requests go to Client Access Servers and Exchange 2003 back-ends only.
-fn is_upstream(server: &Server) -> bool {
-    server.client_access || server.version.generation() == Some(Generation::Exchange2003)
+/// Every place the server is reached at. None for a mailbox server: no client's request ever goes there.
+fn addresses_of(server: &Server) -> impl Iterator<Item = (bool, String, u16)> + '_ {
+    let serves = server.client_access || server.version.generation() == Some(Generation::Exchange2003);
+    Protocol::ALL.into_iter().chain([Protocol::Opened]).filter(move |_| serves).map(|protocol| {
+        let (tls, host, port) = address_of(server, protocol);
+        (tls, host.to_owned(), port)
+    })
 }
 
 fn origin_of(url: &Url) -> Option<(bool, &str, u16)> {
     Some((url.scheme() == "https", url.host_str()?, url.port_or_known_default()?))
 }
 
-async fn resolve(host: &str, port: u16, config: &Config) -> Result<SocketAddr, String> {
-    if let Some(address) = config.resolve.get(host, port) {
-        return Ok(address);
+/// The addresses of all names, or what is wrong with them. Asked at once: where DNS does not answer, hundreds of servers
+/// cost one time-out and not hundreds.
+async fn resolve_all(topology: &Topology, config: &Config) -> HashMap<(String, u16), Result<SocketAddr, String>> {
+    let mut known = HashMap::new();
+    let mut lookups = JoinSet::new();
+    for (_, host, port) in topology.servers().iter().flat_map(addresses_of) {
+        let place = (host, port);
+        if known.contains_key(&place) {
+            continue;
+        }
+        if let Some(address) = config.resolve.get(&place.0, port) {
+            known.insert(place, Ok(address));
+            continue;
+        }
+        known.insert(place.clone(), Err("looking it up went wrong".to_owned())); // until it has an answer
+        let patience = config.upstream.connect_timeout;
+        lookups.spawn(async move { (resolve(&place.0, port, patience).await, place) });
     }
+    while let Some(ended) = lookups.join_next().await {
+        if let Ok((address, place)) = ended {
+            known.insert(place, address);
+        }
+    }
+    known
+}
+
+async fn resolve(host: &str, port: u16, patience: Duration) -> Result<SocketAddr, String> {
     if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, port));
     }
-    let lookup = tokio::time::timeout(config.upstream.connect_timeout, tokio::net::lookup_host((host, port)));
+    let lookup = tokio::time::timeout(patience, tokio::net::lookup_host((host, port)));
     match lookup.await {
         Ok(Ok(mut addresses)) => addresses.next().ok_or_else(|| "its name has no address".into()),
         Ok(Err(error)) => Err(format!("its name does not resolve: {error}")),
-        Err(_) => Err(format!("its name did not resolve within {} ms", config.upstream.connect_timeout.as_millis())),
+        Err(_) => Err(format!("its name did not resolve within {} ms", patience.as_millis())),
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Denial {
     Malformed(Malformed),
     /// It is not HTTP.
     Unreadable,
+    /// The header is larger than its limit.
+    HeaderTooLarge,
     /// The body is larger than the protocol's limit.
     BodyTooLarge,
     /// The answer needs a proven identity, and the password is wrong.
@@ -63,6 +65,7 @@ impl Denial {
             Denial::PathNotServed => "path-not-served",
             Denial::BadPath(_) => "bad-path",
             Denial::Malformed(_) | Denial::Unreadable => "malformed-request",
+            Denial::HeaderTooLarge => "header-too-large",
             Denial::BodyTooLarge => "body-too-large",
             Denial::WrongPassword => "wrong-password",
             Denial::DirectoryAway => "directory-away",
@@ -147,6 +150,13 @@ impl Words {
             Denial::BadPath(error) => Words { text: sentence(&error), ..words(400, 400, "Bad address", "", None) },
             Denial::Malformed(error) => Words { text: sentence(&error), ..words(400, 400, "Bad request", "", None) },
             Denial::Unreadable => words(400, 400, "Bad request", "The request is not valid HTTP.", None),
+            Denial::HeaderTooLarge => words(
+                431,
+                431,
+                "Too large",
+                "The request's header is larger than this server takes. Delete this site's cookies and try again.",
+                None,
+            ),
             Denial::BodyTooLarge => words(
                 413,
                 413,

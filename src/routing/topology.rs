@@ -59,7 +59,7 @@ pub struct SiteLink {
 }
 
 /// An AD site.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// Its name, such as `Porto`.
     pub name: String,
@@ -70,7 +70,7 @@ pub struct Site {
 }
 
 /// An Exchange server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Its `cn`, such as `cas-opo-1`.
     pub name: String,

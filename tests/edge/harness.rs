@@ -1,6 +1,14 @@
 //! The whole of Contoso behind a real edge, on free loopback ports, and clients that hold their connections in hand.
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
@@ -12,7 +20,11 @@ use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::contoso::{Contoso, any_port, pki::Pki};
+use crate::{
+    contoso::{Contoso, any_port, pki::Pki},
+    record,
+    wire::Wire,
+};
 
 /// No test waits longer for anything.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -22,6 +34,19 @@ pub struct House {
     pub contoso: Contoso,
     pub edge: Option<Running>,
     pub folder: TempDir,
+}
+
+/// What is otherwise than in the demo.
+#[derive(Default)]
+pub struct Plan {
+    /// Further lines of configuration, as in [`House::with`].
+    pub further: String,
+    /// Addresses that take a server of contoso's place, by `host:port`.
+    pub instead: Vec<(&'static str, SocketAddr)>,
+    /// Entries that the directory has besides `conf/contoso.ldif`.
+    pub people: String,
+    /// A last word on the configuration, for values below what a file may have.
+    pub adjust: Option<fn(&mut Config)>,
 }
 
 /// An answer, read whole.
@@ -53,11 +78,20 @@ impl House {
     /// The same with further lines of configuration. Tables that the basic configuration has already (`[routing]`,
     /// `[upstream]`) are given as dotted keys (`routing.x = 1`).
     pub async fn with(further: &str) -> House {
+        House::planned(Plan { further: further.into(), ..Plan::default() }).await
+    }
+
+    /// Contoso and an edge as planned.
+    pub async fn planned(plan: Plan) -> House {
+        record::start();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pki = Pki::load_or_make(folder.path()).expect("certificates");
-        let directory = Arc::new(ldif::open("conf/contoso.ldif").expect("the LDIF file"));
+        let contoso_ldif = std::fs::read_to_string("conf/contoso.ldif").expect("the LDIF file");
+        let ldif_file = folder.path().join("contoso.ldif");
+        std::fs::write(&ldif_file, format!("{contoso_ldif}\n{}", plan.people)).expect("the LDIF file is written");
+        let directory = Arc::new(ldif::open(&ldif_file).expect("the LDIF file"));
         let contoso = Contoso::start(directory, &pki, any_port).await.expect("contoso");
-        let edge = start_edge(&contoso, &folder, further).await;
+        let edge = start_edge(&contoso, &folder, plan).await;
         House { contoso, edge: Some(edge), folder }
     }
 
@@ -76,6 +110,11 @@ impl House {
         Client::connect(self.plain()).await
     }
 
+    /// A new connection to the plain listener for bytes as they are.
+    pub async fn wire(&self) -> Wire {
+        Wire::connect(self.plain()).await
+    }
+
     /// One request on a connection of its own.
     pub async fn ask(&self, user: &str, method: Method, target: &str) -> Answer {
         self.client().await.ask(method, target).basic(user, "Pass-word1").send().await
@@ -85,6 +124,11 @@ impl House {
     pub async fn get(&self, user: &str, target: &str) -> Answer {
         self.ask(user, Method::GET, target).await
     }
+
+    /// Requests that reached any server of contoso.
+    pub fn requests_behind(&self) -> u64 {
+        self.contoso.servers().iter().map(crate::contoso::server::StandIn::requests).sum()
+    }
 }
 
 impl Drop for House {
@@ -93,37 +137,88 @@ impl Drop for House {
     }
 }
 
+/// The value of an `Authorization: Basic` field for one of contoso's people.
+pub fn credential(user: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:Pass-word1")))
+}
+
+/// Waits until something has become true that nobody announces.
+pub async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    let mut is_so = is_so;
+    let wait = async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(what, wait).await;
+}
+
+/// What comes of it, before the deadline.
+pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, work).await.unwrap_or_else(|_| panic!("not before the deadline: {what}"))
+}
+
 /// An edge in front of contoso.
-pub async fn start_edge(contoso: &Contoso, folder: &TempDir, further: &str) -> Running {
-    let config = config_file(contoso, folder, further);
+pub async fn start_edge(contoso: &Contoso, folder: &TempDir, plan: Plan) -> Running {
+    let config = config_file(contoso, folder, &plan);
     tokio::task::spawn_blocking(move || {
-        let config = Config::load(&config).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let mut config = Config::load(&config).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        if let Some(adjust) = plan.adjust {
+            adjust(&mut config);
+        }
         firstcas::start(config).expect("an edge")
     })
     .await
     .expect("the edge starts")
 }
 
-fn config_file(contoso: &Contoso, folder: &TempDir, further: &str) -> PathBuf {
+fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
     let place = folder.path().display();
+    let further = plan.further.replace("@FOLDER@", &place.to_string());
+    let further = if further.contains("@FINGERPRINT@") {
+        further.replace("@FINGERPRINT@", &fingerprint(&folder.path().join("servers.pem")))
+    } else {
+        further
+    };
+    // A table of its own would take the keys after it, so tables come last.
+    let (further, tables) = further.split_at(further.find("\n[").unwrap_or(further.len()));
+    let ldif = format!("directory.ldif = \"{place}/contoso.ldif\"\n");
     let mut text = format!(
         "{further}\n\
-         routing.local_site = \"Lisbon\"\n\
-         upstream.ca = \"{place}/ca.pem\"\n\
+         {local_site}\
+         {ca}\
          {directory}\
          [[listener]]\naddress = \"127.0.0.1:0\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificate = \"{place}/edge.pem\", key = \"{place}/edge.key\"{http2} }}\n\
+         {tables}\n\
          [resolve]\n",
-        directory = if further.contains("directory.") { "" } else { "directory.ldif = \"conf/contoso.ldif\"\n" },
+        local_site = if further.contains("routing.local_site") { "" } else { "routing.local_site = \"Lisbon\"\n" },
+        ca = if further.contains("upstream.ca ") || further.contains("upstream.insecure") {
+            String::new()
+        } else {
+            format!("upstream.ca = \"{place}/ca.pem\"\n")
+        },
+        directory = if further.contains("directory.") { "" } else { &ldif },
         http2 = if further.contains("# http2") { ", http2 = true" } else { "" },
     );
     for (host, address) in contoso.resolve() {
+        let address =
+            plan.instead.iter().find(|(name, _)| *name == host).map_or(address, |(_, other)| other.to_string());
         writeln!(text, "\"{host}\" = \"{address}\"").expect("a String grows");
     }
     let file = folder.path().join("firstcas.toml");
     std::fs::write(&file, text).expect("the configuration is written");
     file
+}
+
+/// As the sample configuration says that an administrator finds it.
+fn fingerprint(certificate: &Path) -> String {
+    let command = ["x509", "-noout", "-fingerprint", "-sha256", "-in"];
+    let said = Command::new("openssl").args(command).arg(certificate).output();
+    let said = said.expect("openssl is installed (Debian: openssl)").stdout;
+    let said = String::from_utf8(said).expect("text");
+    said.trim().rsplit('=').next().expect("a fingerprint").to_owned()
 }
 
 impl Client {

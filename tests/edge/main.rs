@@ -4,5 +4,17 @@
 mod connections;
 #[path = "../contoso/mod.rs"]
 mod contoso;
+mod directory;
+mod drain;
 mod harness;
+mod hygiene;
+mod logging;
+#[path = "../openldap/mod.rs"]
+mod openldap;
+mod record;
 mod routing;
+mod sizes;
+mod streaming;
+mod tls;
+mod waiting;
+mod wire;

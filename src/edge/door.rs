@@ -1,0 +1,94 @@
+//! The door in front of the proxy: how long a client may take to say what it wants.
+//!
+//! Pingora limits each read while a request's header arrives, but not their sum, and a new connection has a limit of its
+//! own. Somebody who sends a byte now and then would hold a connection for ever.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use pingora_core::{
+    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
+    protocols::http::ServerSession,
+    server::ShutdownWatch,
+};
+use pingora_proxy::HttpProxy;
+
+use super::Edge;
+use crate::config::Timeouts;
+
+/// The application that listens: the proxy, with patience that ends.
+pub struct Door {
+    proxy: Arc<HttpProxy<Edge>>,
+    timeouts: Timeouts,
+    options: HttpServerOptions,
+}
+
+impl Door {
+    /// A door in front of this proxy.
+    pub fn new(proxy: HttpProxy<Edge>, timeouts: Timeouts) -> Self {
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(timeouts.client_keepalive);
+        Door { proxy: Arc::new(proxy), timeouts, options }
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Door {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        if session.as_http1().is_none() {
+            return self.proxy.process_new_http(session, shutdown).await; // over HTTP/2 the header is here already
+        }
+        // The edge leaves something with every connection that it will read a second request from.
+        let left = session.take_connection_user_context();
+        let patience = if left.is_some() {
+            self.timeouts.client_keepalive + self.timeouts.client
+        } else {
+            session.set_keepalive(Some(self.timeouts.client.as_secs().max(1)));
+            self.timeouts.client
+        };
+        session.set_connection_user_context(left);
+
+        let arrived = Arc::new(AtomicBool::new(false));
+        let request = ARRIVED.scope(arrived.clone(), self.proxy.process_new_http(session, shutdown));
+        tokio::select! {
+            biased;
+            stream = request => stream,
+            () = late(patience, &arrived) => None,
+        }
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+
+    async fn http_cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+/// Notes that the header of this task's request is complete.
+pub(super) fn header_arrived() {
+    let _ = ARRIVED.try_with(|arrived| arrived.store(true, Relaxed)); // over HTTP/2 nobody asks
+}
+
+/// Ends when the patience has and no header has come.
+async fn late(patience: Duration, arrived: &AtomicBool) {
+    tokio::time::sleep(patience).await;
+    if arrived.load(Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+tokio::task_local! {
+    static ARRIVED: Arc<AtomicBool>;
+}

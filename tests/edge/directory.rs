@@ -1,0 +1,241 @@
+//! The edge and its directory: a real one, a broken one, one that changes.
+
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use firstcas::config::Config;
+use http::Method;
+
+use crate::{
+    harness::{House, Plan, until},
+    openldap::{BIND_DN, BIND_PASSWORD, Slapd, Tls},
+    record,
+};
+
+const CONTOSO: &str = include_str!("../../conf/contoso.ldif");
+
+/// Contoso behind an edge whose directory is a running slapd.
+struct WithSlapd {
+    house: House,
+    slapd: Slapd,
+}
+
+impl WithSlapd {
+    async fn start(further: &str, adjust: Option<fn(&mut Config)>) -> Self {
+        let slapd = tokio::task::spawn_blocking(|| Slapd::load(CONTOSO, &Tls::None)).await.expect("slapd");
+        let password = slapd.ldif_path().with_file_name("password");
+        std::fs::write(&password, format!("{BIND_PASSWORD}\n")).expect("written");
+        let further = format!(
+            "directory.ldap = {{ urls = [\"{}\"], bind_dn = \"{BIND_DN}\", bind_password_file = \"{}\", \
+             users_base = \"DC=contoso,DC=com\", configuration_base = \"CN=Configuration,DC=contoso,DC=com\", \
+             connect_timeout = \"1s\", search_timeout = \"2s\" }}\n{further}",
+            slapd.url("ldap"),
+            password.display()
+        );
+        let house = House::planned(Plan { further, adjust, ..Plan::default() }).await;
+        WithSlapd { house, slapd }
+    }
+
+    /// Changes the directory while it runs.
+    async fn modify(&self, ldif: String) {
+        let url = self.slapd.url("ldap");
+        let modified = tokio::task::spawn_blocking(move || {
+            let mut process = Command::new("ldapmodify")
+                .args(["-x", "-H", url.as_str(), "-D", BIND_DN, "-w", BIND_PASSWORD])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("ldapmodify is installed (Debian: ldap-utils)");
+            process.stdin.take().expect("piped").write_all(ldif.as_bytes()).expect("it reads");
+            process.wait().expect("it ends").success()
+        });
+        assert!(modified.await.expect("no panic"), "ldapmodify failed");
+    }
+}
+
+fn refresh_often(config: &mut Config) {
+    config.routing.topology_refresh = Duration::from_millis(100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_is_routed_alike_by_a_real_ldap_directory() {
+    let WithSlapd { house, slapd: _slapd } = WithSlapd::start("", None).await;
+    for (user, method, target, status, server, said) in [
+        ("ana", Method::GET, "/owa/", 200, "cas-lis-", ""),
+        ("CONTOSO\\bruno", Method::GET, "/owa/", 200, "cas-opo-", ""),
+        ("bruno.barros@contoso.com", Method::POST, "/EWS/Exchange.asmx", 200, "cas-opo-", ""),
+        ("bruno", Method::POST, "/Microsoft-Server-ActiveSync?Cmd=Sync&User=bruno", 200, "cas-opo-", ""),
+        ("carla@contoso.com", Method::GET, "/owa/", 200, "", "href=\"https://mail.madrid.contoso.com/owa"),
+        ("carla", Method::POST, "/Microsoft-Server-ActiveSync?Cmd=Sync&User=carla", 451, "", ""),
+        ("carla", Method::POST, "/EWS/Exchange.asmx", 200, "cas-mad-1", ""),
+        ("duarte", Method::GET, "/exchange/duarte/", 200, "ex03-opo", ""),
+        ("duarte", Method::GET, "/owa/", 302, "", ""),
+        ("elsa", Method::GET, "/exchange/elsa/", 200, "ex03-lis", ""),
+        ("filipe", Method::GET, "/owa/", 403, "", "without a Client Access Server"),
+        ("gil", Method::GET, "/owa/", 403, "", "Integrated Windows authentication"),
+        ("helena", Method::GET, "/owa/", 403, "", "no mailbox of this name"),
+        ("nobody", Method::GET, "/owa/", 401, "", ""),
+    ] {
+        let answer = house.ask(user, method.clone(), target).await;
+        assert_eq!(answer.status, status, "{user} {target}: {answer:?}");
+        assert!(answer.server().starts_with(server), "{user} {target}: {answer:?}");
+        assert!(answer.body.contains(said), "{user} {target}: {answer:?}");
+        if server.is_empty() {
+            assert_eq!(answer.server(), "", "{user} {target}");
+        }
+    }
+    for user in ["carla", "gil", "filipe"] {
+        let mut client = house.client().await;
+        assert_eq!(client.get("/owa/").basic(user, "wrong").send().await.status, 401, "{user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_directory_away_those_it_remembers_are_served_and_others_asked_to_come_back() {
+    let WithSlapd { house, mut slapd } = WithSlapd::start("", None).await;
+    assert_eq!(house.get("ana", "/owa/").await.status, 200);
+    assert_eq!(house.get("carla", "/owa/").await.status, 200);
+    slapd.stop();
+    assert_eq!(house.get("ana", "/owa/").await.user(), "ana");
+    assert!(house.get("carla", "/owa/").await.body.contains("mail.madrid.contoso.com"), "even her proof is remembered");
+    for (method, target) in [(Method::GET, "/owa/"), (Method::POST, "/Microsoft-Server-ActiveSync?Cmd=Sync&User=bruno")]
+    {
+        let bruno = house.ask("bruno", method, target).await;
+        assert_eq!(bruno.status, 503, "{bruno:?}");
+        assert!(bruno.header("Retry-After").parse::<u32>().is_ok(), "{bruno:?}");
+    }
+    let event = record::line(&["ERROR firstcas::event", "event=FC121", &slapd.url("ldap").to_string()]).await;
+    assert!(!event.contains(BIND_PASSWORD), "{event}");
+    let mut stranger = house.client().await;
+    assert_eq!(stranger.get("/owa/").send().await.status, 401, "who names nobody is challenged as ever");
+    let slapd = tokio::task::spawn_blocking(move || {
+        slapd.start();
+        slapd
+    });
+    let _slapd = slapd.await.expect("slapd starts");
+    until("bruno is served again", async || house.get("bruno", "/owa/").await.user() == "bruno").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_topology_is_followed_and_a_broken_one_is_not() {
+    let with = WithSlapd::start("", Some(refresh_often)).await;
+    let vdir = |name: &str, server: &str| {
+        format!(
+            "dn: CN={name} (Default Web Site),CN=HTTP,CN=Protocols,CN={server},CN=Servers,CN=Exchange Administrative Group \
+             (FYDIBOHF23SPDLT),CN=Administrative Groups,CN=Contoso,CN=Microsoft Exchange,CN=Services,CN=Configuration,\
+             DC=contoso,DC=com\nchangetype: modify\n"
+        )
+    };
+    let house = &with.house;
+    assert!(house.get("carla", "/owa/").await.body.contains("\"https://mail.madrid.contoso.com/owa"));
+    with.modify(
+        vdir("owa", "cas-mad-1")
+            + "replace: msExchExternalHostName\nmsExchExternalHostName: https://correo.contoso.com/owa\n",
+    )
+    .await;
+    until("the new address is told", async || {
+        house.get("carla", "/owa/").await.body.contains("\"https://correo.contoso.com/owa")
+    })
+    .await;
+    record::line(&["INFO firstcas::event", "event=FC122", "a new topology"]).await;
+    // Without an ExternalURL Madrid is proxied to.
+    with.modify(vdir("owa", "cas-mad-1") + "delete: msExchExternalHostName\n").await;
+    until("carla is proxied", async || house.get("carla", "/owa/").await.server() == "cas-mad-1").await;
+
+    // An account that may read nothing any more gets an empty answer. That is no topology.
+    let WithSlapd { house, mut slapd } = with;
+    slapd.stop();
+    record::line(&["event=FC121", "the last good topology stays in force", &slapd.url("ldap").to_string()]).await;
+    assert_eq!(house.get("carla", "/owa/").await.server(), "cas-mad-1");
+    assert!(house.get("carla", "/EWS/Exchange.asmx").await.status == 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topology_that_the_configuration_does_not_fit_leaves_the_last_good_one() {
+    let with = WithSlapd::start("", Some(refresh_often)).await;
+    assert_eq!(with.house.get("ana", "/owa/").await.status, 200);
+    with.modify(
+        "dn: CN=Lisbon,CN=Sites,CN=Configuration,DC=contoso,DC=com\nchangetype: modrdn\nnewrdn: CN=Lisboa\ndeleteoldrdn: 1\n"
+            .into(),
+    )
+    .await;
+    record::line(&["event=FC121", "the last good topology stays in force", "no AD site `Lisbon`"]).await;
+    assert_eq!(with.house.get("ana", "/owa/").await.status, 200);
+}
+
+/// The object of `conf/contoso.ldif` whose DN begins so, with changes, as LDIF.
+fn like(dn: &str, changes: &[(&str, &str)]) -> String {
+    let unfolded = CONTOSO.replace("\n ", "");
+    let mut objects = unfolded.split("\n\n").map(|object| {
+        object.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect::<String>()
+    });
+    let object = objects.find(|object| object.starts_with(&format!("dn: {dn}"))).expect("Contoso has it");
+    let changed = changes.iter().fold(object, |object, (from, to)| {
+        assert!(object.contains(from), "{from} in {object}");
+        object.replace(from, to)
+    });
+    format!("{changed}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_entries_cost_their_own_people_the_mail_and_nobody_else() {
+    let bruno = "CN=Bruno Barros";
+    let guid = "msExchMailboxGuid:: D9NLmc6T8FuJyVCITpVrSw==\n";
+    let person = |name: &str, more: &[(&str, &str)]| {
+        let changes = [("Bruno Barros", name), ("bruno.barros", name), ("bruno", name), (guid, "")];
+        like(bruno, &[&changes, more].concat())
+    };
+    let people = [
+        // On a server that the directory does not have.
+        person("orfeu", &[("cn=mbx-opo", "cn=mbx-gone"), ("CN=mbx-opo", "CN=mbx-gone")]),
+        // On a server without a site.
+        like(
+            "CN=mbx-opo,",
+            &[
+                ("mbx-opo", "mbx-lost"),
+                ("MBX-OPO", "MBX-LOST"),
+                ("msExchServerSite: CN=Porto,CN=Sites,CN=Configuration,DC=contoso,DC=com\n", ""),
+            ],
+        ),
+        person("perdida", &[("cn=mbx-opo", "cn=mbx-lost"), ("CN=mbx-opo", "CN=mbx-lost")]),
+        // Two with one address.
+        person("dupla1", &[("smtp:dupla1@contoso.com", "smtp:dupla@contoso.com")]),
+        person("dupla2", &[("smtp:dupla2@contoso.com", "smtp:dupla@contoso.com")]),
+        // A server whose virtual directory has a URL that is none.
+        like("CN=cas-bra-1,", &[("cas-bra-1", "cas-bra-2"), ("CAS-BRA-1", "CAS-BRA-2")]),
+        like("CN=Protocols,CN=cas-bra-1,", &[("cas-bra-1", "cas-bra-2")]),
+        like("CN=HTTP,CN=Protocols,CN=cas-bra-1,", &[("cas-bra-1", "cas-bra-2")]),
+        like(
+            "CN=owa (Default Web Site),CN=HTTP,CN=Protocols,CN=cas-bra-1,",
+            &[("Name: https://cas-bra-1.contoso.com/owa", "Name: https://[cas-bra-1/owa"), ("cas-bra-1", "cas-bra-2")],
+        ),
+    ];
+    let house = House::planned(Plan { people: people.join("\n"), ..Plan::default() }).await;
+    for (user, words) in [("orfeu", "does not say where"), ("perdida", "does not say where")] {
+        let answer = house.get(user, "/owa/").await;
+        assert_eq!(answer.status, 403, "{user}: {answer:?}");
+        assert!(answer.body.contains(words), "{user}: {answer:?}");
+        record::line(&["event=FC120", user, "cure="]).await;
+    }
+    record::line(&["event=FC120", "owa (Default Web Site)", "cas-bra-2"]).await;
+    // The shared address is nobody's; their own names still work.
+    let shared = house.get("dupla@contoso.com", "/owa/").await;
+    assert_eq!(shared.status, 403, "{shared:?}");
+    assert!(shared.body.contains("More than one mailbox"), "{shared:?}");
+    let mut client = house.client().await;
+    assert_eq!(client.get("/owa/").basic("dupla@contoso.com", "wrong").send().await.status, 401);
+    for user in ["dupla1", "dupla2"] {
+        assert!(house.get(user, "/owa/").await.server().starts_with("cas-opo-"), "{user}");
+    }
+    for (user, server) in [("ana", "cas-lis-"), ("bruno", "cas-opo-")] {
+        assert!(house.get(user, "/owa/").await.server().starts_with(server), "{user}");
+    }
+    assert!(house.get("ana", "/owa/bruno@contoso.com/").await.server().starts_with("cas-opo-"));
+    let ambiguous = house.get("ana", "/owa/dupla@contoso.com/").await;
+    assert_eq!(ambiguous.status, 403, "{ambiguous:?}");
+    assert!(ambiguous.body.contains("More than one mailbox"), "{ambiguous:?}");
+    record::line(&["event=FC120", "dupla@contoso.com"]).await;
+}
