@@ -9,7 +9,7 @@
 //! | `connected_to_upstream` | the server's certificate and TLS version are judged before anything is sent |
 //! | `upstream_request_filter` | [`hygiene`] takes away what only Exchange servers may say, we add what only we may |
 //! | `response_filter` | a back-end that cannot do Windows authentication is reported |
-//! | `logging` | [`story`] writes the access log line |
+//! | `logging` | [`story`] writes the access log line; who still sends is heard out |
 
 pub mod door;
 pub mod eager;
@@ -481,6 +481,7 @@ impl ProxyHttp for Edge {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         story::tell(session, context, error);
+        linger(session).await;
     }
 }
 
@@ -626,9 +627,7 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
 
 async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     // A client that waits for a 100 before its body, or has a long one to send, must not be waited for in turn.
-    let waits = session.req_header().headers.contains_key(EXPECT);
-    let sends_on = !waits && announces_long_body(session.req_header());
-    if waits || sends_on {
+    if session.req_header().headers.contains_key(EXPECT) || announces_long_body(session.req_header()) {
         session.set_keepalive(None);
     }
     let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 3))?;
@@ -644,18 +643,21 @@ async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     if body_wanted {
         session.write_response_body(Some(Bytes::from(answer.body.clone())), true).await?;
     }
-    if sends_on {
-        linger(session).await;
-    }
     Ok(())
 }
 
-/// Takes in what the client is still sending, for a while. Closing at once would reset the connection, and a client
-/// that sends before it reads would never see its answer (RFC 9112 section 9.6).
+/// Takes in what a client still sends after its answer, for a while. Closing at once would reset the connection, and a
+/// client that sends before it reads would never see the answer (RFC 9112 section 9.6).
 async fn linger(session: &mut Session) {
     const LONGEST: Duration = Duration::from_secs(5); // some 60 MB at 100 Mbit/s; a client slower than that retries
-    let _ = session.as_downstream_mut().finish_body().await; // the answer leaves first; an error shows below again
-    let rest = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
+    let is_told = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    let waits = session.req_header().headers.contains_key(EXPECT);
+    let http = session.as_downstream_mut();
+    if !is_told || waits || http.as_http1().is_none() || http.is_body_done() {
+        return;
+    }
+    let _ = http.finish_body().await; // the answer leaves first; an error shows below again
+    let rest = async { while let Ok(Some(_)) = http.read_request_body().await {} };
     if tokio::time::timeout(LONGEST, rest).await.is_err() {
         log::debug!("a client was still sending after its answer and was cut off");
     }
