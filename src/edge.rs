@@ -332,8 +332,10 @@ impl ProxyHttp for Edge {
         peer.options.read_timeout = Some(self.config.timeouts.server(protocol));
         peer.options.write_timeout = Some(self.config.timeouts.client);
         if protocol == Protocol::OutlookAnywhere {
-            eager::mark(&mut peer);
             door::pass_at_once();
+        }
+        if protocol == Protocol::OutlookAnywhere || context.pin != Pin::Shared {
+            eager::mark(&mut peer);
         }
         Ok(Box::new(peer))
     }

@@ -4,6 +4,7 @@
 //! own. Somebody who sends a byte now and then would hold a connection for ever.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -17,6 +18,7 @@ use pingora_core::{
     server::ShutdownWatch,
 };
 use pingora_proxy::HttpProxy;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
     Edge,
@@ -38,6 +40,7 @@ pub fn options(timeouts: &Timeouts) -> HttpServerOptions {
 /// Serves one client connection from its first request to its last.
 pub async fn serve(proxy: Arc<Proxy>, stream: Stream, timeouts: Timeouts, shutdown: ShutdownWatch) {
     let connection = Connection::default();
+    let _left = connection.left.clone().drop_guard(); // however this ends
     let stream: Stream = Box::new(Eager::new(stream, connection.passes_at_once.clone()));
     let mut session = ServerSession::new_http1(stream);
     // How long until the first byte; Pingora's own 60 seconds otherwise.
@@ -74,6 +77,11 @@ pub(super) fn pass_at_once() {
     let _ = CONNECTION.try_with(|connection| connection.passes_at_once.store(true, Relaxed));
 }
 
+/// Ends when this task's client has left; `None` over HTTP/2, which carries nothing that belongs to one client.
+pub(super) fn client_left() -> Option<Pin<Box<WaitForCancellationFutureOwned>>> {
+    CONNECTION.try_with(|connection| Box::pin(connection.left.clone().cancelled_owned())).ok()
+}
+
 /// Ends when the patience has and no header has come.
 async fn late(patience: Duration, header_arrived: &AtomicBool) {
     tokio::time::sleep(patience).await;
@@ -87,6 +95,7 @@ async fn late(patience: Duration, header_arrived: &AtomicBool) {
 struct Connection {
     header_arrived: Arc<AtomicBool>,
     passes_at_once: Arc<AtomicBool>,
+    left: CancellationToken,
 }
 
 tokio::task_local! {

@@ -1,8 +1,11 @@
-//! Streams on which every piece leaves at once.
+//! Streams on which every piece leaves at once, and which end with the client they belong to.
 //!
 //! Pingora's streams gather small writes until 1460 bytes are there, and flush bodies that have a `Content-Length` at
 //! their end only. A channel of Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the
 //! other end waits for: neither end would ever hear the other.
+//!
+//! And Pingora keeps an idle connection for its time, whoever may use it. A pinned one nobody may use any more once its
+//! client is gone; it is closed then, because somebody is logged on over it.
 
 use std::{
     any::Any,
@@ -32,13 +35,19 @@ use pingora_core::{
     upstreams::peer::{HttpPeer, Peer},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
-/// Marks a peer whose connection shall be eager. Only [`EagerConnector`] ever sees it; the server is offered HTTP/1.1.
+use super::door;
+
+/// Marks a peer whose connection shall be eager, or is pinned. Only [`EagerConnector`] ever sees it; the server is offered HTTP/1.1.
 pub fn mark(peer: &mut HttpPeer) {
     peer.options.alpn = ALPN::Custom(CustomALPN::new(b"eager".to_vec()));
     // Never a connection from, or into, the pool of those that gather. Pins count up from 1 and never come so far.
-    peer.group_key |= 1 << 63;
+    peer.group_key |= SHARED;
 }
+
+/// The key of eager connections that belong to nobody.
+const SHARED: u64 = 1 << 63;
 
 /// Connects to the peers so marked. Pingora treats what it gives as any other HTTP/1.1 connection.
 pub struct EagerConnector(pub TransportConnector);
@@ -54,8 +63,11 @@ impl Connector for EagerConnector {
         let mut peer = peer.clone();
         peer.options.alpn = ALPN::H1;
         let stream = self.0.new_stream(&peer).await?;
-        let always = Arc::new(AtomicBool::new(true));
-        Ok((Connection::Stream(Box::new(Eager::new(stream, always))), false))
+        let mut eager = Eager::new(stream, Arc::new(AtomicBool::new(true)));
+        if peer.group_key != SHARED {
+            eager.ends_with = door::client_left();
+        }
+        Ok((Connection::Stream(Box::new(eager)), false))
     }
 
     async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _: &P) -> Option<()> {
@@ -71,12 +83,14 @@ pub struct Eager {
     told: Arc<AtomicBool>,
     /// Something may have been written and not flushed.
     is_pending: bool,
+    /// Whose end is the stream's end.
+    ends_with: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Eager {
     /// A stream that is eager while this is `true`.
     pub fn new(stream: Stream, told: Arc<AtomicBool>) -> Self {
-        Eager { stream, told, is_pending: false }
+        Eager { stream, told, is_pending: false, ends_with: None }
     }
 
     fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -94,6 +108,9 @@ impl AsyncRead for Eager {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ends_with.as_mut().is_some_and(|left| left.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(Ok(())); // as if the server had closed: whoever keeps it lets go of it
+        }
         // Who waits for an answer drives the rest of the question.
         if let Poll::Ready(Err(error)) = self.poll_pending(context) {
             return Poll::Ready(Err(error));

@@ -9,7 +9,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Client, DEADLINE, House};
+use crate::{
+    contoso::server::StandIn,
+    harness::{Client, DEADLINE, House, until},
+};
 
 /// Sends bytes as they are and returns everything that comes back until the edge closes.
 pub async fn raw(edge: SocketAddr, bytes: &[u8]) -> String {
@@ -54,6 +57,21 @@ async fn a_connection_bound_credential_neither_takes_nor_leaves_a_shared_connect
         for number in shared_connections(&house).await {
             assert_ne!(number, first.connection(), "{scheme} left its connection to others");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_connection_ends_with_its_client() {
+    let house = House::start().await;
+    let open = || house.contoso.servers().iter().map(StandIn::open_connections).sum::<u64>();
+    for target in ["/owa/", "/rpc/rpcproxy.dll?mbx-lis.contoso.com:6001"] {
+        let mut client = house.client().await;
+        let first = client.get(target).header("Authorization", "Negotiate YIIB").send().await;
+        let second = client.get(target).send().await;
+        assert_eq!(first.connection(), second.connection(), "it waits for its client");
+        assert_eq!(open(), 1, "{target}");
+        drop(client);
+        until("the server's end is closed too", async || open() == 0).await;
     }
 }
 
