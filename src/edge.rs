@@ -4,17 +4,18 @@
 //! |---|---|
 //! | before any | [`door`] bounds how long a client may take to send a header |
 //! | `early_request_filter` | the client gets its time limits |
-//! | `request_filter` | [`Edge::course`]: facts, identity, directory, decision; an answer of our own ends here |
+//! | `request_filter` | [`course`]: facts, identity, directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
 //! | `connected_to_upstream` | the server's certificate and TLS version are judged before anything is sent |
 //! | `upstream_request_filter` | [`hygiene`] takes away what only Exchange servers may say, we add what only we may |
 //! | `response_filter` | a back-end that cannot do Windows authentication is reported |
 //! | `logging` | [`story`] writes the access log line; who still sends is heard out |
 
+mod course;
 pub mod door;
-pub mod eager;
 pub mod health;
 pub mod hygiene;
+pub mod leash;
 pub mod organisation;
 pub mod path;
 pub mod pin;
@@ -24,8 +25,7 @@ mod story;
 
 use std::{
     any::Any,
-    borrow::Cow,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,7 +33,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     modules::http::HttpModules,
@@ -41,20 +41,17 @@ use pingora_core::{
     upstreams::peer::HttpPeer,
 };
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     config::Config,
-    directory::{
-        DirectoryError, Entry,
-        cache::{CachedDirectory, Lookup},
-    },
-    events::{self, Event},
-    identity::{self, Credential, Facts, Identity, MailboxName},
-    routing::{self, Decision, Pool, Refusal, Request, mailbox::Whose, protocol::Protocol, topology::ServerId},
-    secret::Secret,
+    directory::cache::CachedDirectory,
+    events::Event,
+    routing::{Pool, Refusal, protocol::Protocol, topology::ServerId},
 };
+use course::Course;
+use leash::Leash;
 use organisation::Organisation;
 use pin::Pin;
 use respond::{Answer, Denial};
@@ -65,13 +62,15 @@ pub struct Edge {
     config: Arc<Config>,
     directory: Arc<CachedDirectory>,
     organisation: Arc<ArcSwap<Organisation>>,
+    /// Listeners that only say where https is.
+    redirects: Vec<(SocketAddr, url::Url)>,
     in_flight: TaskTracker,
 }
 
 /// What one request carries from phase to phase.
 pub struct Context {
     organisation: Arc<Organisation>,
-    pin: Pin,
+    client: Client,
     destination: Option<Destination>,
     /// Servers that did not let this request in.
     tried: Vec<ServerId>,
@@ -79,6 +78,13 @@ pub struct Context {
     body_bytes: u64,
     story: Story,
     _in_flight: TaskTrackerToken,
+}
+
+/// What is kept of a client connection from one request to the next.
+#[derive(Clone, Default)]
+struct Client {
+    pin: Pin,
+    leash: Option<Arc<Leash>>,
 }
 
 /// Where a request goes.
@@ -90,159 +96,35 @@ pub(crate) enum Destination {
     BackEnd(ServerId),
 }
 
-/// What [`Edge::course`] finds out about a request.
-enum Course {
-    Onward(Destination),
-    Answer(Answer),
-    /// Windows authentication over HTTP/2 cannot work: the client must come again over HTTP/1.1 (RFC 9113 section 7).
-    Http11Required,
-}
-
-/// What is known of the one who asks.
-enum Proof {
-    /// The directory accepted the password.
-    Proven(Entry),
-    /// It did not, or knows nobody of that name.
-    Wrong,
-    /// The request carries nothing that the edge could verify.
-    Absent,
-}
-
 impl Edge {
-    /// An edge over this directory and organisation. `in_flight` counts the requests being served.
+    /// An edge over this directory and organisation. `redirects` are the bound addresses of listeners that only say
+    /// where https is; `in_flight` counts the requests being served.
     pub fn new(
         config: Arc<Config>,
         directory: Arc<CachedDirectory>,
         organisation: Arc<ArcSwap<Organisation>>,
+        redirects: Vec<(SocketAddr, url::Url)>,
         in_flight: TaskTracker,
     ) -> Self {
-        Edge { config, directory, organisation, in_flight }
+        Edge { config, directory, organisation, redirects, in_flight }
     }
 
-    /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
-    async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
-        let organisation = context.organisation.clone();
-        if header_bytes(session) > self.config.limits.header_bytes {
-            return Err(Denial::HeaderTooLarge);
+    /// Where the listener that this client came to sends everybody, if it does.
+    fn redirect(&self, session: &Session) -> Option<&url::Url> {
+        if self.redirects.is_empty() {
+            return None;
         }
-        let received = session.req_header();
-        hygiene::check(received.version, &received.headers).map_err(Denial::Malformed)?;
-        check_framing(session)?;
-
-        let (path, query) = path_and_query(session.req_header())?;
-        let protocol = self.config.routing.protocol_of(&path).ok_or(Denial::PathNotServed)?;
-        context.story.protocol = Some(protocol);
-        self.check_announced_body(session.req_header(), protocol)?;
-
-        let header = |name: &str| session.req_header().headers.get(name).map(http::HeaderValue::as_bytes);
-        let facts = Facts {
-            protocol,
-            path: &path,
-            query,
-            authorization: header(AUTHORIZATION.as_str()),
-            anchor_mailbox: header("X-AnchorMailbox"),
+        let came_to = session.server_addr()?.as_inet()?;
+        let is_it = |bound: &SocketAddr| {
+            bound.port() == came_to.port() && (bound.ip().is_unspecified() || bound.ip() == came_to.ip())
         };
-        let identity = identity::identify(&facts);
-        let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
-        context.story.identified(&identity);
-
-        let connection_bound = identity.credential == Credential::ConnectionBound;
-        if connection_bound && session.as_downstream().is_http2() {
-            return Ok(Course::Http11Required);
-        }
-        context.pin = context.pin.on_request(connection_bound);
-
-        let lookup = match identity.routing_name() {
-            Some(name) if protocol.asks_for_mailbox() => Some(self.find(name).await?),
-            Some(_) | None => None,
-        };
-        let whose = lookup.as_deref().map_or(Whose::Nobody, whose);
-        let request = Request { protocol, path: &path, eas_version };
-        let mut decision = routing::decide(&request, whose, &organisation.topology, &organisation.policy);
-
-        if decision.tells_about_mailbox() {
-            match self.prove(&identity).await? {
-                Proof::Proven(entry) => context.story.is_proven_as(&entry),
-                Proof::Wrong => return Err(Denial::WrongPassword),
-                Proof::Absent => decision = local_challenge(&request, &organisation),
-            }
-        }
-        context.story.decided(&decision);
-        report(&decision, &identity);
-
-        if let Some(answer) = respond::decided(&decision, protocol) {
-            return Ok(Course::Answer(answer));
-        }
-        let key = match whose {
-            Whose::Mailbox(mailbox) => mailbox.key,
-            Whose::Nobody | Whose::Unknown | Whose::Ambiguous | Whose::WithoutMailbox => client_key(session),
-        };
-        Ok(Course::Onward(match decision {
-            Decision::Proxy(pool, _) => Destination::Pool { pool, key },
-            Decision::BackEnd(server, _) => Destination::BackEnd(server),
-            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
-                return Err(Denial::Internal);
-            }
-        }))
-    }
-
-    fn check_announced_body(&self, request: &RequestHeader, protocol: Protocol) -> Result<(), Denial> {
-        let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        match length {
-            Some(bytes) if bytes > self.config.limits.body_bytes(protocol) => Err(Denial::BodyTooLarge),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
-        let search = self.directory.find(name);
-        match tokio::time::timeout(self.config.timeouts.directory, search).await {
-            Ok(Ok(lookup)) => Ok(lookup),
-            Ok(Err(error)) => Err(directory_away(&error)),
-            Err(_) => {
-                let after = self.config.timeouts.directory;
-                Err(directory_away(&DirectoryError::TimedOut { operation: "a mailbox look-up".into(), after }))
-            }
-        }
-    }
-
-    /// Verifies the credential of a request whose answer tells something about a mailbox.
-    async fn prove(&self, identity: &Identity) -> Result<Proof, Denial> {
-        let Credential::Basic { user, password } = &identity.credential else {
-            return Ok(Proof::Absent);
-        };
-        match self.find(user).await?.as_ref() {
-            Lookup::Found(entry) => self.verify(entry, password).await,
-            Lookup::NotFound => Ok(Proof::Wrong),
-            // Whichever of them it is: who knows the password of one may be told that there are two.
-            Lookup::Ambiguous(dns) => {
-                for dn in dns {
-                    let entry = Entry { dn: dn.clone(), name: dn.clone(), mailbox: None };
-                    if let proven @ Proof::Proven(_) = self.verify(&entry, password).await? {
-                        return Ok(proven);
-                    }
-                }
-                Ok(Proof::Wrong)
-            }
-        }
-    }
-
-    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Proof, Denial> {
-        let check = self.directory.verify(entry, password);
-        match tokio::time::timeout(self.config.timeouts.directory, check).await {
-            Ok(Ok(true)) => Ok(Proof::Proven(entry.clone())),
-            Ok(Ok(false)) => Ok(Proof::Wrong),
-            Ok(Err(error)) => Err(directory_away(&error)),
-            Err(_) => {
-                let after = self.config.timeouts.directory;
-                Err(directory_away(&DirectoryError::TimedOut { operation: "a credential check".into(), after }))
-            }
-        }
+        self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
     }
 
     fn set_client_limits(&self, session: &mut HttpSession) {
         session.set_read_timeout(Some(self.config.timeouts.client));
         session.set_write_timeout(Some(self.config.timeouts.client));
+        session.set_total_drain_timeout(Some(self.config.timeouts.client));
         // Pingora's own default keeps idle clients for ever; what the client asked for (close or not) stays in force.
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(self.config.timeouts.client_keepalive.as_secs().max(1)));
@@ -255,10 +137,9 @@ impl ProxyHttp for Edge {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        door::header_arrived();
         Context {
             organisation: self.organisation.load_full(),
-            pin: Pin::default(),
+            client: Client::default(),
             destination: None,
             tried: Vec::new(),
             body_bytes: 0,
@@ -272,24 +153,27 @@ impl ProxyHttp for Edge {
     }
 
     fn on_connection_reuse(&self, _: &mut Session, context: &mut Context, previous: Box<dyn Any + Send + Sync>) {
-        if let Ok(pin) = previous.downcast::<Pin>() {
-            context.pin = *pin;
+        if let Ok(client) = previous.downcast::<Client>() {
+            context.client = *client;
         }
     }
 
     fn persist_connection_context(&self, _: &Session, context: &Context) -> Option<Box<dyn Any + Send + Sync>> {
-        match context.pin {
-            Pin::Shared => None,
-            Pin::Pinned(_) => Some(Box::new(context.pin)),
-        }
+        Some(Box::new(context.client.clone()))
     }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+        door::header_arrived();
         self.set_client_limits(session.as_downstream_mut());
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        if let Some(origin) = self.redirect(session) {
+            let answer = respond::to_https(origin, &session.req_header().uri);
+            send(&answer, session).await?;
+            return Ok(true);
+        }
         let answer = match self.course(session, context).await {
             Ok(Course::Onward(destination)) => {
                 context.destination = Some(destination);
@@ -328,19 +212,20 @@ impl ProxyHttp for Edge {
         };
         context.story.server = Some(server);
         let mut peer = target.peer.clone();
-        peer.group_key = context.pin.group_key();
         peer.options.read_timeout = Some(self.config.timeouts.server(protocol));
         peer.options.write_timeout = Some(self.config.timeouts.client);
-        if protocol == Protocol::OutlookAnywhere {
-            door::pass_at_once();
-        }
-        if protocol == Protocol::OutlookAnywhere || context.pin != Pin::Shared {
-            eager::mark(&mut peer);
+        if let Pin::Pinned(number) = context.client.pin {
+            peer.group_key = number.group_key();
+            peer.options.idle_timeout = Some(self.config.timeouts.client_keepalive); // as long as its client may pause
+            context.client.leash.get_or_insert_default().tie(&mut peer);
         }
         Ok(Box::new(peer))
     }
 
     fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, context: &mut Context, error: Box<Error>) -> Box<Error> {
+        if error.etype() == &ErrorType::InternalError {
+            return error; // no descriptor or port left here: the server is not to blame, and the next would fare alike
+        }
         server_failed(context, &error);
         let mut error = error;
         error.set_retry(true); // nothing was sent; `upstream_peer` picks the next server or gives up
@@ -454,7 +339,7 @@ impl ProxyHttp for Edge {
         // that had been idle and belongs to nobody is tried again.
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
-            && context.pin == Pin::Shared;
+            && context.client.pin == Pin::Shared;
         if repeatable {
             error.retry.decide_reuse(reused);
         } else {
@@ -481,6 +366,14 @@ impl ProxyHttp for Edge {
         true // the access log line and the events tell it
     }
 
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true // so do they tell this; and Pingora's line has the query, which can hold tokens
+    }
+
+    fn request_summary(&self, session: &Session, _: &Context) -> String {
+        format!("{} {}", session.req_header().method, session.req_header().uri.path())
+    }
+
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         story::tell(session, context, error);
         linger(session).await;
@@ -489,91 +382,6 @@ impl ProxyHttp for Edge {
 
 /// The server's certificate or TLS version is not what the configuration asks for.
 const UNTRUSTED_SERVER: ErrorType = ErrorType::new("UntrustedServer");
-
-/// The size of the request's header: as it came over HTTP/1, as RFC 9113 section 6.5.2 counts it over HTTP/2.
-fn header_bytes(session: &Session) -> u64 {
-    const FIELD_OVERHEAD_BYTES: usize = 32;
-    let bytes = if let Some(h1) = session.as_downstream().as_http1() {
-        h1.get_headers_raw_bytes().len()
-    } else {
-        let request = session.req_header();
-        let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-            name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES
-        };
-        request.raw_path().len() + request.headers.iter().map(size).sum::<usize>()
-    };
-    bytes as u64
-}
-
-/// Pingora drops `Content-Length` where `Transfer-Encoding` is there too, so the fields as received are asked.
-fn check_framing(session: &Session) -> Result<(), Denial> {
-    const FIELDS_MAX: usize = 256; // Pingora reads no more
-    let Some(h1) = session.as_downstream().as_http1() else { return Ok(()) };
-    if !h1.req_header().headers.contains_key(TRANSFER_ENCODING) {
-        return Ok(());
-    }
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut fields);
-    let raw = h1.get_headers_raw_bytes();
-    let announced = match request.parse(&raw) {
-        Ok(_) => request.headers.iter().any(|field| field.name.eq_ignore_ascii_case("Content-Length")),
-        Err(_) => return Err(Denial::Unreadable),
-    };
-    if announced { Err(Denial::Malformed(hygiene::Malformed::LengthAndTransferEncoding)) } else { Ok(()) }
-}
-
-/// The path, decoded, and the query, as sent. What is classified here must be what the server behind will serve, so
-/// both come from the raw request target that is passed on.
-fn path_and_query(request: &RequestHeader) -> Result<(Cow<'_, str>, Option<&str>), Denial> {
-    let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Denial::BadPath(path::PathError::NotUtf8))?;
-    let raw = if raw.starts_with('/') { raw } else { of_absolute_form(raw).ok_or(NOT_A_PATH)? };
-    let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
-    Ok((path::decode(path).map_err(Denial::BadPath)?, query))
-}
-
-/// The path and query of an absolute request target (RFC 9112 section 3.2.2). Its authority, which Pingora has compared
-/// with `Host`, decides nothing. `None`: it is another form or has no path.
-fn of_absolute_form(target: &str) -> Option<&str> {
-    let (scheme, rest) = target.split_once("://")?;
-    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-    let path = rest.find(['/', '?', '#', '\\']).filter(|_| is_http)?;
-    rest.get(path..).filter(|path| path.starts_with('/'))
-}
-
-const NOT_A_PATH: Denial = Denial::BadPath(path::PathError::NotAPath);
-
-fn whose(lookup: &Lookup) -> Whose<'_> {
-    match lookup {
-        Lookup::Found(Entry { mailbox: Some(mailbox), .. }) => Whose::Mailbox(mailbox),
-        Lookup::Found(Entry { mailbox: None, .. }) => Whose::WithoutMailbox,
-        Lookup::NotFound => Whose::Unknown,
-        Lookup::Ambiguous(_) => Whose::Ambiguous,
-    }
-}
-
-/// The decision while nothing may be told: the local pool challenges.
-fn local_challenge(request: &Request<'_>, organisation: &Organisation) -> Decision {
-    routing::decide(request, Whose::Nobody, &organisation.topology, &organisation.policy)
-}
-
-/// Events that go with a decision.
-fn report(decision: &Decision, identity: &Identity) {
-    let name = identity.routing_name().map_or_else(|| "-".to_owned(), ToString::to_string);
-    match decision {
-        Decision::MovedDevice(url, _) => {
-            Event::ActiveSyncRedirected.report(format_args!("the device of {name} was sent to {url} (HTTP 451)"));
-        }
-        Decision::Refuse(refusal) => {
-            Event::of_refusal(*refusal).report(format_args!("{name} was refused: {}", refusal.sentence()));
-        }
-        Decision::Proxy(..) | Decision::BackEnd(..) | Decision::LinkPage(..) | Decision::SameHost(..) => {}
-    }
-}
-
-fn directory_away(error: &dyn std::error::Error) -> Denial {
-    Event::DirectoryAway.report(events::whole_chain(error));
-    Denial::DirectoryAway
-}
 
 /// Notes that the chosen server did not let the request in.
 fn server_failed(context: &mut Context, error: &Error) {
@@ -687,15 +495,4 @@ fn is_tls(session: &Session) -> bool {
 
 fn client_ip(session: &Session) -> Option<IpAddr> {
     Some(session.client_addr()?.as_inet()?.ip())
-}
-
-/// Keeps a client without known mailbox on one server: its logon form and cookies are good there only ([S38a] in the
-/// project's reference).
-fn client_key(session: &Session) -> u64 {
-    match client_ip(session) {
-        Some(IpAddr::V4(ip)) => u64::from(u32::from(ip)),
-        #[allow(clippy::cast_possible_truncation)] // folded on purpose
-        Some(IpAddr::V6(ip)) => (u128::from(ip) >> 64) as u64 ^ u128::from(ip) as u64,
-        None => 0,
-    }
 }

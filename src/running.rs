@@ -11,14 +11,10 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_core::{
-    apps::http_app::{HttpServer, ServeHttp},
-    connectors::{ConnectorOptions, TransportConnector},
-    listeners::tls::TlsSettings,
-    protocols::http::ServerSession,
-    server::{ListenFds, ShutdownWatch, configuration::ServerConf},
+    listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings},
+    server::{ListenFds, configuration::ServerConf},
     services::{Service as _, listening::Service},
 };
-use pingora_proxy::ProxyServiceBuilder;
 use pingora_runtime::Runtime;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -30,8 +26,8 @@ use crate::{
     config::{Config, ConfigErrors, ListenerTls},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
-        Edge, door,
-        eager::EagerConnector,
+        Edge,
+        door::Door,
         organisation::{Organisation, OrganisationError},
     },
     events::{self, Event},
@@ -91,13 +87,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("directory").enable_all().build()?;
     let config = Arc::new(config);
     let directory: Arc<dyn Directory> = Arc::new(config.directory.open()?);
-    let organisation = directory_runtime.block_on(read_organisation(&*directory, &config))?;
+    let organisation = directory_runtime.block_on(read_organisation(&*directory, &config, None))?;
     let organisation = Arc::new(ArcSwap::from_pointee(organisation));
     directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));
 
     let in_flight = TaskTracker::new();
     let cached = Arc::new(CachedDirectory::new(directory, config.cache));
-    let edge = Edge::new(config.clone(), cached, organisation, in_flight.clone());
 
     let server = Arc::new(ServerConf {
         threads: config.threads,
@@ -105,48 +100,27 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         max_retries: MAX_SERVERS_TRIED,
         ..ServerConf::default()
     });
-    let timeouts = config.timeouts.clone();
-    let mut serving = ProxyServiceBuilder::new(&server, edge)
-        .name("edge")
-        .server_options(door::options(&timeouts))
-        .custom(
-            EagerConnector(TransportConnector::new(Some(ConnectorOptions::from_server_conf(&server)))),
-            Arc::new(move |proxy, stream, shutdown: &ShutdownWatch| {
-                let (timeouts, shutdown) = (timeouts.clone(), shutdown.clone());
-                Box::pin(async move {
-                    door::serve(proxy, stream, timeouts, shutdown).await;
-                    None
-                })
-            }),
-        )
-        .build();
     let sockets: ListenFds = Arc::new(Mutex::new(pingora_core::server::Fds::new()));
-    let mut redirecting = Vec::new();
-    let mut addresses = Vec::new();
-    for listener in &config.listeners {
-        let address = bind(listener.address, &sockets)?;
-        addresses.push(address);
-        let text = address.to_string();
-        match (&listener.tls, &listener.redirect_to_https) {
-            (Some(tls), _) => serving.add_tls_with_settings(&text, None, tls_settings(tls)?),
-            (None, Some(origin)) => {
-                let app = HttpServer::new_app(ToHttps { origin: origin.clone() });
-                let mut service = Service::new("redirect to https".into(), app);
-                service.add_tcp(&text);
-                redirecting.push(service);
-            }
-            (None, None) => serving.add_tcp(&text),
+    let addresses: Vec<_> =
+        config.listeners.iter().map(|listener| bind(listener.address, &sockets)).collect::<Result<_, _>>()?;
+    let redirects = config.listeners.iter().zip(&addresses);
+    let redirects = redirects.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?)));
+    let edge = Edge::new(config.clone(), cached, organisation, redirects.collect(), in_flight.clone());
+    let door = Door::new(pingora_proxy::http_proxy(&server, edge), &config);
+    let mut serving = Service::new("edge".into(), door);
+    for (listener, address) in config.listeners.iter().zip(&addresses) {
+        // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
+        // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
+        let mut endpoint = ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::default().write(0));
+        if let Some(tls) = &listener.tls {
+            endpoint = endpoint.tls(tls_settings(tls)?);
         }
+        serving.add_listener(endpoint);
     }
 
     let (stop, stopped) = watch::channel(false);
     let proxy = threads(config.threads);
-    let (fds, watch) = (sockets.clone(), stopped.clone());
-    proxy.get_handle().spawn(async move { serving.start_service(Some(fds), watch, 1).await });
-    for mut service in redirecting {
-        let (fds, watch) = (sockets.clone(), stopped.clone());
-        proxy.get_handle().spawn(async move { service.start_service(Some(fds), watch, 1).await });
-    }
+    proxy.get_handle().spawn(async move { serving.start_service(Some(sockets), stopped, 1).await });
     for (listener, address) in config.listeners.iter().zip(&addresses) {
         log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
     }
@@ -216,21 +190,28 @@ fn threads(count: usize) -> &'static Runtime {
 }
 
 /// Reads the topology, reports what is odd about it, and prepares the peers.
-async fn read_organisation(directory: &dyn Directory, config: &Config) -> Result<Organisation, StartError> {
+async fn read_organisation(
+    directory: &dyn Directory,
+    config: &Config,
+    previous: Option<&Organisation>,
+) -> Result<Organisation, StartError> {
     let reading = directory.topology().await?;
     for oddity in &reading.oddities {
         Event::DirectoryOddity.report(format_args!("{}: {}", oddity.dn, oddity.problem));
     }
     let topology = Topology::new(reading.parts);
     let policy = config.policy(&topology)?;
-    Ok(Organisation::new(topology, policy, config).await?)
+    Ok(Organisation::new(topology, policy, config, previous).await?)
 }
 
 /// Reads the organisation again and again; one that cannot be read leaves the last good one in force.
 async fn refresh(directory: Arc<dyn Directory>, config: Arc<Config>, organisation: Arc<ArcSwap<Organisation>>) {
     loop {
-        tokio::time::sleep(config.routing.topology_refresh).await;
-        match read_organisation(&*directory, &config).await {
+        let regularly = config.routing.topology_refresh;
+        let soon = organisation.load().has_unresolved();
+        tokio::time::sleep(if soon { regularly.min(UNRESOLVED_RETRY) } else { regularly }).await;
+        let previous = organisation.load_full();
+        match read_organisation(&*directory, &config, Some(&previous)).await {
             Ok(new) => {
                 let old = organisation.swap(Arc::new(new));
                 let (old, new) = (&old.topology, &organisation.load().topology);
@@ -270,27 +251,7 @@ fn tls_settings(tls: &ListenerTls) -> Result<TlsSettings, StartError> {
     Ok(settings)
 }
 
-/// A plain http listener that only says where https is.
-struct ToHttps {
-    origin: url::Url,
-}
-
-#[async_trait::async_trait]
-impl ServeHttp for ToHttps {
-    async fn response(&self, session: &mut ServerSession) -> http::Response<Vec<u8>> {
-        let target = session.req_header().uri.path_and_query().map(http::uri::PathAndQuery::as_str);
-        // Whatever is no path could become part of the host's name.
-        let target = target.filter(|target| target.starts_with('/')).unwrap_or("/");
-        let location = format!("{}{target}", self.origin.as_str().trim_end_matches('/'));
-        // 307 keeps the method, so that a phone's POST is not turned into a GET.
-        http::Response::builder()
-            .status(307)
-            .header("Location", location)
-            .header("Content-Length", 0)
-            .body(Vec::new())
-            .unwrap_or_default()
-    }
-}
-
+/// How soon a name that did not resolve is asked for again.
+const UNRESOLVED_RETRY: Duration = Duration::from_secs(30);
 /// How many servers one request is offered to before it is told that none answers.
 const MAX_SERVERS_TRIED: usize = 16;

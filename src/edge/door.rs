@@ -1,10 +1,9 @@
-//! The door: what happens to an HTTP/1.1 client connection before and between its requests.
+//! The door in front of the proxy: how long a client may take to say what it wants.
 //!
 //! Pingora limits each read while a request's header arrives, but not their sum, and a new connection has a limit of its
 //! own. Somebody who sends a byte now and then would hold a connection for ever.
 
 use std::{
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -12,92 +11,95 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use pingora_core::{
-    apps::{HttpServerApp as _, HttpServerOptions},
-    protocols::{Stream, http::ServerSession},
+    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
+    protocols::http::{
+        ServerSession,
+        v2::server::{H2Options, default_h2_options},
+    },
     server::ShutdownWatch,
 };
 use pingora_proxy::HttpProxy;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{
-    Edge,
-    eager::{Eager, EagerConnector},
-};
-use crate::config::Timeouts;
+use super::Edge;
+use crate::config::{Config, Timeouts};
 
-/// The proxy behind the door.
-pub type Proxy = HttpProxy<Edge, EagerConnector>;
-
-/// What Pingora must know: HTTP/1.1 connections are handed to [`serve`], idle HTTP/2 connections are closed.
-pub fn options(timeouts: &Timeouts) -> HttpServerOptions {
-    let mut options = HttpServerOptions::default();
-    options.force_custom = true;
-    options.h2_idle_timeout = Some(timeouts.client_keepalive);
-    options
+/// The application that listens: the proxy, with patience that ends.
+pub struct Door {
+    proxy: Arc<HttpProxy<Edge>>,
+    timeouts: Timeouts,
+    options: HttpServerOptions,
+    h2_options: H2Options,
 }
 
-/// Serves one client connection from its first request to its last.
-pub async fn serve(proxy: Arc<Proxy>, stream: Stream, timeouts: Timeouts, shutdown: ShutdownWatch) {
-    let connection = Connection::default();
-    let _left = connection.left.clone().drop_guard(); // however this ends
-    let stream: Stream = Box::new(Eager::new(stream, connection.passes_at_once.clone()));
-    let mut session = ServerSession::new_http1(stream);
-    // How long until the first byte; Pingora's own 60 seconds otherwise.
-    let is_draining = *shutdown.borrow();
-    session.set_keepalive(if is_draining { None } else { Some(timeouts.client.as_secs().max(1)) });
-    let mut patience = timeouts.client;
-    loop {
-        connection.header_arrived.store(false, Relaxed);
-        connection.passes_at_once.store(false, Relaxed);
-        let request = CONNECTION.scope(connection.clone(), proxy.process_new_http(session, &shutdown));
-        let served = tokio::select! {
-            biased;
-            served = request => served,
-            () = late(patience, &connection.header_arrived) => return,
-        };
-        let Some((stream, settings)) = served.map(pingora_core::apps::ReusedHttpStream::consume) else { return };
-        session = ServerSession::new_http1(stream);
-        if let Some(settings) = settings {
-            settings.apply_to_session(&mut session);
+impl Door {
+    /// A door in front of this proxy.
+    pub fn new(proxy: HttpProxy<Edge>, config: &Config) -> Self {
+        let timeouts = config.timeouts.clone();
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(timeouts.client_keepalive);
+        let mut h2_options = default_h2_options(); // its other bounds stay in force
+        h2_options.max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
+        Door { proxy: Arc::new(proxy), timeouts, options, h2_options }
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Door {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        if session.as_http1().is_none() {
+            return self.proxy.process_new_http(session, shutdown).await; // over HTTP/2 the header is here already
         }
-        patience = timeouts.client_keepalive + timeouts.client;
+        // The edge leaves something with every connection that it will read a second request from.
+        let left = session.take_connection_user_context();
+        let patience = if left.is_some() {
+            self.timeouts.client_keepalive + self.timeouts.client
+        } else {
+            session.set_keepalive(Some(self.timeouts.client.as_secs().max(1)));
+            self.timeouts.client
+        };
+        session.set_connection_user_context(left);
+
+        let arrived = Arc::new(AtomicBool::new(false));
+        let request = ARRIVED.scope(arrived.clone(), self.proxy.process_new_http(session, shutdown));
+        tokio::select! {
+            biased;
+            stream = request => stream,
+            () = late(patience, &arrived) => None,
+        }
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        Some(self.h2_options.clone())
+    }
+
+    async fn http_cleanup(&self) {
+        self.proxy.http_cleanup().await;
     }
 }
 
 /// Notes that the header of this task's request is complete.
 pub(super) fn header_arrived() {
-    // Over HTTP/2 there is no such connection, and nobody waits.
-    let _ = CONNECTION.try_with(|connection| connection.header_arrived.store(true, Relaxed));
-}
-
-/// From now on, until the request ends, its client gets every piece of the answer at once.
-pub(super) fn pass_at_once() {
-    // HTTP/2 always does.
-    let _ = CONNECTION.try_with(|connection| connection.passes_at_once.store(true, Relaxed));
-}
-
-/// Ends when this task's client has left; `None` over HTTP/2, which carries nothing that belongs to one client.
-pub(super) fn client_left() -> Option<Pin<Box<WaitForCancellationFutureOwned>>> {
-    CONNECTION.try_with(|connection| Box::pin(connection.left.clone().cancelled_owned())).ok()
+    let _ = ARRIVED.try_with(|arrived| arrived.store(true, Relaxed)); // over HTTP/2 nobody asks
 }
 
 /// Ends when the patience has and no header has come.
-async fn late(patience: Duration, header_arrived: &AtomicBool) {
+async fn late(patience: Duration, arrived: &AtomicBool) {
     tokio::time::sleep(patience).await;
-    if header_arrived.load(Relaxed) {
+    if arrived.load(Relaxed) {
         std::future::pending::<()>().await;
     }
 }
 
-/// What the edge tells the door of the request it works on.
-#[derive(Clone, Default)]
-struct Connection {
-    header_arrived: Arc<AtomicBool>,
-    passes_at_once: Arc<AtomicBool>,
-    left: CancellationToken,
-}
-
 tokio::task_local! {
-    static CONNECTION: Connection;
+    static ARRIVED: Arc<AtomicBool>;
 }

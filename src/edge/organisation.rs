@@ -51,6 +51,22 @@ struct Origin {
     trust: Arc<UpstreamTls>,
 }
 
+/// The ways in which servers are trusted, numbered. A connection that was opened in one way must not be used by a
+/// server that is reached in another, so the number is part of the key under which Pingora reuses connections, which
+/// itself does not tell certificate authorities or fingerprints apart.
+#[derive(Default)]
+struct Trusts(Vec<Arc<UpstreamTls>>);
+
+impl Trusts {
+    fn numbered(&mut self, trust: &UpstreamTls) -> (u64, Arc<UpstreamTls>) {
+        let number = self.0.iter().position(|known| **known == *trust).unwrap_or_else(|| {
+            self.0.push(Arc::new(trust.clone()));
+            self.0.len() - 1
+        });
+        (number as u64, self.0[number].clone())
+    }
+}
+
 /// How to reach a server for a protocol.
 pub struct Target<'o> {
     /// The peer, ready to be cloned.
@@ -74,9 +90,15 @@ pub enum OrganisationError {
 
 impl Organisation {
     /// Resolves every server's name and prepares its peers. A name that cannot be resolved is an event, not an error:
-    /// the other servers serve on.
-    pub async fn new(topology: Topology, policy: Policy, config: &Config) -> Result<Self, OrganisationError> {
+    /// the other servers serve on, and a server that `previous` knew an address of keeps it.
+    pub async fn new(
+        topology: Topology,
+        policy: Policy,
+        config: &Config,
+        previous: Option<&Organisation>,
+    ) -> Result<Self, OrganisationError> {
         let mut authorities = Authorities::default();
+        let mut trusts = Trusts::default();
         let mut origins = Vec::with_capacity(topology.servers().len());
         let addresses = resolve_all(&topology, config).await;
         for server in topology.servers() {
@@ -87,25 +109,52 @@ impl Organisation {
                 }
                 let site = server.site.map(|id| topology.site(id).name.to_lowercase());
                 let trust = site.and_then(|name| config.sites.get(&name)).unwrap_or(&config.upstream.tls);
+                let (number, trust) = trusts.numbered(trust);
                 let unasked = || Err("its name was not asked for".to_owned()); // every name of the topology was
-                let peer = match addresses.get(&(host.clone(), port)).cloned().unwrap_or_else(unasked) {
-                    Ok(address) => {
-                        let options = options(config, trust, &mut authorities)?;
-                        let mut peer = HttpPeer::new(address, tls, host.clone());
-                        peer.options = options;
-                        Some(peer)
-                    }
+                let address = match addresses.get(&(host.clone(), port)).cloned().unwrap_or_else(unasked) {
+                    Ok(address) => Some(address),
                     Err(problem) => {
-                        Event::ServerUnreachable.report(format_args!("{} ({host}): {problem}", server.name));
-                        None
+                        let kept = previous.and_then(|previous| previous.address(tls, &host, port));
+                        let so = if kept.is_some() { "; its last address stays in force" } else { "" };
+                        Event::ServerUnreachable.report(format_args!("{} ({host}): {problem}{so}", server.name));
+                        kept
                     }
                 };
-                of_server.push(Origin { tls, host, port, peer, trust: Arc::new(trust.clone()) });
+                let peer = match address {
+                    Some(address) => {
+                        let mut peer = HttpPeer::new(address, tls, host.clone());
+                        peer.options = options(config, &trust, &mut authorities)?;
+                        peer.group_key = number;
+                        Some(peer)
+                    }
+                    None => None,
+                };
+                of_server.push(Origin { tls, host, port, peer, trust });
             }
             origins.push(of_server);
         }
-        let health = Health::new(topology.servers().len(), config.upstream.retry_dead_after);
+        let mut health = Health::new(topology.servers().len(), config.upstream.retry_dead_after);
+        for (id, server) in topology.servers().iter().enumerate() {
+            let old = previous.and_then(|previous| Some((previous, previous.server_named(&server.name)?)));
+            if let Some((previous, there)) = old {
+                health.inherit(ServerId(id), &previous.health, there);
+            }
+        }
         Ok(Organisation { topology, policy, health, origins })
+    }
+
+    /// Whether some server's name could not be resolved, so that it is worth trying again soon.
+    pub fn has_unresolved(&self) -> bool {
+        self.origins.iter().flatten().any(|origin| origin.peer.is_none())
+    }
+
+    fn server_named(&self, name: &str) -> Option<ServerId> {
+        self.topology.servers().iter().position(|server| server.name == name).map(ServerId)
+    }
+
+    fn address(&self, tls: bool, host: &str, port: u16) -> Option<SocketAddr> {
+        let known = self.origins.iter().flatten().find(|origin| origin.is(tls, host, port))?;
+        known.peer.as_ref()?._address.as_inet().copied()
     }
 
     /// How a server is reached for a protocol; `None` if its name does not resolve.

@@ -30,44 +30,50 @@ impl Pin {
             Pin::Shared | Pin::Pinned(_) => self,
         }
     }
-
-    /// The part of Pingora's reuse key that keeps pinned connections apart; shared ones all have 0.
-    pub fn group_key(self) -> u64 {
-        match self {
-            Pin::Shared => 0,
-            Pin::Pinned(PinNumber(number)) => number,
-        }
-    }
 }
 
 impl PinNumber {
+    /// The part of Pingora's reuse key that keeps this pin's connections apart from all others.
+    pub fn group_key(self) -> u64 {
+        self.0
+    }
+
     fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1); // 0 is the shared connections' key
+        static NEXT: AtomicU64 = AtomicU64::new(FIRST);
         PinNumber(NEXT.fetch_add(1, Relaxed))
     }
 }
+
+/// Lower keys belong to shared connections: one for each way of trusting a server (`organisation`).
+pub const FIRST: u64 = 1 << 32;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn key(pin: Pin) -> Option<u64> {
+        match pin {
+            Pin::Shared => None,
+            Pin::Pinned(number) => Some(number.group_key()),
+        }
+    }
+
     #[test]
     fn a_client_connection_stays_shared_until_it_carries_a_connection_bound_credential() {
         assert_eq!(Pin::default().on_request(false), Pin::Shared);
-        assert_eq!(Pin::Shared.group_key(), 0);
     }
 
     #[test]
     fn once_pinned_it_keeps_its_number_whatever_comes() {
         let pinned = Pin::Shared.on_request(true);
-        assert_ne!(pinned.group_key(), 0);
+        assert!(key(pinned) >= Some(FIRST), "apart from every shared connection");
         assert_eq!(pinned.on_request(false), pinned);
         assert_eq!(pinned.on_request(true), pinned);
     }
 
     #[test]
     fn no_two_client_connections_share_a_number() {
-        let mut keys: Vec<_> = (0..1000).map(|_| Pin::Shared.on_request(true).group_key()).collect();
+        let mut keys: Vec<_> = (0..1000).map(|_| key(Pin::Shared.on_request(true))).collect();
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), 1000);

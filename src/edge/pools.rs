@@ -13,21 +13,30 @@ use crate::{
     routing::{self, choice, protocol::Protocol, topology::ServerId},
 };
 
-/// Picks the server: among those that answer, the one the key belongs to. `None`: none is left.
+/// Picks the server: among those that answer, the one the key belongs to; where none does, one to probe. `None`: none
+/// is left.
 pub(super) fn choose<'o>(
     destination: Destination,
     protocol: Protocol,
     organisation: &'o Organisation,
     tried: &[ServerId],
 ) -> Option<(ServerId, Target<'o>)> {
-    let usable = |server| organisation.health.is_alive(server) && !tried.contains(&server);
+    let (topology, policy, health) = (&organisation.topology, &organisation.policy, &organisation.health);
+    let is_left = |server| !tried.contains(&server) && organisation.target(server, protocol).is_some();
     let server = match destination {
         Destination::Pool { pool, key } => {
-            let members = routing::members(pool, &organisation.topology, &organisation.policy);
-            choice::choose(key, members, |server| usable(server) && organisation.target(server, protocol).is_some())?
+            let pick = |usable: &dyn Fn(ServerId) -> bool| {
+                choice::choose(key, routing::members(pool, topology, policy), |server| {
+                    is_left(server) && usable(server)
+                })
+            };
+            let alive = pick(&|server| health.is_alive(server));
+            alive.or_else(|| pick(&|_| true).filter(|server| health.may_probe(*server)))
         }
-        Destination::BackEnd(server) => Some(server).filter(|server| usable(*server))?,
-    };
+        Destination::BackEnd(server) => {
+            Some(server).filter(|&server| is_left(server) && (health.is_alive(server) || health.may_probe(server)))
+        }
+    }?;
     Some((server, organisation.target(server, protocol)?))
 }
 

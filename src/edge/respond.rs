@@ -307,6 +307,14 @@ fn moved_device(url: &Url) -> Answer {
     }
 }
 
+/// A 307 to the same path at the https origin: the method stays, so that a phone's POST does not become a GET.
+pub fn to_https(origin: &Url, asked: &http::Uri) -> Answer {
+    // Whatever is no path could become part of the host's name.
+    let target = asked.path_and_query().map(http::uri::PathAndQuery::as_str).filter(|target| target.starts_with('/'));
+    let location = format!("{}{}", origin.as_str().trim_end_matches('/'), target.unwrap_or("/"));
+    Answer { status: 307, headers: vec![("Location", location)], content_type: "", body: String::new() }
+}
+
 /// A 302 to a path of this host; the host itself stays the one the client used.
 fn found(path: &'static str) -> Answer {
     let mut answer = page(302, "Moved", &format!("<p><a href=\"{path}\">Continue to {path}</a></p>"));

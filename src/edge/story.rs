@@ -11,8 +11,9 @@ use crate::{
     identity::{Credential, Identity, MailboxName},
     routing::{
         Decision,
+        mailbox::Whose,
         protocol::Protocol,
-        topology::{ServerId, SiteId},
+        topology::{ServerId, SiteId, Topology},
     },
 };
 
@@ -27,6 +28,7 @@ pub struct Story {
     pub(super) target: Option<MailboxName>,
     /// The user's directory name, once the credential was verified.
     pub(super) proven: Option<String>,
+    /// The mailbox's; else the one that serves.
     pub(super) site: Option<SiteId>,
     pub(super) rule: Option<&'static str>,
     pub(super) denial: Option<Denial>,
@@ -63,10 +65,13 @@ impl Story {
         self.proven = Some(entry.name.clone());
     }
 
-    pub(super) fn decided(&mut self, decision: &Decision) {
+    pub(super) fn decided(&mut self, decision: &Decision, whose: Whose<'_>, topology: &Topology) {
+        if let Whose::Mailbox(mailbox) = whose {
+            self.site = topology.home_server(mailbox).and_then(|home| topology.server(home).site);
+        }
         match decision {
             Decision::Proxy(pool, rule) => {
-                self.site = Some(pool.site);
+                self.site = self.site.or(Some(pool.site));
                 self.rule = Some(rule.name());
             }
             Decision::BackEnd(_, rule)
@@ -100,9 +105,10 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
         target = target.as_deref().unwrap_or(dash),
         proven = story.proven.as_deref().unwrap_or(dash),
         site = story.site.map_or(dash, |site| organisation.topology.site(site).name.as_str()),
-        rule = story.denial.map(Denial::name).or(story.rule).unwrap_or(dash),
+        rule = story.rule.unwrap_or(dash),
+        denial = story.denial.map_or(dash, Denial::name),
         cas = story.server.map_or(dash, |server| organisation.topology.server(server).name.as_str()),
-        connection = match context.pin { Pin::Shared => "shared", Pin::Pinned(_) => "pinned" },
+        connection = match context.client.pin { Pin::Shared => "shared", Pin::Pinned(_) => "pinned" },
         upstream = match story.reused { None => dash, Some(true) => "reused", Some(false) => "new" },
         status = session.response_written().map_or(0, |answer| answer.status.as_u16()).to_value(),
         bytes_in = session.body_bytes_read() as u64,

@@ -173,7 +173,7 @@ async fn a_redirecting_listener_sends_everybody_to_the_one_https_address() {
                 continue; // no such target, says Pingora
             }
             assert!(answer.starts_with("HTTP/1.1 307 "), "{method} {target}: {answer}");
-            assert!(answer.contains(&format!("\r\nlocation: {location}\r\n")), "{method} {target}: {answer}");
+            assert!(answer.contains(&format!("\r\nLocation: {location}\r\n")), "{method} {target}: {answer}");
         }
     }
     assert_eq!(house.requests_behind(), 0);

@@ -1,0 +1,269 @@
+//! The course of a request: facts, identity, directory, decision. What it ends in, [`super`] carries out.
+
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use super::{
+    Context, Destination, Edge, client_ip, hygiene,
+    organisation::Organisation,
+    path,
+    respond::{self, Answer, Denial},
+};
+use crate::{
+    directory::{DirectoryError, Entry, cache::Lookup},
+    events::{self, Event},
+    identity::{self, Credential, Facts, Identity, MailboxName},
+    routing::{self, Decision, Request, mailbox::Whose, protocol::Protocol},
+    secret::Secret,
+};
+
+/// What [`Edge::course`] finds out about a request.
+pub(super) enum Course {
+    Onward(Destination),
+    Answer(Answer),
+    /// Windows authentication over HTTP/2 cannot work: the client must come again over HTTP/1.1 (RFC 9113 section 7).
+    Http11Required,
+}
+
+/// What is known of the one who asks.
+enum Proof {
+    /// The directory accepted the password.
+    Proven(Entry),
+    /// It did not, or knows nobody of that name.
+    Wrong,
+    /// The request carries nothing that the edge could verify.
+    Absent,
+}
+
+impl Edge {
+    /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
+    pub(super) async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
+        let organisation = context.organisation.clone();
+        if header_bytes(session) > self.config.limits.header_bytes {
+            return Err(Denial::HeaderTooLarge);
+        }
+        let received = session.req_header();
+        hygiene::check(received.version, &received.headers).map_err(Denial::Malformed)?;
+        check_framing(session)?;
+
+        let (path, query) = path_and_query(session.req_header())?;
+        let protocol = self.config.routing.protocol_of(&path).ok_or(Denial::PathNotServed)?;
+        context.story.protocol = Some(protocol);
+        self.check_announced_body(session.req_header(), protocol)?;
+
+        let header = |name: &str| session.req_header().headers.get(name).map(http::HeaderValue::as_bytes);
+        let facts = Facts {
+            protocol,
+            path: &path,
+            query,
+            authorization: header(AUTHORIZATION.as_str()),
+            anchor_mailbox: header("X-AnchorMailbox"),
+        };
+        let identity = identity::identify(&facts);
+        let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
+        context.story.identified(&identity);
+        if let Credential::Unreadable(why) = identity.credential {
+            Event::MalformedRequest.report(format_args!("a credential could not be read: {why}"));
+        }
+
+        let connection_bound = identity.credential == Credential::ConnectionBound;
+        if connection_bound && session.as_downstream().is_http2() {
+            return Ok(Course::Http11Required);
+        }
+        context.client.pin = context.client.pin.on_request(connection_bound);
+
+        let lookup = match identity.routing_name() {
+            Some(name) if protocol.asks_for_mailbox() => Some(self.find(name).await?),
+            Some(_) | None => None,
+        };
+        let whose = lookup.as_deref().map_or(Whose::Nobody, whose);
+        let request = Request { protocol, path: &path, eas_version };
+        let mut decision = routing::decide(&request, whose, &organisation.topology, &organisation.policy);
+
+        if decision.tells_about_mailbox() {
+            match self.prove(&identity).await? {
+                Proof::Proven(entry) => context.story.is_proven_as(&entry),
+                Proof::Wrong => return Err(Denial::WrongPassword),
+                Proof::Absent => decision = local_challenge(&request, &organisation),
+            }
+        }
+        context.story.decided(&decision, whose, &organisation.topology);
+        report(&decision, &identity, lookup.as_deref());
+
+        if let Some(answer) = respond::decided(&decision, protocol) {
+            return Ok(Course::Answer(answer));
+        }
+        let key = match whose {
+            Whose::Mailbox(mailbox) => mailbox.key,
+            Whose::Nobody | Whose::Unknown | Whose::Ambiguous | Whose::WithoutMailbox => client_key(session),
+        };
+        Ok(Course::Onward(match decision {
+            Decision::Proxy(pool, _) => Destination::Pool { pool, key },
+            Decision::BackEnd(server, _) => Destination::BackEnd(server),
+            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
+                return Err(Denial::Internal);
+            }
+        }))
+    }
+
+    fn check_announced_body(&self, request: &RequestHeader, protocol: Protocol) -> Result<(), Denial> {
+        let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        match length {
+            Some(bytes) if bytes > self.config.limits.body_bytes(protocol) => Err(Denial::BodyTooLarge),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
+        let search = self.directory.find(name);
+        match tokio::time::timeout(self.config.timeouts.directory, search).await {
+            Ok(Ok(lookup)) => Ok(lookup),
+            Ok(Err(error)) => Err(directory_away(&error)),
+            Err(_) => {
+                let after = self.config.timeouts.directory;
+                Err(directory_away(&DirectoryError::TimedOut { operation: "a mailbox look-up".into(), after }))
+            }
+        }
+    }
+
+    /// Verifies the credential of a request whose answer tells something about a mailbox.
+    async fn prove(&self, identity: &Identity) -> Result<Proof, Denial> {
+        let Credential::Basic { user, password } = &identity.credential else {
+            return Ok(Proof::Absent);
+        };
+        match self.find(user).await?.as_ref() {
+            Lookup::Found(entry) => self.verify(entry, password).await,
+            Lookup::NotFound => Ok(Proof::Wrong),
+            // Whichever of them it is: who knows the password of one may be told that there are two.
+            Lookup::Ambiguous(dns) => {
+                for dn in dns {
+                    let entry = Entry { dn: dn.clone(), name: dn.clone(), mailbox: None };
+                    if let proven @ Proof::Proven(_) = self.verify(&entry, password).await? {
+                        return Ok(proven);
+                    }
+                }
+                Ok(Proof::Wrong)
+            }
+        }
+    }
+
+    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Proof, Denial> {
+        let check = self.directory.verify(entry, password);
+        match tokio::time::timeout(self.config.timeouts.directory, check).await {
+            Ok(Ok(true)) => Ok(Proof::Proven(entry.clone())),
+            Ok(Ok(false)) => Ok(Proof::Wrong),
+            Ok(Err(error)) => Err(directory_away(&error)),
+            Err(_) => {
+                let after = self.config.timeouts.directory;
+                Err(directory_away(&DirectoryError::TimedOut { operation: "a credential check".into(), after }))
+            }
+        }
+    }
+}
+
+/// The size of the request's header: as it came over HTTP/1, as RFC 9113 section 6.5.2 counts it over HTTP/2.
+fn header_bytes(session: &Session) -> u64 {
+    const FIELD_OVERHEAD_BYTES: usize = 32;
+    let bytes = if let Some(h1) = session.as_downstream().as_http1() {
+        h1.get_headers_raw_bytes().len()
+    } else {
+        let request = session.req_header();
+        let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES
+        };
+        request.raw_path().len() + request.headers.iter().map(size).sum::<usize>()
+    };
+    bytes as u64
+}
+
+/// Pingora drops `Content-Length` where `Transfer-Encoding` is there too, so the fields as received are asked.
+fn check_framing(session: &Session) -> Result<(), Denial> {
+    const FIELDS_MAX: usize = 256; // Pingora reads no more
+    let Some(h1) = session.as_downstream().as_http1() else { return Ok(()) };
+    if !h1.req_header().headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut fields);
+    let raw = h1.get_headers_raw_bytes();
+    let announced = match request.parse(&raw) {
+        Ok(_) => request.headers.iter().any(|field| field.name.eq_ignore_ascii_case("Content-Length")),
+        Err(_) => return Err(Denial::Unreadable),
+    };
+    if announced { Err(Denial::Malformed(hygiene::Malformed::LengthAndTransferEncoding)) } else { Ok(()) }
+}
+
+/// The path, decoded, and the query, as sent. What is classified here must be what the server behind will serve, so
+/// both come from the raw request target that is passed on.
+fn path_and_query(request: &RequestHeader) -> Result<(Cow<'_, str>, Option<&str>), Denial> {
+    let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Denial::BadPath(path::PathError::NotUtf8))?;
+    let raw = if raw.starts_with('/') { raw } else { of_absolute_form(raw).ok_or(NOT_A_PATH)? };
+    let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
+    Ok((path::decode(path).map_err(Denial::BadPath)?, query))
+}
+
+/// The path and query of an absolute request target (RFC 9112 section 3.2.2). Its authority, which Pingora has compared
+/// with `Host`, decides nothing. `None`: it is another form or has no path.
+fn of_absolute_form(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    let path = rest.find(['/', '?', '#', '\\']).filter(|_| is_http)?;
+    rest.get(path..).filter(|path| path.starts_with('/'))
+}
+
+const NOT_A_PATH: Denial = Denial::BadPath(path::PathError::NotAPath);
+
+fn whose(lookup: &Lookup) -> Whose<'_> {
+    match lookup {
+        Lookup::Found(Entry { mailbox: Some(mailbox), .. }) => Whose::Mailbox(mailbox),
+        Lookup::Found(Entry { mailbox: None, .. }) => Whose::WithoutMailbox,
+        Lookup::NotFound => Whose::Unknown,
+        Lookup::Ambiguous(_) => Whose::Ambiguous,
+    }
+}
+
+/// The decision while nothing may be told: the local pool challenges.
+fn local_challenge(request: &Request<'_>, organisation: &Organisation) -> Decision {
+    routing::decide(request, Whose::Nobody, &organisation.topology, &organisation.policy)
+}
+
+/// Events that go with a decision.
+fn report(decision: &Decision, identity: &Identity, lookup: Option<&Lookup>) {
+    let name = identity.routing_name().map_or_else(|| "-".to_owned(), ToString::to_string);
+    match decision {
+        Decision::MovedDevice(url, _) => {
+            Event::ActiveSyncRedirected.report(format_args!("the device of {name} was sent to {url} (HTTP 451)"));
+        }
+        Decision::Refuse(refusal) => {
+            let whom = match lookup {
+                Some(Lookup::Ambiguous(dns)) => dns.join(" | "),
+                Some(Lookup::Found(Entry { dn, mailbox: Some(mailbox), .. })) => {
+                    format!("{dn}, home server {}", mailbox.home_server)
+                }
+                Some(Lookup::Found(Entry { dn, mailbox: None, .. })) => dn.clone(),
+                Some(Lookup::NotFound) | None => "not in the directory".to_owned(),
+            };
+            Event::of_refusal(*refusal).report(format_args!("{name} ({whom}) was refused: {}", refusal.sentence()));
+        }
+        Decision::Proxy(..) | Decision::BackEnd(..) | Decision::LinkPage(..) | Decision::SameHost(..) => {}
+    }
+}
+
+fn directory_away(error: &dyn std::error::Error) -> Denial {
+    Event::DirectoryAway.report(events::whole_chain(error));
+    Denial::DirectoryAway
+}
+
+/// Keeps a client without known mailbox on one server: its logon form and cookies are good there only ([S38a] in the
+/// project's reference).
+fn client_key(session: &Session) -> u64 {
+    match client_ip(session) {
+        Some(IpAddr::V4(ip)) => u64::from(u32::from(ip)),
+        #[allow(clippy::cast_possible_truncation)] // folded on purpose
+        Some(IpAddr::V6(ip)) => (u128::from(ip) >> 64) as u64 ^ u128::from(ip) as u64,
+        None => 0,
+    }
+}
