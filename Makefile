@@ -9,7 +9,7 @@ BUILD_PACKAGES := cmake g++ libclang-dev
 # What the tests need besides: OpenLDAP, an old TLS server, a browser, a client.
 TEST_PACKAGES := slapd ldap-utils openssl curl chromium python3
 
-.PHONY: help run build test lint unit fuzz browser deny bench build-packages test-packages
+.PHONY: help run build test lint unit fuzz deny bench build-packages test-packages
 
 help:
 	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
@@ -21,6 +21,9 @@ run: build
 
 build: build-packages
 	$(CARGO) build --locked --release --bin firstcas --example contoso
+
+# What the load tests need besides.
+LOAD_PACKAGES := wrk curl python3
 
 test: test-packages lint deny unit fuzz build
 	tests/shown_by
@@ -39,6 +42,8 @@ deny:
 	tests/deny
 
 bench: build
+	$(call install,$(LOAD_PACKAGES))
+	$(CARGO) build --locked --release --example bare
 	$(CARGO) bench --locked
 	loadtest/cpu
 
