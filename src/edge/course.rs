@@ -118,15 +118,7 @@ impl Edge {
     }
 
     async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
-        let search = self.directory.find(name);
-        match tokio::time::timeout(self.config.timeouts.directory, search).await {
-            Ok(Ok(lookup)) => Ok(lookup),
-            Ok(Err(error)) => Err(directory_away(&error)),
-            Err(_) => {
-                let after = self.config.timeouts.directory;
-                Err(directory_away(&DirectoryError::TimedOut { operation: "a mailbox look-up".into(), after }))
-            }
-        }
+        self.in_time("a mailbox look-up", self.directory.find(name)).await
     }
 
     /// Verifies the credential of a request whose answer tells something about a mailbox.
@@ -151,15 +143,20 @@ impl Edge {
     }
 
     async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Proof, Denial> {
-        let check = self.directory.verify(entry, password);
-        match tokio::time::timeout(self.config.timeouts.directory, check).await {
-            Ok(Ok(true)) => Ok(Proof::Proven(entry.clone())),
-            Ok(Ok(false)) => Ok(Proof::Wrong),
-            Ok(Err(error)) => Err(directory_away(&error)),
-            Err(_) => {
-                let after = self.config.timeouts.directory;
-                Err(directory_away(&DirectoryError::TimedOut { operation: "a credential check".into(), after }))
-            }
+        let right = self.in_time("a credential check", self.directory.verify(entry, password)).await?;
+        Ok(if right { Proof::Proven(entry.clone()) } else { Proof::Wrong })
+    }
+
+    /// The directory's answer, within the time that a request may wait for it.
+    async fn in_time<T>(
+        &self,
+        operation: &str,
+        answer: impl Future<Output = Result<T, Arc<DirectoryError>>>,
+    ) -> Result<T, Denial> {
+        let after = self.config.timeouts.directory;
+        match tokio::time::timeout(after, answer).await {
+            Ok(answer) => answer.map_err(|error| directory_away(&error)),
+            Err(_) => Err(directory_away(&DirectoryError::TimedOut { operation: operation.into(), after })),
         }
     }
 }
