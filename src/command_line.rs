@@ -90,7 +90,12 @@ fn summary(file: &Path, config: &Config) -> Result<String, String> {
 }
 
 async fn ldif_summary(file: &Path, ldif: &Path, config: &Config) -> Result<String, String> {
-    let of_directory = |error: DirectoryError| mistakes(file, &[whole_chain(&error)]);
+    let of_directory = |error: DirectoryError| {
+        if let DirectoryError::Malformed { mistakes: several } = &error {
+            return mistakes(file, several);
+        }
+        mistakes(file, &[whole_chain(&error)])
+    };
     let directory = config.directory.open().map_err(of_directory)?;
     let reading = directory.topology().await.map_err(of_directory)?;
     let mut oddities = reading.oddities;

@@ -26,7 +26,8 @@ pub trait Directory: Send + Sync + 'static {
     /// Reads the whole topology from the configuration container.
     async fn topology(&self) -> Result<TopologyReading, DirectoryError>;
 
-    /// Finds the person a name belongs to. `Ok(None)`: the directory has nobody of that name.
+    /// Finds the person a name belongs to; of several entries, the only one with a mailbox ([`schema::meant`]).
+    /// `Ok(None)`: the directory has nobody of that name.
     async fn find(&self, name: &MailboxName) -> Result<Option<Entry>, DirectoryError>;
 
     /// Whether this is the person's password, asked of the directory itself (an LDAP bind; for an LDIF file the stored
@@ -66,12 +67,12 @@ pub struct Oddity {
 /// Why the directory gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// More than one entry owns the name.
+    /// More than one entry owns the name, and not just one of them has a mailbox.
     #[error("{name} belongs to {}: {}; remove it from all but one", count(.dns.len()), .dns.join(" | "))]
     Ambiguous {
         /// The name asked for.
         name: MailboxName,
-        /// The entries that own it.
+        /// DNs of the entries that own it; of many, some.
         dns: Vec<String>,
     },
     /// No server could be reached.
@@ -99,6 +100,12 @@ pub enum DirectoryError {
         operation: String,
         /// How long it was given.
         after: Duration,
+    },
+    /// The directory's file is not LDIF.
+    #[error("{}", .mistakes.join("; "))]
+    Malformed {
+        /// The first mistakes in it, each with its place and cure; at least one.
+        mistakes: Vec<String>,
     },
     /// The directory's data cannot be used at all.
     #[error("{place}: {problem}")]

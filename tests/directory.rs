@@ -4,9 +4,14 @@
 mod openldap;
 
 use std::{
+    collections::VecDeque,
     net::TcpListener,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,7 +28,10 @@ use firstcas::{
     secret::Secret,
 };
 use openldap::{Slapd, Tls};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 use url::Url;
 
 /// Contoso, and what a test adds to it, from both sources.
@@ -224,8 +232,9 @@ async fn an_alias_finds_who_has_no_such_account() {
 }
 
 #[tokio::test]
-async fn a_name_of_two_entries_is_ambiguous_and_one_entry_that_matches_twice_is_not() {
-    let contoso = Contoso::start(&person("Another Ana", "ana2", "proxyAddresses: smtp:ANA@contoso.com\n"));
+async fn a_name_of_two_mailboxes_is_ambiguous_and_one_entry_that_matches_twice_is_not() {
+    let other = format!("{MAILBOX}proxyAddresses: smtp:ANA@contoso.com\n");
+    let contoso = Contoso::start(&person("Another Ana", "ana2", &other));
     for (source, directory) in contoso.both() {
         match within(directory.find(&address("ana@contoso.com"))).await {
             Err(DirectoryError::Ambiguous { dns, .. }) => {
@@ -245,6 +254,160 @@ async fn a_name_of_two_entries_is_ambiguous_and_one_entry_that_matches_twice_is_
 }
 
 #[tokio::test]
+async fn an_address_that_is_only_somebodys_mail_attribute_is_not_searched() {
+    let contoso = Contoso::start(&person("Ana's Administration", "adm-ana", "mail: ana@contoso.com\nmail: a@b.com\n"));
+    for (source, directory) in contoso.both() {
+        let found = within(directory.find(&address("ana@contoso.com"))).await.expect("not ambiguous").expect("ana");
+        assert_eq!(fold_dn(&found.dn), dn_of("ana", "almeida"), "{source}");
+        assert_eq!(within(directory.find(&address("a@b.com"))).await.expect("an answer"), None, "{source}");
+    }
+}
+
+#[tokio::test]
+async fn entries_without_mailbox_do_not_make_the_mailboxs_owner_ambiguous() {
+    let contoso = Contoso::start(
+        &[
+            person("Ana's Administration", "adm-ana", "userPrincipalName: ana.almeida@contoso.com\n"),
+            person("A Mail Contact", "contact", "proxyAddresses: SMTP:ana.almeida@contoso.com\n"),
+            person("First Alias", "first", "mailNickname: sales\n"),
+            person("Second Alias", "second", &format!("{MAILBOX}mailNickname: sales\n")),
+        ]
+        .join("\n"),
+    );
+    for (source, directory) in contoso.both() {
+        let found = within(directory.find(&address("ana.almeida@contoso.com"))).await.expect("not ambiguous");
+        assert_eq!(fold_dn(&found.expect("ana").dn), dn_of("ana", "almeida"), "{source}");
+        let found = within(directory.find(&bare("sales"))).await.expect("not ambiguous").expect("the second");
+        assert!(found.dn.to_lowercase().starts_with("cn=second alias,"), "{source}: {}", found.dn);
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_ambiguous_if_nobody_has_a_mailbox_or_too_many_have_the_name() {
+    let address_line = "proxyAddresses: smtp:sales@contoso.com\n";
+    let two = [person("One", "one", address_line), person("Two", "two", address_line)].join("\n");
+    let four = [
+        two.clone(),
+        person("Three", "three", address_line),
+        person("Four", "four", &format!("{address_line}{MAILBOX}")),
+    ]
+    .join("\n");
+    for (extra, entries) in [(two, 2), (four, 4)] {
+        let contoso = Contoso::start(&extra);
+        for (source, directory) in contoso.both() {
+            match within(directory.find(&address("sales@contoso.com"))).await {
+                Err(DirectoryError::Ambiguous { dns, .. }) => assert_eq!(dns.len(), entries, "{source}: {dns:?}"),
+                other => panic!("{source}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_account_of_a_child_domain_is_not_its_parent_domains() {
+    let child = format!(
+        "dn: DC=emea,DC=contoso,DC=com\nobjectClass: top\nobjectClass: domain\nobjectClass: domainDNS\ndc: emea\n\n\
+         dn: CN=EMEA,CN=Partitions,CN=Configuration,DC=contoso,DC=com\nobjectClass: top\nobjectClass: crossRef\n\
+         cn: EMEA\nnETBIOSName: EMEA\ndnsRoot: emea.contoso.com\nnCName: DC=emea,DC=contoso,DC=com\nsystemFlags: 3\n\n{}\n{}",
+        person_below("DC=emea,DC=contoso,DC=com", "Her Namesake", "helena", MAILBOX),
+        person_below("DC=emea,DC=contoso,DC=com", "Only There", "only-there", MAILBOX),
+    );
+    let contoso = Contoso::start(&child);
+    for (source, directory) in contoso.both() {
+        let found = within(directory.find(&in_domain("contoso", "helena"))).await.expect("an answer").expect("helena");
+        assert_eq!(fold_dn(&found.dn), dn_of("helena", "henriques"), "{source}");
+        let found = within(directory.find(&in_domain("emea", "helena"))).await.expect("an answer").expect("the other");
+        assert_eq!(fold_dn(&found.dn), "cn=her namesake,dc=emea,dc=contoso,dc=com", "{source}");
+        let found = within(directory.find(&in_domain("contoso", "only-there"))).await.expect("an answer");
+        assert_eq!(found, None, "{source}");
+    }
+}
+
+#[tokio::test]
+async fn a_topology_that_the_servers_size_limit_cut_off_is_an_error_that_names_the_cure() {
+    let contoso = Contoso::start(&person("Limited", "limited", &format!("userPassword: {SSHA_OF_PALAVRA_PASSE}\n")));
+    let limited = ldap::Settings {
+        bind_dn: "CN=Limited,CN=Users,DC=contoso,DC=com".into(),
+        bind_password: Secret::new("palavra-passé".as_bytes()),
+        ..settings(&contoso.slapd)
+    };
+    let directory = ldap::open(limited).expect("good settings");
+    let error = within(directory.topology()).await.map(|reading| reading.parts.servers.len()).expect_err("cut off");
+    assert!(matches!(error, DirectoryError::Unusable { .. }), "{error:?}");
+    assert!(error.to_string().contains("raise that limit for the bind account"), "{error}");
+    assert!(within(directory.find(&bare("ana"))).await.expect("a search for one is within the limit").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_made_up_names_puts_a_bounded_number_of_searches_on_the_server() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = Url::parse(&format!("ldap://{}", server.local_addr().expect("its address"))).expect("a URL");
+    let settings = ldap::Settings {
+        urls: vec![url],
+        bind_dn: String::new(),
+        bind_password: Secret::new(*b""),
+        ca_file: None,
+        start_tls: false,
+        users_base: Some("DC=contoso,DC=com".into()),
+        configuration_base: Some("CN=Configuration,DC=contoso,DC=com".into()),
+        connect_timeout: DEADLINE,
+        search_timeout: DEADLINE,
+        connections: 1,
+    };
+    let most_unanswered = Arc::new(AtomicUsize::new(0));
+    let seen = most_unanswered.clone();
+    tokio::spawn(async move {
+        let (mut client, _) = server.accept().await.expect("a connection");
+        let mut unanswered = VecDeque::new();
+        loop {
+            // A slow server: it takes in what there is, and answers only when there is nothing more for a while.
+            match timeout(Duration::from_millis(100), message_id(&mut client)).await {
+                Ok(Some(id)) => unanswered.push_back(id),
+                Ok(None) => return,
+                Err(_) => {
+                    for id in unanswered.drain(..) {
+                        let id: Vec<u8> = id;
+                        let length = u8::try_from(id.len() + 11).expect("short");
+                        let id_length = u8::try_from(id.len()).expect("short");
+                        let head = [0x30, length, 0x02, id_length];
+                        let done = [0x65, 7, 0x0a, 1, 0, 4, 0, 4, 0]; // SearchResultDone, success
+                        client.write_all(&[&head[..], &id, &done].concat()).await.expect("sent");
+                    }
+                }
+            }
+            seen.fetch_max(unanswered.len(), Ordering::Relaxed);
+        }
+    });
+    let directory = Arc::new(ldap::open(settings).expect("good settings"));
+    let finds: Vec<_> = (0..300)
+        .map(|number| {
+            let directory = directory.clone();
+            tokio::spawn(async move { directory.find(&address(&format!("made-up-{number}@contoso.com"))).await })
+        })
+        .collect();
+    for find in finds {
+        assert_eq!(within(find).await.expect("no panic").expect("an answer"), None);
+    }
+    let most = most_unanswered.load(Ordering::Relaxed);
+    assert!((1..=ldap::SEARCHES_IN_FLIGHT_MAX).contains(&most), "{most} at once");
+}
+
+/// Reads one LDAP message (at most 64 KiB) and gives the bytes of its number; `None`: the client has gone.
+async fn message_id(client: &mut tokio::net::TcpStream) -> Option<Vec<u8>> {
+    let mut head = [0; 2];
+    client.read_exact(&mut head).await.ok()?;
+    let mut length = usize::from(head[1]);
+    if length > 0x7f {
+        let mut bytes = vec![0; length & 0x7f];
+        client.read_exact(&mut bytes).await.ok()?;
+        length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    }
+    let mut body = vec![0; length];
+    client.read_exact(&mut body).await.ok()?;
+    Some(body[2..2 + usize::from(body[1])].to_vec())
+}
+
+#[tokio::test]
 async fn a_mailbox_on_an_unknown_server_is_listed_where_everybody_can_be_read() {
     let home = "msExchHomeServerName: /o=Contoso/ou=Gone/cn=Configuration/cn=Servers/cn=mbx-gone\n";
     let contoso = Contoso::start(&person("Lost", "lost", home));
@@ -258,6 +421,34 @@ async fn a_mailbox_on_an_unknown_server_is_listed_where_everybody_can_be_read() 
     let entry = within(contoso.openldap.find(&bare("lost"))).await.unwrap().unwrap();
     let mailbox = entry.mailbox.expect("a mailbox");
     assert_eq!(Topology::new(parts).home_server(&mailbox), None);
+}
+
+#[test]
+fn a_name_that_two_entries_share_is_shown_by_check_before_going_live() {
+    let another = person("Another Ana", "ana2", "proxyAddresses: smtp:ANA.almeida@contoso.com\n");
+    let (good, stdout, stderr) = check(&format!("{CONTOSO}\n{another}"));
+    assert!(good, "{stderr}");
+    let odd: Vec<_> = stdout.lines().filter(|line| line.starts_with("odd ")).collect();
+    let [odd] = odd.as_slice() else { panic!("one oddity in\n{stdout}") };
+    for part in ["CN=Another Ana,", "CN=Ana Almeida,", "`ana.almeida@contoso.com`", "remove it from all but one"] {
+        assert!(odd.contains(part), "{part} in {odd}");
+    }
+}
+
+#[test]
+fn every_mistake_of_the_file_is_told_by_check_up_to_a_limit() {
+    let (good, _, stderr) = check("dn: DC=contoso,DC=com\nnot LDIF\ndc: contoso\n\ncn: nobody\n\ndn: CN=empty\n");
+    assert!(!good);
+    let mut lines = stderr.lines();
+    assert!(lines.next().is_some_and(|headline| headline.ends_with(": 3 mistakes")), "{stderr}");
+    for part in ["ldif:2: it has no colon", "ldif:5: a record must start with `dn:`", "ldif:7: the record has no attr"]
+    {
+        assert!(lines.next().is_some_and(|line| line.contains(part)), "{part} in\n{stderr}");
+    }
+
+    let (good, _, stderr) = check(&"no colon\n".repeat(1000));
+    assert!(!good);
+    assert_eq!(stderr.lines().count(), 1 + ldif::MISTAKES_MAX, "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -408,6 +599,22 @@ async fn ldaps_and_start_tls_trust_the_given_authority_and_no_other() {
     }
 }
 
+/// What `firstcas check` says of an embedded directory: whether it is content, its output, its errors.
+fn check(text: &str) -> (bool, String, String) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (config, ldif) = (dir.path().join("firstcas.toml"), dir.path().join("contoso.ldif"));
+    std::fs::write(&ldif, text).expect("written");
+    let settings = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[directory]\nldif = {:?}\n[routing]\nlocal_site = \"Lisbon\"\n",
+        ldif.display().to_string()
+    );
+    std::fs::write(&config, settings).expect("written");
+    let ended = Command::new(env!("CARGO_BIN_EXE_firstcas")).args(["check", "-c"]).arg(config).output();
+    let Output { status, stdout, stderr } = ended.expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.success(), text(stdout), text(stderr))
+}
+
 async fn within<F: IntoFuture>(future: F) -> F::Output {
     timeout(DEADLINE, future.into_future()).await.expect("an answer in time")
 }
@@ -446,15 +653,21 @@ fn dn_of(account: &str, surname: &str) -> String {
 }
 
 fn person(cn: &str, account: &str, rest: &str) -> String {
+    person_below("CN=Users,DC=contoso,DC=com", cn, account, rest)
+}
+
+fn person_below(container: &str, cn: &str, account: &str, rest: &str) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let cn64 = STANDARD.encode(cn);
-    let dn64 = STANDARD.encode(format!("CN={cn},CN=Users,DC=contoso,DC=com"));
+    let dn64 = STANDARD.encode(format!("CN={cn},{container}"));
     let classes = "objectClass: top\nobjectClass: person\nobjectClass: organizationalPerson\nobjectClass: user\n";
     format!("dn:: {dn64}\n{classes}cn:: {cn64}\nsn: Extra\nsAMAccountName: {account}\n{rest}")
 }
 
 const CONTOSO: &str = include_str!("../conf/contoso.ldif");
 const DEADLINE: Duration = Duration::from_secs(20);
+/// What makes an entry one with a mailbox, wherever that may be.
+const MAILBOX: &str = "msExchHomeServerName: /o=Contoso/cn=mbx-extra\n";
 /// ana's msExchMailboxGuid, fdd1e256-59cc-5e29-91d5-883dc695f501.
 const ANA: u128 = 0xfdd1_e256_59cc_5e29_91d5_883d_c695_f501;
 /// Of `palavra-passé` in UTF-8.

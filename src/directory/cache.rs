@@ -50,7 +50,7 @@ pub enum Lookup {
     Found(Entry),
     /// It belongs to nobody.
     NotFound,
-    /// It belongs to several entries, of which these are two.
+    /// It belongs to several entries, whose DNs these are; of many, some.
     Ambiguous(Vec<String>),
 }
 

@@ -95,6 +95,7 @@ pub fn open(settings: Settings) -> Result<Organisation, DirectoryError> {
         links_opened: AtomicU64::new(0),
         answered_last: AtomicUsize::new(0),
         binds: Semaphore::new(BINDS_IN_FLIGHT_MAX),
+        searches: Semaphore::new(SEARCHES_IN_FLIGHT_MAX),
     })))
 }
 
@@ -108,6 +109,7 @@ pub(super) struct Servers {
     /// Place in `settings.urls` of the server that the newest link leads to.
     answered_last: AtomicUsize,
     binds: Semaphore,
+    searches: Semaphore,
 }
 
 #[derive(Default)]
@@ -228,9 +230,13 @@ impl Servers {
             Size::AtMost(_) => self.settings.search_timeout,
             Size::AllInPages => self.settings.search_timeout.saturating_mul(PAGES_PATIENCE),
         };
+        let timed_out = || DirectoryError::TimedOut { operation: search.operation.to_owned(), after: patience };
         let mut may_try_again = true;
         loop {
             let link = self.link(slot).await?;
+            // Waiting says nothing about the link, so running out of time here does not discard it.
+            let turn = timeout(patience, self.searches.acquire()).await;
+            let Ok(Ok(_turn)) = turn else { return Err(timed_out()) };
             let error = match timeout(patience, self.run(&link, search)).await {
                 Ok(Ok(records)) if records.len() < RECORDS_MAX => return Ok(records),
                 Ok(Ok(_)) => {
@@ -241,7 +247,7 @@ impl Servers {
                 }
                 Ok(Err(LdapError::Timeout { .. })) | Err(_) => {
                     discard(slot, &link).await;
-                    return Err(DirectoryError::TimedOut { operation: search.operation.to_owned(), after: patience });
+                    return Err(timed_out());
                 }
                 Ok(Err(error)) => error,
             };
@@ -291,7 +297,9 @@ impl Servers {
         }
         let result = stream.finish().await;
         match result.rc {
-            SUCCESS | SIZE_LIMIT_EXCEEDED | USER_CANCELLED => Ok(records),
+            SUCCESS => Ok(records),
+            // The limit that was asked for. At one of its own, the server has left out what was not seen: no answer.
+            SIZE_LIMIT_EXCEEDED | USER_CANCELLED if records.len() >= most => Ok(records),
             _ => Err(LdapError::LdapResult { result }),
         }
     }
@@ -473,6 +481,17 @@ fn tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, DirectoryError> {
 }
 
 fn failure(server: &str, operation: &str, error: LdapError) -> DirectoryError {
+    if let LdapError::LdapResult { result } = &error
+        && matches!(result.rc, SIZE_LIMIT_EXCEEDED | ADMIN_LIMIT_EXCEEDED)
+    {
+        return DirectoryError::Unusable {
+            place: server.to_owned(),
+            problem: format!(
+                "a size limit of the server's own cut off {operation}, so entries are missing; raise that limit for \
+                 the bind account (OpenLDAP: `limits` with size.prtotal=unlimited)"
+            ),
+        };
+    }
     if matches!(error, LdapError::LdapResult { .. } | LdapError::FilterParsing | LdapError::AdapterInit(_)) {
         DirectoryError::Rejected { operation: operation.to_owned(), source: Box::new(error) }
     } else {
@@ -493,12 +512,16 @@ fn repeated(error: &DirectoryError) -> DirectoryError {
         DirectoryError::TimedOut { operation, after } => {
             DirectoryError::TimedOut { operation: operation.clone(), after: *after }
         }
+        DirectoryError::Malformed { mistakes } => DirectoryError::Malformed { mistakes: mistakes.clone() },
         DirectoryError::Unusable { place, problem } => {
             DirectoryError::Unusable { place: place.clone(), problem: problem.clone() }
         }
     }
 }
 
+/// How many searches are under way at the servers at once; more wait for their turn, at most as long as a search may
+/// take. So a flood of made-up names does not become one of searches: at 5 ms each, these are still 6,400 a second.
+pub const SEARCHES_IN_FLIGHT_MAX: usize = 32;
 /// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
 /// for as long as its connection lives. It also brings searches back to the preferred server.
 const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);
@@ -517,6 +540,7 @@ const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
 // RFC 4511 section 4.1.9 and appendix A.
 const SUCCESS: u32 = 0;
 const SIZE_LIMIT_EXCEEDED: u32 = 4;
+const ADMIN_LIMIT_EXCEEDED: u32 = 11;
 const INVALID_CREDENTIALS: u32 = 49;
 const UNAVAILABLE: u32 = 52;
 /// The library's own: the stream was finished before its end.

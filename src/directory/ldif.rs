@@ -1,7 +1,7 @@
 //! The embedded directory: an LDIF file (RFC 2849), held in memory.
 //!
 //! [`parse`] is strict: a file that is read differently by two programs would route differently. What it cannot read it
-//! refuses with file, line and cure.
+//! refuses with lines and cures.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use super::{
 /// Reads a file as a directory.
 ///
 /// # Errors
-/// [`DirectoryError::Unusable`] with file, line and cure: unreadable, larger than 64 MiB, or not LDIF.
+/// [`DirectoryError::Unusable`]: unreadable, or larger than 64 MiB. [`DirectoryError::Malformed`]: not LDIF.
 pub fn open(path: impl AsRef<Path>) -> Result<Organisation, DirectoryError> {
     let path = path.as_ref();
     let unusable = |problem| DirectoryError::Unusable { place: path.display().to_string(), problem };
@@ -33,13 +33,15 @@ pub fn open(path: impl AsRef<Path>) -> Result<Organisation, DirectoryError> {
         .read_to_end(&mut bytes)
         .map_err(|error| unusable(format!("it cannot be read: {error}")))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        let problem =
-            "it is larger than 64 MiB; a directory of that size belongs into an LDAP server (kind = \"ldap\")";
+        let problem = "it is larger than 64 MiB; a directory of that size belongs into LDAP servers: write \
+                       `[directory.ldap] urls = [...]` instead of `[directory] ldif = \"...\"`";
         return Err(unusable(problem.to_owned()));
     }
-    let records = parse(&bytes).map_err(|error| DirectoryError::Unusable {
-        place: format!("{}:{}", path.display(), error.line),
-        problem: error.problem.to_string(),
+    let records = parse(&bytes).map_err(|errors| DirectoryError::Malformed {
+        mistakes: errors
+            .iter()
+            .map(|ParseError { line, problem }| format!("{}:{line}: {problem}", path.display()))
+            .collect(),
     })?;
     Ok(Organisation::new(Source::Ldif(Records::new(records, path.to_owned()))))
 }
@@ -109,66 +111,106 @@ pub enum Problem {
 /// Parses LDIF content records (RFC 2849).
 ///
 /// # Errors
-/// The first line that is not LDIF. Never panics, whatever the bytes.
-pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, ParseError> {
-    let mut records = Vec::new();
-    let mut lines_of_dns = HashMap::new();
-    let mut open: Option<(usize, Record)> = None;
-    let mut may_be_version = true;
-    for (line, text) in logical_lines(bytes)? {
-        let fail = |problem| ParseError { line, problem };
+/// The first [`MISTAKES_MAX`] mistakes, by line. A record that does not start as it should is one mistake, whatever its
+/// attributes. Never panics, whatever the bytes.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, Vec<ParseError>> {
+    let (lines, mut mistakes) = logical_lines(bytes);
+    let mut reader = Reader::default();
+    let mut of_records = 0;
+    for (line, text) in lines {
+        let Err(mistake) = reader.read(line, &text) else { continue };
+        // A file of changes has it in every record.
+        let hopeless = mistake.problem == Problem::Change;
+        mistakes.push(mistake);
+        of_records += 1;
+        if hopeless || of_records == MISTAKES_MAX {
+            break;
+        }
+    }
+    mistakes.extend(reader.close().err());
+    if mistakes.is_empty() {
+        return Ok(reader.records);
+    }
+    mistakes.sort_by_key(|mistake| mistake.line);
+    mistakes.truncate(MISTAKES_MAX);
+    Err(mistakes)
+}
+
+#[derive(Default)]
+struct Reader {
+    records: Vec<Record>,
+    lines_of_dns: HashMap<String, usize>,
+    started: bool,
+    block: Block,
+}
+
+/// Where in the file the reader is.
+#[derive(Default)]
+enum Block {
+    /// Between records.
+    #[default]
+    None,
+    /// In the record that starts in that line.
+    Good(usize, Record),
+    /// In a record with a mistake.
+    Bad,
+}
+
+impl Reader {
+    fn read(&mut self, line: usize, text: &[u8]) -> Result<(), ParseError> {
         if text.is_empty() {
-            close(open.take(), &mut records)?;
-            continue;
+            return self.close();
         }
-        let (name, value) = attribute_and_value(&text).map_err(fail)?;
+        let read = self.read_attribute(line, text).map_err(|problem| ParseError { line, problem });
+        if read.is_err() {
+            self.block = Block::Bad;
+        }
+        read
+    }
+
+    fn read_attribute(&mut self, line: usize, text: &[u8]) -> Result<(), Problem> {
+        let may_be_version = !std::mem::replace(&mut self.started, true);
+        let (name, value) = attribute_and_value(text)?;
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
-        let first_line = std::mem::replace(&mut may_be_version, false);
-        if first_line && is("version") {
-            if value != b"1" {
-                return Err(fail(Problem::Version));
-            }
-            continue;
+        if may_be_version && is("version") {
+            return if value == b"1" { Ok(()) } else { Err(Problem::Version) };
         }
-        let Some((_, record)) = &mut open else {
-            if !is("dn") {
-                return Err(fail(Problem::NoDn));
+        match &mut self.block {
+            Block::Bad => {}
+            Block::Good(..) if is("dn") => return Err(Problem::SecondDn),
+            Block::Good(..) if is("changetype") || is("control") => return Err(Problem::Change),
+            Block::Good(_, record) => record.push(name, value),
+            Block::None if !is("dn") => return Err(Problem::NoDn),
+            Block::None => {
+                let dn = String::from_utf8(value).map_err(|_| Problem::DnNotUtf8)?;
+                if !dn.contains('=') {
+                    return Err(Problem::BadDn);
+                }
+                if let Some(&first) = self.lines_of_dns.get(&fold_dn(&dn)) {
+                    return Err(Problem::RepeatedDn { first });
+                }
+                self.lines_of_dns.insert(fold_dn(&dn), line);
+                self.block = Block::Good(line, Record::new(dn));
             }
-            let dn = String::from_utf8(value).map_err(|_| fail(Problem::DnNotUtf8))?;
-            if !dn.contains('=') {
-                return Err(fail(Problem::BadDn));
-            }
-            if let Some(first) = lines_of_dns.insert(fold_dn(&dn), line) {
-                return Err(fail(Problem::RepeatedDn { first }));
-            }
-            open = Some((line, Record::new(dn)));
-            continue;
-        };
-        if is("dn") {
-            return Err(fail(Problem::SecondDn));
         }
-        if is("changetype") || is("control") {
-            return Err(fail(Problem::Change));
-        }
-        record.push(name, value);
+        Ok(())
     }
-    close(open, &mut records)?;
-    Ok(records)
+
+    fn close(&mut self) -> Result<(), ParseError> {
+        let Block::Good(line, record) = std::mem::take(&mut self.block) else { return Ok(()) };
+        if record.attributes().next().is_none() {
+            return Err(ParseError { line, problem: Problem::EmptyRecord });
+        }
+        self.records.push(record);
+        Ok(())
+    }
 }
 
-fn close(open: Option<(usize, Record)>, records: &mut Vec<Record>) -> Result<(), ParseError> {
-    let Some((line, record)) = open else { return Ok(()) };
-    if record.attributes().next().is_none() {
-        return Err(ParseError { line, problem: Problem::EmptyRecord });
-    }
-    records.push(record);
-    Ok(())
-}
-
-/// Lines unfolded, comments left out, each with the number of its first physical line. RFC 2849 ends a line with LF or
-/// CR LF, and continues it on the next if that starts with one space.
-fn logical_lines(bytes: &[u8]) -> Result<Vec<(usize, Vec<u8>)>, ParseError> {
+/// Lines unfolded, comments left out, each with the number of its first physical line; and the lines that continue
+/// nothing. RFC 2849 ends a line with LF or CR LF, and continues it on the next if that starts with one space.
+fn logical_lines(bytes: &[u8]) -> (Vec<(usize, Vec<u8>)>, Vec<ParseError>) {
     let mut lines: Vec<(usize, Vec<u8>)> = Vec::new();
+    let mut mistakes = Vec::new();
     let mut in_comment = false;
     for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -176,7 +218,8 @@ fn logical_lines(bytes: &[u8]) -> Result<Vec<(usize, Vec<u8>)>, ParseError> {
             Some((b' ', _)) if in_comment => {}
             Some((b' ', continued)) => match lines.last_mut() {
                 Some((_, text)) if !text.is_empty() => text.extend_from_slice(continued),
-                Some(_) | None => return Err(ParseError { line: number, problem: Problem::NothingToContinue }),
+                Some(_) | None if mistakes.len() == MISTAKES_MAX => {}
+                Some(_) | None => mistakes.push(ParseError { line: number, problem: Problem::NothingToContinue }),
             },
             Some((b'#', _)) => in_comment = true,
             Some(_) | None => {
@@ -185,7 +228,7 @@ fn logical_lines(bytes: &[u8]) -> Result<Vec<(usize, Vec<u8>)>, ParseError> {
             }
         }
     }
-    Ok(lines)
+    (lines, mistakes)
 }
 
 fn attribute_and_value(line: &[u8]) -> Result<(&str, Vec<u8>), Problem> {
@@ -330,12 +373,13 @@ fn folded(attribute: &str, value: &[u8]) -> Vec<u8> {
 const SEARCHED: &[&str] = &[
     attribute::USER_PRINCIPAL_NAME,
     attribute::PROXY_ADDRESSES,
-    attribute::MAIL,
     attribute::SAM_ACCOUNT_NAME,
     attribute::MAIL_NICKNAME,
     attribute::MAILBOX_GUID,
 ];
 
+/// How many mistakes are told of one file.
+pub const MISTAKES_MAX: usize = 20;
 /// 64 MiB: some 60,000 people, and a bound on what a mistaken path can take of the memory.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const SHA1_BYTES: usize = 20;
@@ -398,8 +442,39 @@ mod tests {
             (b"dn: a=b\nc:: d\n", 2, Problem::Base64),
             (b"dn:: /w==\nc: d\n", 1, Problem::DnNotUtf8),
         ] {
-            assert_eq!(parse(text), Err(ParseError { line, problem }), "{}", text.escape_ascii());
+            assert_eq!(parse(text), Err(vec![ParseError { line, problem }]), "{}", text.escape_ascii());
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_up_to_a_limit_and_none_that_another_caused() {
+        let text = b"dn: a=b\nc\nd: e\nf\n\n x\ng: h\ni: j\n\ndn: k=l\n\ndn: k=l\nm: n\n\ndn: A=B\nc: d\n";
+        let found: Vec<_> = parse(text).expect_err("mistakes").into_iter().map(|one| (one.line, one.problem)).collect();
+        assert_eq!(
+            found,
+            [
+                (2, Problem::NoColon),
+                (4, Problem::NoColon),
+                (6, Problem::NothingToContinue),
+                (7, Problem::NoDn),
+                (10, Problem::EmptyRecord),
+                (12, Problem::RepeatedDn { first: 10 }),
+                (15, Problem::RepeatedDn { first: 1 }),
+            ]
+        );
+        for line in ["no colon\n", "\n x\n", "x: y\n\n"] {
+            assert_eq!(parse(line.repeat(1000).as_bytes()).expect_err("mistakes").len(), MISTAKES_MAX, "{line:?}");
+        }
+        let changes = "dn: a=b\nchangetype: delete\n\ndn: c=d\nchangetype: delete\n";
+        assert_eq!(parse(changes.as_bytes()), Err(vec![ParseError { line: 2, problem: Problem::Change }]));
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused_with_the_keys_to_write_instead() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.as_file().set_len(FILE_BYTES_MAX + 1).expect("a sparse file");
+        let error = open(file.path()).err().expect("refused").to_string();
+        assert!(error.contains("write `[directory.ldap] urls = [...]` instead of `[directory] ldif = "), "{error}");
     }
 
     #[test]

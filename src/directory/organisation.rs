@@ -58,8 +58,8 @@ impl Directory for Organisation {
     async fn find(&self, name: &MailboxName) -> Result<Option<Entry>, DirectoryError> {
         match name {
             MailboxName::Address(address) => self.only(name, None, AnyOf::address(address)).await,
-            MailboxName::Account { domain, account } => match self.naming_context(domain).await? {
-                Some(base) => self.only(name, Some(&base), AnyOf::one(attribute::SAM_ACCOUNT_NAME, account)).await,
+            MailboxName::Account { domain, account } => match self.domain(domain).await? {
+                Some(domain) => self.only(name, Some(&domain), AnyOf::one(attribute::SAM_ACCOUNT_NAME, account)).await,
                 None => Ok(None),
             },
             MailboxName::Bare(bare) => {
@@ -93,7 +93,7 @@ impl Organisation {
         Organisation { source, domains: Mutex::default() }
     }
 
-    /// People whose mailbox is on no server of the topology. `None` where that would take reading everybody from LDAP.
+    /// People whose mailbox is on no server of the topology, and names that several share. `None` where that would take reading everybody from LDAP.
     pub fn people_oddities(&self, parts: &TopologyParts) -> Option<Vec<Oddity>> {
         match &self.source {
             Source::Ldif(records) => Some(schema::people_oddities(records.all(), parts)),
@@ -101,41 +101,43 @@ impl Organisation {
         }
     }
 
+    /// The one entry that is meant ([`schema::meant`]) by these values, in a domain or anywhere.
     async fn only(
         &self,
         name: &MailboxName,
-        base: Option<&str>,
+        domain: Option<&Domain>,
         any_of: AnyOf,
     ) -> Result<Option<Entry>, DirectoryError> {
         if any_of.equalities().iter().any(|(_, value)| value.is_empty()) {
             return Ok(None);
         }
-        let records = self.source.people(base, &any_of).await?;
-        match records.as_slice() {
-            [] => Ok(None),
-            [record] => Ok(Some(schema::entry(record))),
-            several => {
-                let mut dns: Vec<_> = several.iter().map(|record| record.dn.clone()).collect();
-                dns.sort();
-                Err(DirectoryError::Ambiguous { name: name.clone(), dns })
-            }
+        let mut records = self.source.people(domain, &any_of).await?;
+        records.retain(|record| domain.is_none_or(|domain| domain.holds(&record.dn)));
+        if records.is_empty() {
+            return Ok(None);
         }
+        if let Some(record) = schema::meant(&records.iter().collect::<Vec<_>>()) {
+            return Ok(Some(schema::entry(record)));
+        }
+        let mut dns: Vec<_> = records.into_iter().map(|record| record.dn).collect();
+        dns.sort();
+        Err(DirectoryError::Ambiguous { name: name.clone(), dns })
     }
 
-    /// DN of the domain of that `NetBIOS` or DNS name. An unknown name makes the domains be read again, but not for
-    /// every request of somebody who guesses names.
-    async fn naming_context(&self, name: &str) -> Result<Option<String>, DirectoryError> {
+    /// The domain of that `NetBIOS` or DNS name. An unknown name makes the domains be read again, but not for every
+    /// request of somebody who guesses names.
+    async fn domain(&self, name: &str) -> Result<Option<Domain>, DirectoryError> {
         let name = name.to_lowercase();
         {
             let known = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = naming_context_in(&known.domains, &name);
+            let found = domain_in(&known.domains, &name);
             let fresh = known.read_at.is_some_and(|read_at| read_at.elapsed() < DOMAINS_REREAD_INTERVAL);
             if found.is_some() || fresh {
                 return Ok(found);
             }
         }
         let domains = schema::domains(&self.source.configuration(&[class::CROSS_REF], attribute::OF_DOMAINS).await?);
-        let found = naming_context_in(&domains, &name);
+        let found = domain_in(&domains, &name);
         *self.domains.lock().unwrap_or_else(PoisonError::into_inner) =
             KnownDomains { domains, read_at: Some(Instant::now()) };
         Ok(found)
@@ -143,11 +145,14 @@ impl Organisation {
 }
 
 impl Source {
-    /// At most two, because two already are too many.
-    async fn people(&self, base: Option<&str>, any_of: &AnyOf) -> Result<Vec<Record>, DirectoryError> {
+    /// One more than can be told apart, so that too many are seen to be too many; and one for each child domain, whose
+    /// accounts a search of the parent may find too.
+    async fn people(&self, domain: Option<&Domain>, any_of: &AnyOf) -> Result<Vec<Record>, DirectoryError> {
+        let base = domain.map(|domain| domain.naming_context.as_str());
+        let limit = schema::MATCHES_MAX + 1 + domain.map_or(0, |domain| domain.children.len());
         match self {
-            Source::Ldif(records) => Ok(records.matching(base, any_of, PEOPLE_MAX)),
-            Source::Ldap(servers) => servers.people(base, any_of, PEOPLE_MAX).await,
+            Source::Ldif(records) => Ok(records.matching(base, any_of, limit)),
+            Source::Ldap(servers) => servers.people(base, any_of, limit).await,
         }
     }
 
@@ -175,15 +180,12 @@ impl AnyOf {
         AnyOf(vec![(attribute, value.as_bytes().to_vec())])
     }
 
-    /// A user principal name or SMTP address. `mail` is asked too, for people without a mailbox of this organisation.
+    /// A user principal name or SMTP address. Not `mail`: anybody may write anything there, such as administrators the
+    /// address of their everyday account.
     pub(super) fn address(address: &str) -> Self {
         let bytes = address.as_bytes().to_vec();
         let smtp = if bytes.is_empty() { Vec::new() } else { [b"smtp:", address.as_bytes()].concat() };
-        AnyOf(vec![
-            (attribute::USER_PRINCIPAL_NAME, bytes.clone()),
-            (attribute::PROXY_ADDRESSES, smtp),
-            (attribute::MAIL, bytes),
-        ])
+        AnyOf(vec![(attribute::USER_PRINCIPAL_NAME, bytes), (attribute::PROXY_ADDRESSES, smtp)])
     }
 
     pub(super) fn equalities(&self) -> &[(&'static str, Vec<u8>)] {
@@ -191,8 +193,8 @@ impl AnyOf {
     }
 }
 
-fn naming_context_in(domains: &[Domain], name: &str) -> Option<String> {
-    domains.iter().find(|domain| domain.names.iter().any(|own| own == name)).map(|domain| domain.naming_context.clone())
+fn domain_in(domains: &[Domain], name: &str) -> Option<Domain> {
+    domains.iter().find(|domain| domain.names.iter().any(|own| own == name)).cloned()
 }
 
 /// RFC 4513 wants UTF-8; browsers and devices also send Latin-1 (RFC 7617 section 2.1), told by not being UTF-8.
@@ -203,6 +205,5 @@ fn as_text(password: &Secret) -> Cow<'_, str> {
     }
 }
 
-const PEOPLE_MAX: usize = 2;
 /// A new domain is a rare event, a mistyped one is not.
 const DOMAINS_REREAD_INTERVAL: Duration = Duration::from_secs(10);

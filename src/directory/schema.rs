@@ -5,17 +5,20 @@
 //!
 //! Facts: [MS-ADTS], [MS-ADA1..3] and the tables of `exchange.md`, sections 2.3 and 3.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ipnet::IpNet;
 use url::Url;
 
 use super::{Entry, Oddity, TopologyReading};
-use crate::routing::{
-    mailbox::Mailbox,
-    protocol::VirtualDirectoryKind,
-    topology::{AuthenticationMethods, Server, SiteLink, TopologyParts, VirtualDirectory},
-    version::{Generation, Version},
+use crate::{
+    identity::MailboxName,
+    routing::{
+        mailbox::Mailbox,
+        protocol::VirtualDirectoryKind,
+        topology::{AuthenticationMethods, Server, SiteLink, TopologyParts, VirtualDirectory},
+        version::{Generation, Version},
+    },
 };
 
 /// Attribute names, as Active Directory spells them.
@@ -31,8 +34,6 @@ pub mod attribute {
     pub const SAM_ACCOUNT_NAME: &str = "sAMAccountName";
     /// Every address: `SMTP:` primary, `smtp:` others, `X500:`, `EUM:` ...
     pub const PROXY_ADDRESSES: &str = "proxyAddresses";
-    /// An e-mail address, usually the primary one.
-    pub const MAIL: &str = "mail";
     /// The Exchange alias.
     pub const MAIL_NICKNAME: &str = "mailNickname";
     /// 16 bytes, see [`guid_as_stored`](super::guid_as_stored).
@@ -84,7 +85,6 @@ pub mod attribute {
         USER_PRINCIPAL_NAME,
         SAM_ACCOUNT_NAME,
         PROXY_ADDRESSES,
-        MAIL,
         MAIL_NICKNAME,
         MAILBOX_GUID,
         HOME_MDB,
@@ -211,6 +211,16 @@ pub struct Domain {
     pub names: Vec<String>,
     /// DN of its naming context.
     pub naming_context: String,
+    /// Folded DNs of the other domains below it, whose objects are not its own.
+    pub children: Vec<String>,
+}
+
+impl Domain {
+    /// Whether the object of that DN is this domain's.
+    pub fn holds(&self, dn: &str) -> bool {
+        let dn = fold_dn(dn);
+        is_within(&dn, &fold_dn(&self.naming_context)) && !self.children.iter().any(|child| is_within(&dn, child))
+    }
 }
 
 /// Decodes a person.
@@ -230,8 +240,27 @@ pub fn entry(record: &Record) -> Entry {
     Entry { dn: record.dn.clone(), name: name.to_owned(), mailbox }
 }
 
-/// What is odd about people's mailboxes: those whose home server is not in the topology, which are refused.
-pub fn people_oddities<'r>(people: impl IntoIterator<Item = &'r Record>, parts: &TopologyParts) -> Vec<Oddity> {
+/// Which of the entries that a name matches is meant: the only one, or the only one with a mailbox. Names reach the
+/// edge as those of mailboxes; so a mail contact, a group or an administrator's account that shares one with a mailbox
+/// does not lock its owner out. Two mailboxes are a real ambiguity, whichever attribute either is matched by, and so
+/// are several entries of which none has a mailbox. Of more than [`MATCHES_MAX`] some were not seen: none is meant.
+pub fn meant<'r>(matches: &[&'r Record]) -> Option<&'r Record> {
+    if let [only] = matches {
+        return Some(only);
+    }
+    if matches.len() > MATCHES_MAX {
+        return None;
+    }
+    let mut with_mailbox = matches.iter().filter(|record| entry(record).mailbox.is_some());
+    match (with_mailbox.next(), with_mailbox.next()) {
+        (Some(one), None) => Some(one),
+        (Some(_) | None, _) => None,
+    }
+}
+
+/// What would break people: mailboxes whose home server is not in the topology, which are refused, and names that
+/// several entries have.
+pub fn people_oddities(people: &[Record], parts: &TopologyParts) -> Vec<Oddity> {
     let servers: HashSet<&str> = parts.servers.iter().map(|server| server.legacy_dn.as_str()).collect();
     let databases: HashSet<&str> = parts.databases.iter().map(|(dn, _)| dn.as_str()).collect();
     let mut oddities = Oddities::default();
@@ -251,13 +280,60 @@ pub fn people_oddities<'r>(people: impl IntoIterator<Item = &'r Record>, parts: 
             );
         }
     }
+    shared_names(people, &mut oddities);
     oddities.0
+}
+
+fn shared_names(records: &[Record], oddities: &mut Oddities) {
+    let domains = domains(records);
+    let mut owners: BTreeMap<(String, String), Vec<&Record>> = BTreeMap::new();
+    for record in records {
+        let mut own = |kind: String, name: String| {
+            let of_name = owners.entry((kind, name)).or_default();
+            if of_name.last().is_none_or(|last| !std::ptr::eq(*last, record)) {
+                of_name.push(record);
+            }
+        };
+        let proxy_addresses = record.texts(attribute::PROXY_ADDRESSES);
+        let smtp_addresses = proxy_addresses.filter_map(|address| strip_prefix_ignoring_case(address, "smtp:"));
+        for address in record.texts(attribute::USER_PRINCIPAL_NAME).chain(smtp_addresses) {
+            own("address (userPrincipalName or proxyAddresses)".to_owned(), address.to_lowercase());
+        }
+        if let Some(account) = record.text(attribute::SAM_ACCOUNT_NAME) {
+            let domain = domains.iter().find(|domain| domain.holds(&record.dn));
+            let domain = domain.map(|domain| format!(" in {}", domain.naming_context)).unwrap_or_default();
+            own(format!("sAMAccountName{domain}"), account.to_lowercase());
+        }
+        if let [guid] = record.values(attribute::MAILBOX_GUID)
+            && let Ok(stored) = <[u8; 16]>::try_from(guid.as_slice())
+        {
+            let text_order = guid_as_stored(stored); // its own inverse
+            own(attribute::MAILBOX_GUID.to_owned(), MailboxName::Guid(text_order).to_string());
+        }
+    }
+    for ((kind, name), mut records) in owners {
+        if records.len() < 2 {
+            continue;
+        }
+        let effect = match meant(&records) {
+            Some(record) => format!("it is taken for that of `{}`, the only one with a mailbox", record.dn),
+            None => "whoever uses it is refused".to_owned(),
+        };
+        records.sort_by(|a, b| a.dn.cmp(&b.dn));
+        let Some((first, others)) = records.split_first() else { continue };
+        let others: Vec<_> = others.iter().map(|record| format!("`{}`", record.dn)).collect();
+        let others = others.join(", ");
+        oddities.add(
+            first,
+            format!("its {kind} `{name}` is also that of {others}, so {effect}; remove it from all but one"),
+        );
+    }
 }
 
 /// Decodes the domains among these records. The forest's other naming contexts (configuration, schema, application
 /// partitions) are `crossRef` objects too, some with a domain's DNS name: `systemFlags` tells them apart.
 pub fn domains(records: &[Record]) -> Vec<Domain> {
-    records
+    let mut domains: Vec<Domain> = records
         .iter()
         .filter(|record| record.is(class::CROSS_REF))
         .filter(|record| match record.text(attribute::SYSTEM_FLAGS).map(str::parse::<i64>) {
@@ -269,9 +345,15 @@ pub fn domains(records: &[Record]) -> Vec<Domain> {
             Some(Domain {
                 names: names.map(str::to_lowercase).collect(),
                 naming_context: record.text(attribute::NC_NAME)?.to_owned(),
+                children: Vec::new(),
             })
         })
-        .collect()
+        .collect();
+    let all: Vec<String> = domains.iter().map(|domain| fold_dn(&domain.naming_context)).collect();
+    for (domain, own) in domains.iter_mut().zip(&all) {
+        domain.children = all.iter().filter(|other| *other != own && is_within(other, own)).cloned().collect();
+    }
+    domains
 }
 
 /// Decodes the organisation. The result does not depend on the order of the records.
@@ -596,6 +678,9 @@ fn strip_prefix_ignoring_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str
     (start.eq_ignore_ascii_case(prefix) && !rest.is_empty()).then_some(rest)
 }
 
+/// How many entries that share a name can be told apart. More than a few are nobody's.
+pub const MATCHES_MAX: usize = 3;
+
 #[derive(Default)]
 struct Oddities(Vec<Oddity>);
 
@@ -818,9 +903,48 @@ mod tests {
         let parts = topology(&contoso()).parts;
         let mut lost = Record::new("CN=Lost,CN=Users,DC=contoso,DC=com");
         lost.push(attribute::HOME_SERVER_NAME, "/o=Contoso/cn=gone");
-        let oddities = people_oddities([&lost], &parts);
+        let oddities = people_oddities(&[lost], &parts);
         assert_eq!(oddities.len(), 1);
         assert!(oddities[0].problem.contains("`/o=Contoso/cn=gone`"), "{oddities:?}");
+    }
+
+    /// Contoso and these people; the oddities' DNs and sentences.
+    fn oddities_with(people: &str) -> Vec<(String, String)> {
+        let records = ldif::parse(format!("{CONTOSO}\n{people}").as_bytes()).expect("still LDIF");
+        let oddities = people_oddities(&records, &topology(&records).parts);
+        oddities.into_iter().map(|oddity| (oddity.dn, oddity.problem)).collect()
+    }
+
+    #[test]
+    fn a_name_of_several_entries_is_listed_once_with_all_of_them_and_the_cure() {
+        let home = "homeMDB: CN=Mailbox Database,CN=First Storage Group,CN=InformationStore,CN=mbx-lis,";
+        let home = format!("{home}{ADMINISTRATIVE_GROUP}");
+        let ana = "CN=Ana Almeida,CN=Users,DC=contoso,DC=com";
+        for (rest, kind, effect) in [
+            ("userPrincipalName: ANA@contoso.com", "address (", "is taken for that of `CN=Ana Almeida,"),
+            ("proxyAddresses: smtp:Ana.Almeida@contoso.com", "address (", "is taken for that of `CN=Ana Almeida,"),
+            (&format!("{home}\nuserPrincipalName: ana.almeida@contoso.com"), "address (", "whoever uses it is refused"),
+            (&format!("{home}\nsAMAccountName: ANA"), "sAMAccountName in DC=contoso", "whoever uses it is refused"),
+            ("msExchMailboxGuid:: VuLR/cxZKV6R1Yg9xpX1AQ==", "msExchMailboxGuid `fdd1e256-59cc-", "is taken for that"),
+        ] {
+            let oddities = oddities_with(&format!("dn: CN=Zoe,CN=Users,DC=contoso,DC=com\n{rest}\n"));
+            let [(dn, problem)] = oddities.as_slice() else { panic!("one oddity, not {oddities:#?}") };
+            assert_eq!(dn, ana);
+            assert!(problem.starts_with(&format!("its {kind}")), "{problem}");
+            assert!(problem.contains("is also that of `CN=Zoe,CN=Users,DC=contoso,DC=com`, so "), "{problem}");
+            assert!(problem.contains(effect), "{problem} for {rest}");
+            assert!(problem.ends_with("; remove it from all but one"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_several_may_share_is_not_listed() {
+        let child = "dn: CN=EMEA,CN=Partitions,CN=Configuration,DC=contoso,DC=com\nobjectClass: crossRef\n\
+                     nETBIOSName: EMEA\ndnsRoot: emea.contoso.com\nnCName: DC=emea,DC=contoso,DC=com\n";
+        let namesake = "dn: CN=Ana,DC=emea,DC=contoso,DC=com\nsAMAccountName: ana\nmail: ana@contoso.com\n\
+                        mailNickname: ana\nproxyAddresses: X500:/o=Contoso Lda/ou=Lisboa/cn=Recipients/cn=ana\n\
+                        userPrincipalName: ana@emea.contoso.com\nproxyAddresses: smtp:ana@emea.contoso.com\n";
+        assert_eq!(oddities_with(&format!("{child}\n{namesake}")), []);
     }
 
     #[test]
@@ -865,8 +989,11 @@ mod tests {
 
     #[test]
     fn the_configurations_own_cross_ref_is_no_domain() {
-        let contoso =
-            Domain { names: vec!["contoso".into(), "contoso.com".into()], naming_context: "DC=contoso,DC=com".into() };
+        let contoso = Domain {
+            names: vec!["contoso".into(), "contoso.com".into()],
+            naming_context: "DC=contoso,DC=com".into(),
+            children: vec![],
+        };
         assert_eq!(domains(&self::contoso()), [contoso]);
     }
 
