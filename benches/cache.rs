@@ -1,5 +1,7 @@
 //! What a cache hit costs: the only step of the request path that leaves the request's own data.
 
+#![allow(clippy::expect_used)] // a bench that cannot start says why and stops
+
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -1,10 +1,11 @@
 //! What the commands of `main.rs` do and print: results to standard output, what is wrong to standard error.
 
-use std::{error::Error, fmt::Write as _, path::Path, process::ExitCode};
+use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use crate::{
     config::{self, Config},
     directory::{Directory as _, DirectoryError, Oddity},
+    events::whole_chain,
     explain::{self, Question, QuestionParts},
     logging,
     routing::topology::Topology,
@@ -128,17 +129,6 @@ fn listener_text(listener: &config::Listener) -> String {
 fn mistakes(file: &Path, mistakes: &[impl ToString]) -> String {
     let headline = format!("{}: {}", file.display(), counted(mistakes.len(), "mistake"));
     mistakes.iter().fold(headline, |text, mistake| text + "\n  " + &mistake.to_string())
-}
-
-/// An error with everything that caused it; each names only itself.
-fn whole_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn counted(number: usize, thing: &str) -> String {
