@@ -1,7 +1,10 @@
 //! The log: one line a record on standard error, as `key=value` pairs or as JSON, by configuration. Whatever the filter
 //! says, the debugging of the libraries stays out, because it shows credentials.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
 
 use log::{Level, Metadata, Record, kv};
 
@@ -18,11 +21,7 @@ pub fn start(settings: &Log) {
                 return Ok(());
             }
             let time = out.timestamp_millis();
-            let line = match format {
-                LogFormat::KeyValue => key_value_line(&time, record),
-                LogFormat::Json => json_line(&time, record),
-            };
-            out.write_all(line.as_bytes())
+            write_line(out, format, &time, record)
         })
         .try_init();
     if started.is_err() {
@@ -38,73 +37,92 @@ fn may_be_told(of: &Metadata<'_>) -> bool {
 
 const OURS: &str = "firstcas";
 
-fn key_value_line(time: &impl std::fmt::Display, record: &Record<'_>) -> String {
-    let mut pairs = Pairs(Vec::new());
-    // Visiting into a Vec cannot fail; a value that cannot be shown is left out.
-    let _ = record.key_values().visit(&mut pairs);
-    let mut line = format!("time={time} level={} target={}", record.level(), record.target());
-    let message = record.args().to_string();
-    if !message.is_empty() {
-        let _ = write!(line, " msg={}", quoted(&message));
+fn write_line(out: impl Write, format: LogFormat, time: &impl Display, record: &Record<'_>) -> io::Result<()> {
+    let mut line = Line { out, format, is_empty: true };
+    line.pair("time", Value::Shown(time))?;
+    line.pair("level", Value::Text(record.level().as_str()))?;
+    line.pair("target", Value::Text(record.target()))?;
+    match record.args().as_str() {
+        Some("") => {}
+        Some(message) => line.pair("msg", Value::Text(message))?,
+        None => line.pair("msg", Value::Shown(record.args()))?,
     }
-    for (key, value) in pairs.0 {
-        let text = match value {
-            serde_json::Value::String(text) => quoted(&text),
-            serde_json::Value::Null
-            | serde_json::Value::Bool(_)
-            | serde_json::Value::Number(_)
-            | serde_json::Value::Array(_)
-            | serde_json::Value::Object(_) => value.to_string(),
-        };
-        let _ = write!(line, " {key}={text}");
-    }
-    line.push('\n');
-    line
+    record.key_values().visit(&mut line).map_err(io::Error::other)?;
+    line.end()
 }
 
-fn json_line(time: &impl std::fmt::Display, record: &Record<'_>) -> String {
-    let mut pairs = Pairs(Vec::new());
-    let _ = record.key_values().visit(&mut pairs);
-    let mut object = serde_json::Map::new();
-    object.insert("time".into(), time.to_string().into());
-    object.insert("level".into(), record.level().as_str().into());
-    object.insert("target".into(), record.target().into());
-    let message = record.args().to_string();
-    if !message.is_empty() {
-        object.insert("msg".into(), message.into());
+/// A line being written, straight to where it goes.
+struct Line<W> {
+    out: W,
+    format: LogFormat,
+    is_empty: bool,
+}
+
+enum Value<'v> {
+    Number(u64),
+    Text(&'v str),
+    Shown(&'v dyn Display),
+}
+
+impl<W: Write> Line<W> {
+    fn pair(&mut self, key: &str, value: Value<'_>) -> io::Result<()> {
+        match (self.format, self.is_empty) {
+            (LogFormat::KeyValue, true) => write!(self.out, "{key}=")?,
+            (LogFormat::KeyValue, false) => write!(self.out, " {key}=")?,
+            (LogFormat::Json, true) => write!(self.out, "{{\"{key}\":")?,
+            (LogFormat::Json, false) => write!(self.out, ",\"{key}\":")?,
+        }
+        self.is_empty = false;
+        match value {
+            Value::Number(number) => write!(self.out, "{number}"),
+            Value::Text(text) => self.text(text),
+            Value::Shown(shown) => self.text(&shown.to_string()),
+        }
     }
-    object.extend(pairs.0);
-    let mut line = serde_json::Value::Object(object).to_string();
-    line.push('\n');
-    line
+
+    /// A value as it is, if it is one plain word; else in quotes with everything a reader or a parser could trip over
+    /// escaped, so that no client can forge a second line or a second pair.
+    fn text(&mut self, text: &str) -> io::Result<()> {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
+        match self.format {
+            LogFormat::KeyValue if !text.is_empty() && text.bytes().all(is_plain) => {
+                self.out.write_all(text.as_bytes())
+            }
+            LogFormat::KeyValue => write!(self.out, "{text:?}"),
+            LogFormat::Json => Ok(serde_json::to_writer(&mut self.out, text)?),
+        }
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        self.out.write_all(match self.format {
+            LogFormat::KeyValue => b"\n",
+            LogFormat::Json => b"}\n",
+        })
+    }
 }
 
-/// A value as it is, if it is one plain word; else in quotes with everything a reader or a parser could trip over
-/// escaped, so that no client can forge a second line or a second pair.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '=' && c != '\\';
-    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("{text:?}") }
-}
-
-struct Pairs(Vec<(String, serde_json::Value)>);
-
-impl<'kvs> kv::VisitSource<'kvs> for Pairs {
+impl<'kvs, W: Write> kv::VisitSource<'kvs> for Line<W> {
     fn visit_pair(&mut self, key: kv::Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
-        let value = if let Some(number) = value.to_u64() {
-            number.into()
-        } else if let Some(truth) = value.to_bool() {
-            truth.into()
+        let written = if let Some(number) = value.to_u64() {
+            self.pair(key.as_str(), Value::Number(number))
+        } else if let Some(text) = value.to_borrowed_str() {
+            self.pair(key.as_str(), Value::Text(text))
         } else {
-            value.to_string().into()
+            self.pair(key.as_str(), Value::Shown(&value))
         };
-        self.0.push((key.as_str().to_owned(), value));
-        Ok(())
+        written.map_err(kv::Error::boxed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn written(format: LogFormat, record: &Record<'_>) -> String {
+        let mut line = Vec::new();
+        write_line(&mut line, format, &"T", record).expect("a Vec takes everything");
+        String::from_utf8(line).expect("text")
+    }
 
     fn record(check: impl FnOnce(&Record<'_>)) {
         let pairs: [(&str, kv::Value<'_>); 3] = [
@@ -141,7 +159,7 @@ mod tests {
     #[test]
     fn a_name_with_a_line_break_stays_one_quoted_value() {
         record(|record| {
-            let line = key_value_line(&"T", record);
+            let line = written(LogFormat::KeyValue, record);
             assert_eq!(
                 line,
                 "time=T level=INFO target=firstcas::access msg=\"a request\" \
@@ -153,7 +171,7 @@ mod tests {
     #[test]
     fn a_json_line_is_one_json_object_with_numbers_as_numbers() {
         record(|record| {
-            let line = json_line(&"T", record);
+            let line = written(LogFormat::Json, record);
             let object: serde_json::Value = serde_json::from_str(&line).expect("JSON");
             assert_eq!(object["status"], 200);
             assert_eq!(object["user"], "ana\nlevel=ERROR msg=\"forged\"");
