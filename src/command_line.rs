@@ -1,6 +1,11 @@
 //! What the commands of `main.rs` do and print: results to standard output, what is wrong to standard error.
 
-use std::{fmt::Write as _, path::Path, process::ExitCode};
+use std::{
+    fmt::{Display, Write as _},
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
 
 use crate::{
     config::{self, Config},
@@ -38,10 +43,7 @@ pub fn check(file: &Path) -> ExitCode {
     let found =
         Config::load(file).map_err(|errors| mistakes(file, &errors.mistakes)).and_then(|config| summary(file, &config));
     match found {
-        Ok(summary) => {
-            print!("{summary}");
-            ExitCode::SUCCESS
-        }
+        Ok(summary) => say(&summary, ExitCode::SUCCESS),
         Err(mistakes) => fail(&mistakes),
     }
 }
@@ -68,8 +70,8 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
     });
     match explained {
         Ok(explanation) => {
-            print!("{explanation}");
-            if explanation.is_refusal() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+            let status = if explanation.is_refusal() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            say(&explanation, status)
         }
         Err(problem) => fail(&problem),
     }
@@ -133,6 +135,14 @@ fn mistakes(file: &Path, mistakes: &[impl ToString]) -> String {
 
 fn counted(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+/// Writes a result; one that cannot be written is a failure.
+fn say(result: &impl Display, status: ExitCode) -> ExitCode {
+    match write!(io::stdout(), "{result}") {
+        Ok(()) => status,
+        Err(error) => fail(&format!("standard output cannot be written to: {error}")),
+    }
 }
 
 fn fail(text: &str) -> ExitCode {

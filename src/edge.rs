@@ -33,7 +33,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     modules::http::HttpModules,
@@ -48,7 +48,7 @@ use crate::{
     config::Config,
     directory::cache::CachedDirectory,
     events::Event,
-    routing::{Pool, Refusal, protocol::Protocol, topology::ServerId},
+    routing::{Pool, protocol::Protocol, topology::ServerId},
 };
 use course::Course;
 use leash::Leash;
@@ -74,6 +74,8 @@ pub struct Context {
     destination: Option<Destination>,
     /// Servers that did not let this request in.
     tried: Vec<ServerId>,
+    /// Whether the choice of the server says something about a mailbox.
+    is_about_mailbox: bool,
     /// Request body bytes seen so far.
     body_bytes: u64,
     story: Story,
@@ -142,6 +144,7 @@ impl ProxyHttp for Edge {
             client: Client::default(),
             destination: None,
             tried: Vec::new(),
+            is_about_mailbox: false,
             body_bytes: 0,
             story: Story::new(),
             _in_flight: self.in_flight.token(),
@@ -198,17 +201,21 @@ impl ProxyHttp for Edge {
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
         let organisation = context.organisation.clone();
-        let chosen = context
-            .destination
-            .and_then(|destination| pools::choose(destination, protocol, &organisation, &context.tried));
-        let Some((server, target)) = chosen else {
-            context.story.denial = Some(Denial::Routing(Refusal::NoneResponding));
-            Event::of_refusal(Refusal::NoneResponding).report(format_args!(
-                "no server of {} answers",
-                context.story.site.map_or("the mailbox", |site| &organisation.topology.site(site).name)
-            ));
-            session.set_keepalive(None);
-            return Err(Error::explain(ErrorType::HTTPStatus(503), "no server answers"));
+        let (server, target) = loop {
+            let chosen = context
+                .destination
+                .and_then(|destination| pools::choose(destination, protocol, &organisation, &context.tried));
+            if let Some(chosen) = chosen {
+                break chosen;
+            }
+            match self.none_answers(session, context).await {
+                Ok(challenge) => context.destination = Some(challenge),
+                Err(denial) => {
+                    context.story.denial = Some(denial);
+                    session.set_keepalive(None);
+                    return Err(Error::explain(ErrorType::HTTPStatus(503), "no server answers"));
+                }
+            }
         };
         context.story.server = Some(server);
         let mut peer = target.peer.clone();
@@ -263,18 +270,24 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        _: &mut Context,
+        context: &mut Context,
     ) -> Result<()> {
         let forged: Vec<_> = request.headers.keys().filter(|name| hygiene::is_forged(name.as_str())).cloned().collect();
         for name in forged {
             request.remove_header(&name);
+        }
+        join_cookies(request)?;
+        if !request.headers.contains_key(HOST) {
+            // HTTP/1.0 knows no Host, HTTP/1.1, which the server is spoken to in, demands one.
+            let server = context.story.server.map(|server| context.organisation.topology.server(server).fqdn.clone());
+            request.insert_header(HOST, server.unwrap_or_default())?;
         }
         let tls = is_tls(session);
         if let Some(client) = client_ip(session) {
             request.insert_header("X-Forwarded-For", client.to_string())?;
         }
         request.insert_header("X-Forwarded-Proto", if tls { "https" } else { "http" })?;
-        if let Some(host) = request.headers.get(http::header::HOST).cloned() {
+        if let Some(host) = request.headers.get(HOST).cloned() {
             request.insert_header("X-Forwarded-Host", host)?;
         }
         if tls {
@@ -309,6 +322,9 @@ impl ProxyHttp for Edge {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
+        if response.status == 401 {
+            respond::anonymise(response)?;
+        }
         if let Some(Destination::BackEnd(server)) = context.destination
             && response.status == 401
             && !offers_windows_authentication(response)
@@ -354,7 +370,7 @@ impl ProxyHttp for Edge {
         let (Some(denial), None) = (denial, session.response_written()) else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
-        let answer = respond::denied(denial, context.story.protocol);
+        let answer = denied(denial, context);
         session.set_keepalive(None);
         if let Err(error) = send(&answer, session).await {
             log::debug!("the client left before it could be told: {error}");
@@ -432,7 +448,26 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
         | Denial::ClientTimedOut
         | Denial::Internal => {}
     }
-    respond::denied(denial, context.story.protocol)
+    denied(denial, context)
+}
+
+fn denied(denial: Denial, context: &Context) -> Answer {
+    let mut answer = respond::denied(denial, context.story.protocol);
+    let offered = context.story.protocol.is_some_and(|protocol| context.organisation.offers_windows_locally(protocol));
+    if denial == Denial::WrongPassword && offered {
+        respond::offer_windows(&mut answer);
+    }
+    answer
+}
+
+/// HTTP/2 may carry cookies in several fields, HTTP/1.1 must not (RFC 9113 section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let several: Vec<_> = request.headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes).collect();
+    if several.len() > 1 {
+        let joined = several.join(&b"; "[..]);
+        request.insert_header(COOKIE, joined)?;
+    }
+    Ok(())
 }
 
 async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
@@ -442,7 +477,7 @@ async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     }
     let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 3))?;
     for (name, value) in &answer.headers {
-        header.insert_header(*name, value)?;
+        header.append_header(*name, value)?;
     }
     if !answer.content_type.is_empty() {
         header.insert_header("Content-Type", answer.content_type)?;
@@ -494,5 +529,5 @@ fn is_tls(session: &Session) -> bool {
 }
 
 fn client_ip(session: &Session) -> Option<IpAddr> {
-    Some(session.client_addr()?.as_inet()?.ip())
+    Some(session.client_addr()?.as_inet()?.ip().to_canonical()) // IPv4 clients of a `[::]` listener, too
 }

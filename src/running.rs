@@ -1,6 +1,7 @@
 //! From a configuration to a running edge, and from there to a stopped one.
 
 use std::{
+    io::ErrorKind,
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
     path::PathBuf,
@@ -57,7 +58,7 @@ pub enum StartError {
     #[error("the servers of the organisation cannot be prepared for")]
     Organisation(#[from] OrganisationError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}; is another program using it?")]
+    #[error("cannot listen on {address}; {}", cure(.source))]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -134,22 +135,30 @@ impl Running {
         &self.addresses
     }
 
-    /// Serves until SIGTERM or SIGQUIT (drain) or SIGINT (stop at once).
+    /// Serves until SIGTERM or SIGQUIT (drain) or SIGINT (stop at once, a drain too). SIGHUP is answered in the log.
     pub fn run_until_signalled(self) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let drain = runtime.block_on(async {
-            let (mut terminate, mut quit, mut interrupt) =
-                (signal(SignalKind::terminate())?, signal(SignalKind::quit())?, signal(SignalKind::interrupt())?);
-            std::io::Result::Ok(tokio::select! {
-                _ = terminate.recv() => true,
-                _ = quit.recv() => true,
-                _ = interrupt.recv() => false,
-            })
-        })?;
-        if drain {
-            self.drain();
-        }
-        Ok(())
+        runtime.block_on(async {
+            let (mut terminate, mut quit) = (signal(SignalKind::terminate())?, signal(SignalKind::quit())?);
+            let (mut interrupt, mut hangup) = (signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = quit.recv() => break,
+                    _ = interrupt.recv() => return Ok(()),
+                    _ = hangup.recv() => {
+                        log::warn!("SIGHUP: nothing is reloaded; restart firstcas for a new configuration or certificate");
+                    }
+                }
+            }
+            let drained = tokio::task::spawn_blocking(|| self.drain());
+            tokio::select! {
+                _ = drained => {}
+                _ = interrupt.recv() => log::warn!("SIGINT: the requests in flight are cut off"),
+            }
+            Ok(())
+        })
+        .inspect(|()| runtime.shutdown_background())
     }
 
     /// Stops listening, closes idle clients, and waits for the requests in flight: all of them, or the configured time.
@@ -226,6 +235,16 @@ async fn refresh(directory: Arc<dyn Directory>, config: Arc<Config>, organisatio
             Err(error) => Event::DirectoryAway
                 .report(format_args!("the last good topology stays in force: {}", events::whole_chain(&error))),
         }
+    }
+}
+
+fn cure(error: &std::io::Error) -> &'static str {
+    #[allow(clippy::wildcard_enum_match_arm)] // the rest says it itself
+    match error.kind() {
+        ErrorKind::AddrInUse => "another program uses it",
+        ErrorKind::AddrNotAvailable => "it is no address of this machine",
+        ErrorKind::PermissionDenied => "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
+        _ => "choose another address",
     }
 }
 

@@ -287,8 +287,13 @@ fn run_serves_until_it_is_told_to_stop() {
             }
         }
     }
-    let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(told.success());
+    let tell = |signal: &str, child: &std::process::Child| {
+        let told = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+    };
+    tell("-HUP", &child); // nothing is reloaded yet, and nothing ends
+    while !log.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{error}")).contains("SIGHUP") {}
+    tell("-TERM", &child);
     ended(&mut child);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

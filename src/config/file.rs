@@ -144,8 +144,11 @@ fn listener_tls(section: &Section<'_>, surroundings: &Surroundings) -> Option<Li
 
 /// Whether binding both would fail. Port 0 takes a free port each time.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let same_address = one.ip() == other.ip()
-        || one.is_ipv4() == other.is_ipv4() && (one.ip().is_unspecified() || other.ip().is_unspecified());
+    // `[::]` takes IPv4 too, as Linux binds it.
+    let takes = |one: SocketAddr, other: SocketAddr| {
+        one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4() == one.is_ipv4())
+    };
+    let same_address = one.ip() == other.ip() || takes(one, other) || takes(other, one);
     one.port() != 0 && one.port() == other.port() && same_address
 }
 

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     directory::{DirectoryError, Entry, cache::Lookup},
     events::{self, Event},
-    identity::{self, Credential, Facts, Identity, MailboxName},
-    routing::{self, Decision, Request, mailbox::Whose, protocol::Protocol},
+    identity::{self, Credential, Facts, Identity, MailboxName, basic},
+    routing::{self, Decision, Refusal, Request, Rule, mailbox::Whose, protocol::Protocol},
     secret::Secret,
 };
 
@@ -96,9 +96,12 @@ impl Edge {
         if let Some(answer) = respond::decided(&decision, protocol) {
             return Ok(Course::Answer(answer));
         }
+        context.is_about_mailbox = !matches!(decision, Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService));
         let key = match whose {
-            Whose::Mailbox(mailbox) => mailbox.key,
-            Whose::Nobody | Whose::Unknown | Whose::Ambiguous | Whose::WithoutMailbox => client_key(session),
+            Whose::Mailbox(mailbox) if context.is_about_mailbox => mailbox.key,
+            Whose::Mailbox(_) | Whose::Nobody | Whose::Unknown | Whose::Ambiguous | Whose::WithoutMailbox => {
+                client_key(session)
+            }
         };
         Ok(Course::Onward(match decision {
             Decision::Proxy(pool, _) => Destination::Pool { pool, key },
@@ -107,6 +110,30 @@ impl Edge {
                 return Err(Denial::Internal);
             }
         }))
+    }
+
+    /// Where to send a request that no server of its destination answered: that a site is down would tell where the
+    /// mailbox is, so it too is told to proven identities only, and others are challenged as if nothing were wrong.
+    pub(super) async fn none_answers(&self, session: &Session, context: &mut Context) -> Result<Destination, Denial> {
+        let (organisation, protocol) = (context.organisation.clone(), context.story.protocol);
+        if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
+            let authorization = session.req_header().headers.get(AUTHORIZATION);
+            let credential = authorization.map_or(Credential::None, |value| basic::credential(value.as_bytes()));
+            match self.prove(&Identity { credential, target: None }).await? {
+                Proof::Proven(entry) => context.story.is_proven_as(&entry),
+                Proof::Wrong => return Err(Denial::WrongPassword),
+                Proof::Absent => {
+                    context.is_about_mailbox = false;
+                    let request = Request { protocol, path: protocol.default_path(), eas_version: None };
+                    if let Decision::Proxy(pool, _) = local_challenge(&request, &organisation) {
+                        return Ok(Destination::Pool { pool, key: client_key(session) });
+                    }
+                }
+            }
+        }
+        let site = context.story.site.map_or("the mailbox", |site| &organisation.topology.site(site).name);
+        Event::of_refusal(Refusal::NoneResponding).report(format_args!("no server of {site} answers"));
+        Err(Denial::Routing(Refusal::NoneResponding))
     }
 
     fn check_announced_body(&self, request: &RequestHeader, protocol: Protocol) -> Result<(), Denial> {

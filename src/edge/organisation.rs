@@ -148,6 +148,13 @@ impl Organisation {
         self.origins.iter().flatten().any(|origin| origin.peer.is_none())
     }
 
+    /// Whether clients may sign in by Windows authentication at the local site.
+    pub fn offers_windows_locally(&self, protocol: Protocol) -> bool {
+        let servers = &self.topology.site(self.policy.local_site).client_access_servers;
+        let directory = |server: &ServerId| self.topology.server(*server).virtual_directory(protocol);
+        servers.iter().filter_map(directory).any(|directory| directory.internal_authentication.integrated_windows())
+    }
+
     fn server_named(&self, name: &str) -> Option<ServerId> {
         self.topology.servers().iter().position(|server| server.name == name).map(ServerId)
     }

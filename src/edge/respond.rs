@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
+use http::{HeaderValue, header::WWW_AUTHENTICATE};
 use pingora_core::tls::hash::{MessageDigest, hash};
+use pingora_http::ResponseHeader;
 use url::Url;
 
 use crate::{
@@ -109,13 +111,43 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
         | None => page(words.status, words.title, &format!("<p>{}</p>", html_escape::encode_text(&words.text))),
     };
     if denial == Denial::WrongPassword {
-        answer.headers.push(("WWW-Authenticate", "Basic realm=\"Mail\", charset=\"UTF-8\"".into()));
+        answer.headers.push(("WWW-Authenticate", BASIC.into()));
     }
     if answer.status == 503 {
         answer.headers.push(("Retry-After", RETRY_AFTER_SECONDS.to_string()));
     }
     answer
 }
+
+/// Offers what the local pool's challenge offers, so that the edge's own says nothing by being different.
+pub fn offer_windows(answer: &mut Answer) {
+    answer.headers.insert(0, ("WWW-Authenticate", "Negotiate".into()));
+    answer.headers.insert(1, ("WWW-Authenticate", "NTLM".into()));
+}
+
+/// Takes from a server's challenge what names the server: whoever sees it has not proven who they are, and must not learn
+/// where a mailbox lives.
+pub fn anonymise(challenge: &mut ResponseHeader) -> pingora_core::Result<()> {
+    for name in NAMING_A_SERVER {
+        challenge.remove_header(name);
+    }
+    let is_basic = |value: &HeaderValue| value.as_bytes().get(..5).is_some_and(|it| it.eq_ignore_ascii_case(b"Basic"));
+    let offers: Vec<_> = challenge.headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect();
+    if offers.iter().any(is_basic) {
+        challenge.remove_header(&WWW_AUTHENTICATE);
+        for offer in offers {
+            let offer = if is_basic(&offer) { HeaderValue::from_static(BASIC) } else { offer };
+            challenge.append_header(WWW_AUTHENTICATE, offer)?;
+        }
+    }
+    Ok(())
+}
+
+/// The realm that browsers show; one for all servers.
+const BASIC: &str = "Basic realm=\"Mail\", charset=\"UTF-8\"";
+
+/// Set by Exchange 2013 and later.
+const NAMING_A_SERVER: [&str; 4] = ["X-FEServer", "X-BEServer", "X-CalculatedBETarget", "X-DiagInfo"];
 
 /// How a denial is said to each kind of client.
 struct Words {

@@ -158,3 +158,48 @@ async fn a_path_that_reads_otherwise_behind_is_refused() {
         assert!(raw.starts_with("HTTP/1.1 400 "), "{path}: {raw}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_site_is_down_is_told_to_the_proven_only() {
+    let house = House::start().await;
+    for server in ["cas-opo-1", "cas-opo-2"] {
+        house.contoso.server(server).stop().await;
+    }
+    for target in ["/owa/", "/EWS/Exchange.asmx", "/Microsoft-Server-ActiveSync?Cmd=Sync"] {
+        let wrong = house.client().await.ask(Method::POST, target).basic("bruno", "wrong").send().await;
+        let nobody = house.client().await.ask(Method::POST, target).basic("nobody", "wrong").send().await;
+        assert_eq!((wrong.status, &wrong.body), (nobody.status, &nobody.body), "{target}");
+        assert_eq!(wrong.status, 401);
+    }
+    let anonymous = house.client().await.get("/owa/bruno@contoso.com/").send().await;
+    assert_eq!(anonymous.status, 401);
+    assert!(anonymous.server().starts_with("cas-lis-"), "the local pool challenges: {anonymous:?}");
+    assert_eq!(house.get("bruno", "/owa/").await.status, 503, "bruno himself is told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_challenge_offers_the_same_and_names_no_server() {
+    let house = House::start().await;
+    let offers = |answer: &crate::harness::Answer| {
+        assert_eq!(answer.status, 401, "{answer:?}");
+        let values = answer.headers.get_all("WWW-Authenticate").iter();
+        values.map(|value| value.to_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    let local = offers(&house.client().await.get("/owa/").send().await);
+    assert!(local.iter().any(|offer| offer == "NTLM"), "{local:?}");
+    assert!(local.iter().all(|offer| !offer.contains("cas-")), "{local:?}");
+    for user in ["ana", "bruno", "carla", "gil", "nobody"] {
+        let wrong = house.client().await.get("/owa/").basic(user, "wrong").send().await;
+        assert_eq!(offers(&wrong), local, "{user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_challenge_for_a_hidden_mailbox_comes_from_the_same_server_as_for_none() {
+    let house = House::start().await;
+    let none = house.client().await.get("/owa/nobody@contoso.com/").send().await.server().to_owned();
+    for hidden in ["carla", "filipe", "gil", "helena"] {
+        let answer = house.client().await.get(&format!("/owa/{hidden}@contoso.com/")).send().await;
+        assert_eq!((answer.status.as_u16(), answer.server()), (401, none.as_str()), "{hidden}");
+    }
+}

@@ -107,6 +107,8 @@ async fn over_http2_basic_works_and_windows_authentication_is_sent_to_http1() {
         let target = format!("https://mail.contoso.com/owa/?u={user}");
         let request =
             Request::builder().uri(target).header("Authorization", authorization).header("X-Contoso-Echo", echo);
+        let request = request.header("Cookie", "sessionid=1").header("Cookie", "cadata=2"); // as browsers split them
+        let request = request.header("X-Long", "x".repeat(70_000));
         request.body(Empty::<bytes::Bytes>::new()).expect("a request")
     };
     for (user, server) in [("ana", "cas-lis-"), ("bruno", "cas-opo-")] {
@@ -118,6 +120,8 @@ async fn over_http2_basic_works_and_windows_authentication_is_sent_to_http1() {
         assert!(echo.contains("\nhost: mail.contoso.com\n"), "{echo}");
         assert!(echo.contains("\nx-forwarded-host: mail.contoso.com\n"), "{echo}");
         assert!(echo.contains("\nfront-end-https: On\n"), "{echo}");
+        assert!(echo.contains("\ncookie: sessionid=1; cadata=2\n"), "{echo}");
+        assert!(echo.contains(&"x".repeat(70_000)));
     }
     let before = house.requests_behind();
     for scheme in ["NTLM TlRMTVNTUAABAAAA", "Negotiate YIIB"] {
