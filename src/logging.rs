@@ -58,6 +58,7 @@ struct Line<W> {
     is_empty: bool,
 }
 
+#[derive(Clone, Copy)]
 enum Value<'v> {
     Number(u64),
     Text(&'v str),
