@@ -13,7 +13,7 @@ use crate::{
         values::{eas_version, list},
     },
     directory::{Directory, DirectoryError, Entry},
-    edge::path,
+    edge::{path, respond},
     identity::{Credential, Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
     routing::{
         Decision, EasVersion, Policy, Pool, Refusal, Request, Rule, Verdict, choice, decide, judge,
@@ -364,19 +364,7 @@ fn client_sees(decision: &Decision, protocol: Protocol) -> Vec<String> {
         Decision::LinkPage(url, _) => format!("200, a page with a link to {url}"),
         Decision::MovedDevice(url, _) => format!("451 with X-MS-Location: {url}"),
         Decision::SameHost(path, _) => format!("302 with Location: {path}"),
-        Decision::Refuse(_) => match protocol {
-            Protocol::Ews => "a SOAP fault that names the reason".to_owned(),
-            Protocol::ActiveSync => "an error status without a page; devices show none".to_owned(),
-            Protocol::Root
-            | Protocol::Owa
-            | Protocol::LegacyOwa
-            | Protocol::Ecp
-            | Protocol::Autodiscover
-            | Protocol::Oab
-            | Protocol::OutlookAnywhere
-            | Protocol::Mapi
-            | Protocol::Opened => "an error page that names the reason".to_owned(),
-        },
+        Decision::Refuse(refusal) => respond::described(*refusal, protocol),
     };
     let proof = "only after the right password: until then a 401, which tells nothing of the mailbox";
     iter::once(answer).chain(decision.tells_about_mailbox().then(|| proof.to_owned())).collect()

@@ -119,6 +119,17 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
     answer
 }
 
+/// What a refused client gets, in words.
+pub fn described(refusal: Refusal, protocol: Protocol) -> String {
+    let status = denied(Denial::Routing(refusal), Some(protocol)).status;
+    let Words { text, soap_code, .. } = Words::of_refusal(refusal);
+    match (protocol, soap_code) {
+        (Protocol::Ews, Some(code)) => format!("{status}, a SOAP fault with {code}"),
+        (Protocol::ActiveSync, _) => format!("{status}; most devices show no text: {text}"),
+        _ => format!("{status}, a page: {text}"),
+    }
+}
+
 /// Offers what the local pool's challenge offers, so that the edge's own says nothing by being different.
 pub fn offer_windows(answer: &mut Answer) {
     answer.headers.insert(0, ("WWW-Authenticate", "Negotiate".into()));
