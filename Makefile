@@ -49,7 +49,7 @@ bench: build
 
 # Installs what is missing, with sudo where it is needed; silent where all is there.
 define install
-@missing=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(1) 2>&1 | awk '/^installed / {have[$$2]} END {n=split("$(1)", p, " "); for (i=1; i<=n; i++) if (!(p[i] in have)) print p[i]}'); \
+@missing=$$({ dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(1) 2>&1 || true; } | awk '/^installed / {have[$$2]} END {n=split("$(1)", p, " "); for (i=1; i<=n; i++) if (!(p[i] in have)) print p[i]}'); \
 if [ -n "$$missing" ]; then \
 	echo "installing" $$missing; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
