@@ -193,6 +193,23 @@ fn an_oddity_of_the_directory_is_shown_without_failing_the_check() {
 }
 
 #[test]
+fn the_readmes_sample_lacks_nothing_but_the_administrators_own_files() {
+    let place = Place::new();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let sample: String = readme
+        .lines()
+        .skip_while(|line| *line != "    [[listener]]")
+        .take_while(|line| line.is_empty() || line.starts_with("    "))
+        .map(|line| format!("{}\n", line.trim_start()))
+        .collect();
+    place.write("sample.toml", &sample);
+    let answer = place.firstcas(&["check", "-c", "sample.toml"]);
+    let mistakes: Vec<_> = answer.stderr.lines().skip(1).collect();
+    assert_eq!(mistakes.len(), 3, "{}", answer.stderr);
+    assert!(mistakes.iter().all(|mistake| mistake.contains("there is no file /etc/firstcas/")), "{}", answer.stderr);
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_mistake_and_not_a_crash() {
     let place = Place::new();
     for arguments in [
