@@ -196,13 +196,13 @@ fn an_oddity_of_the_directory_is_shown_without_failing_the_check() {
 fn the_readmes_sample_lacks_nothing_but_the_administrators_own_files() {
     let place = Place::new();
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let sample: String = readme
+    let sample: Vec<_> = readme
         .lines()
         .skip_while(|line| *line != "    [[listener]]")
         .take_while(|line| line.is_empty() || line.starts_with("    "))
-        .map(|line| format!("{}\n", line.trim_start()))
+        .map(str::trim_start)
         .collect();
-    place.write("sample.toml", &sample);
+    place.write("sample.toml", &sample.join("\n"));
     let answer = place.firstcas(&["check", "-c", "sample.toml"]);
     let mistakes: Vec<_> = answer.stderr.lines().skip(1).collect();
     assert_eq!(mistakes.len(), 3, "{}", answer.stderr);

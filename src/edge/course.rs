@@ -68,6 +68,9 @@ impl Edge {
         if let Credential::Unreadable(why) = identity.credential {
             Event::MalformedRequest.report(format_args!("a credential could not be read: {why}"));
         }
+        if protocol == Protocol::ActiveSync && query.is_some_and(identity::activesync::is_unreadable) {
+            Event::MalformedRequest.report("an ActiveSync query has neither parameters nor the base64 form");
+        }
 
         let connection_bound = identity.credential == Credential::ConnectionBound;
         if connection_bound && session.as_downstream().is_http2() {

@@ -33,6 +33,17 @@ pub fn protocol_version(header: Option<&[u8]>, query: Option<&str>) -> Option<Ea
     Some(EasVersion(u16::from(digits(major)?) * 10 + u16::from(minor)))
 }
 
+/// Whether a query is of neither form: it names no parameters and is no base64 of the specified layout. The server
+/// behind judges it; the administrator may want to know.
+pub fn is_unreadable(query: &str) -> bool {
+    !query.is_empty() && !is_plain(query) && Base64Query::read(query).is_none()
+}
+
+/// An `=` that is not padding, or an `&`, joins the parameters of the plain form.
+fn is_plain(query: &str) -> bool {
+    query.trim_end_matches('=').contains(['=', '&'])
+}
+
 /// What is needed of a base64 query's bytes.
 struct Base64Query {
     version: u8,
@@ -43,8 +54,7 @@ struct Base64Query {
 impl Base64Query {
     /// `None`: the plain form, or neither.
     fn read(query: &str) -> Option<Self> {
-        // An `=` that is not padding, or an `&`, joins the parameters of the plain form.
-        if query.trim_end_matches('=').contains(['=', '&']) {
+        if is_plain(query) {
             return None;
         }
         // The alphabet is that of RFC 2045, whose `+`, `/` and `=` a device may escape. The URL-safe alphabet is not in
@@ -95,6 +105,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_query_of_neither_form_is_unreadable() {
+        for query in ["!!!!", "jAAJ", "Cmd", "%00", "AAAAAAAA"] {
+            assert!(is_unreadable(query), "{query}");
+        }
+        for query in ["", "Cmd=Ping", "a&b", "jAAJBAp2MTQwRGV2aWNlAApTbWFydFBob25l"] {
+            assert!(!is_unreadable(query), "{query}");
+        }
+    }
 
     #[test]
     fn the_plain_query_names_its_user_in_any_order_spelling_and_form() {

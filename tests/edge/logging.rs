@@ -110,6 +110,10 @@ async fn what_an_administrator_should_know_is_an_event_with_id_and_cure() {
     let house = House::start().await;
     house.ask("carla", Method::POST, "/Microsoft-Server-ActiveSync?Cmd=Sync&User=carla").await;
     record::line(&["WARN firstcas::event", "event=EAS1008", "carla", "https://mail.madrid.contoso.com", "cure="]).await;
+    house.ask("ana", Method::POST, "/Microsoft-Server-ActiveSync?!unreadable!").await;
+    record::line(&["INFO firstcas::event", "event=FC130", "ActiveSync query", "cure="]).await;
+    house.client().await.get("/owa/").header("Authorization", "Basic ???").send().await;
+    record::line(&["INFO firstcas::event", "event=FC130", "not base64", "cure="]).await;
     house.get("gil", "/owa/").await;
     record::line(&["ERROR firstcas::event", "event=OWA41", "gil", "cure="]).await;
     house.get("filipe", "/owa/").await;
