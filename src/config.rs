@@ -173,6 +173,8 @@ pub struct Timeouts {
 /// Upper bounds, in bytes, on what a client may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Client connections at one time, over HTTP/2 requests; further ones are closed.
+    pub client_connections: usize,
     /// A request's header: request line and all fields together.
     pub header_bytes: u64,
     /// Outlook Web Access, `/exchange`, `/ecp`.

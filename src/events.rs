@@ -38,6 +38,8 @@ pub enum Event {
     TopologyChanged,
     /// A request was malformed or forged.
     MalformedRequest,
+    /// More clients came than are let in.
+    TooManyClients,
     /// A request was refused because of who asked for what.
     RequestRefused,
 }
@@ -55,7 +57,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 15] = [
+    pub const ALL: [Event; 16] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -70,6 +72,7 @@ impl Event {
         Event::DirectoryAway,
         Event::TopologyChanged,
         Event::MalformedRequest,
+        Event::TooManyClients,
         Event::RequestRefused,
     ];
 
@@ -90,6 +93,7 @@ impl Event {
             Event::DirectoryAway => "FC121",
             Event::TopologyChanged => "FC122",
             Event::MalformedRequest => "FC130",
+            Event::TooManyClients => "FC132",
             Event::RequestRefused => "FC131",
         }
     }
@@ -109,6 +113,7 @@ impl Event {
             | Event::ServerUnreachable
             | Event::SiteDown
             | Event::ServerCertificate
+            | Event::TooManyClients
             | Event::DirectoryAway => Severity::Error,
         }
     }
@@ -138,6 +143,9 @@ impl Event {
             }
             Event::DirectoryOddity => "mend the object it names",
             Event::DirectoryAway => "check the directory servers named in [directory] and the account used there",
+            Event::TooManyClients => {
+                "raise limits.client_connections, if the clients are yours; else find out who they are"
+            }
             Event::MalformedRequest => "look at the client; an attack if it keeps coming",
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
         }

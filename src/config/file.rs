@@ -414,6 +414,7 @@ fn timeouts(section: &Section<'_>) -> Timeouts {
 fn limits(section: &Section<'_>) -> Limits {
     let body = |key, default| section.get(key, size(1 << 10..=1 << 40)).unwrap_or(default);
     Limits {
+        client_connections: section.get("client_connections", count(1..=1_000_000)).unwrap_or(20_000),
         header_bytes: section.get("header", size(HEADER_BYTES)).unwrap_or(128 << 10),
         owa_body_bytes: body("owa_body", 48 << 20),
         activesync_body_bytes: body("activesync_body", 40 << 20),

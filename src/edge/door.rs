@@ -1,4 +1,4 @@
-//! The door in front of the proxy: how long a client may take to say what it wants.
+//! The door in front of the proxy: how many clients are let in, and how long one may take to say what it wants.
 //!
 //! Pingora limits each read while a request's header arrives, but not their sum, and a new connection has a limit of its
 //! own. Somebody who sends a byte now and then would hold a connection for ever.
@@ -21,9 +21,13 @@ use pingora_core::{
     server::ShutdownWatch,
 };
 use pingora_proxy::HttpProxy;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Edge;
-use crate::config::{Config, Timeouts};
+use crate::{
+    config::{Config, Timeouts},
+    events::Event,
+};
 
 /// The application that listens: the proxy, with patience that ends.
 pub struct Door {
@@ -31,6 +35,9 @@ pub struct Door {
     timeouts: Timeouts,
     options: HttpServerOptions,
     h2_options: H2Options,
+    places: Semaphore,
+    places_in_all: usize,
+    was_full: AtomicBool,
 }
 
 impl Door {
@@ -41,7 +48,21 @@ impl Door {
         options.h2_idle_timeout = Some(timeouts.client_keepalive);
         let mut h2_options = default_h2_options(); // its other bounds stay in force
         h2_options.max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
-        Door { proxy: Arc::new(proxy), timeouts, options, h2_options }
+        let places_in_all = config.limits.client_connections;
+        let (places, was_full) = (Semaphore::new(places_in_all), AtomicBool::new(false));
+        Door { proxy: Arc::new(proxy), timeouts, options, h2_options, places, places_in_all, was_full }
+    }
+
+    /// A place for one more client; `None`: all are taken. Said once, and again only after a twentieth became free.
+    fn place(&self) -> Option<SemaphorePermit<'_>> {
+        let place = self.places.try_acquire().ok();
+        if place.is_none() && !self.was_full.swap(true, Relaxed) {
+            Event::TooManyClients.report(format_args!("all {} places for clients are taken", self.places_in_all));
+        }
+        if self.was_full.load(Relaxed) && self.places.available_permits() > self.places_in_all / 20 {
+            self.was_full.store(false, Relaxed);
+        }
+        place
     }
 }
 
@@ -52,6 +73,7 @@ impl HttpServerApp for Door {
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        let _place = self.place()?;
         if session.as_http1().is_none() {
             return self.proxy.process_new_http(session, shutdown).await; // over HTTP/2 the header is here already
         }

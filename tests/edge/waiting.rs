@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::Method;
 
 use crate::{
-    harness::{House, Plan, credential, until},
+    harness::{House, Plan, credential, until, within},
+    record,
     wire::{Wire, field, play},
 };
 
@@ -221,4 +222,23 @@ async fn an_answer_that_breaks_off_looks_broken_to_the_client() {
     wire.send(format!("GET /exchange/elsa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {elsa}\r\n\r\n")).await;
     let answer = wire.rest().await;
     assert!(answer.contains("half") && !answer.ends_with("0\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_clients_than_there_are_places_for_are_closed_and_others_served() {
+    let house = House::with("limits.client_connections = 3").await;
+    let mut inside = Vec::new();
+    for _ in 0..3 {
+        let mut client = house.client().await;
+        assert_eq!(client.get("/owa/").basic("ana", "Pass-word1").send().await.status, 200);
+        inside.push(client);
+    }
+    let outside = house.client().await.get("/owa/").try_send().await;
+    assert!(outside.is_err(), "{outside:?}");
+    record::line(&["ERROR firstcas::event", "event=FC132", "all 3 places", "cure="]).await;
+    let answer = inside[0].get("/owa/").basic("ana", "Pass-word1").send().await;
+    assert_eq!(answer.status, 200, "who is inside is served on");
+    inside.pop();
+    let next = async { while house.client().await.get("/owa/").try_send().await.is_err() {} };
+    within("a free place", next).await;
 }
