@@ -462,9 +462,9 @@ fn denied(denial: Denial, context: &Context) -> Answer {
 
 /// HTTP/2 may carry cookies in several fields, HTTP/1.1 must not (RFC 9113 section 8.2.3).
 fn join_cookies(request: &mut RequestHeader) -> Result<()> {
-    let several: Vec<_> = request.headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes).collect();
-    if several.len() > 1 {
-        let joined = several.join(&b"; "[..]);
+    let mut cookies = request.headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes);
+    if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
+        let joined = [first, second].into_iter().chain(cookies).collect::<Vec<_>>().join(&b"; "[..]);
         request.insert_header(COOKIE, joined)?;
     }
     Ok(())
@@ -510,11 +510,12 @@ async fn linger(session: &mut Session) {
 
 fn announces_long_body(request: &RequestHeader) -> bool {
     const SHORT_BYTES: u64 = 64 * 1024; // read and thrown away sooner than a new connection is made
-    request.headers.contains_key(TRANSFER_ENCODING)
-        || request
-            .headers
-            .get(CONTENT_LENGTH)
-            .is_some_and(|value| value.to_str().ok().and_then(|text| text.parse::<u64>().ok()) > Some(SHORT_BYTES))
+    request.headers.contains_key(TRANSFER_ENCODING) || content_length(request) > Some(SHORT_BYTES)
+}
+
+/// The length in bytes that a request announces for its body, if it announces one.
+fn content_length(request: &RequestHeader) -> Option<u64> {
+    request.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn offers_windows_authentication(response: &ResponseHeader) -> bool {

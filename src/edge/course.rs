@@ -2,12 +2,12 @@
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, TRANSFER_ENCODING};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{
-    Context, Destination, Edge, client_ip, hygiene,
+    Context, Destination, Edge, client_ip, content_length, hygiene,
     organisation::Organisation,
     path,
     respond::{self, Answer, Denial},
@@ -87,7 +87,7 @@ impl Edge {
         let mut decision = routing::decide(&request, whose, &organisation.topology, &organisation.policy);
 
         if decision.tells_about_mailbox() {
-            match self.prove(&identity).await? {
+            match self.prove(&identity.credential).await? {
                 Proof::Proven(entry) => context.story.is_proven_as(&entry),
                 Proof::Wrong => return Err(Denial::WrongPassword),
                 Proof::Absent => decision = local_challenge(&request, &organisation),
@@ -122,7 +122,7 @@ impl Edge {
         if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
             let authorization = session.req_header().headers.get(AUTHORIZATION);
             let credential = authorization.map_or(Credential::None, |value| basic::credential(value.as_bytes()));
-            match self.prove(&Identity { credential, target: None }).await? {
+            match self.prove(&credential).await? {
                 Proof::Proven(entry) => context.story.is_proven_as(&entry),
                 Proof::Wrong => return Err(Denial::WrongPassword),
                 Proof::Absent => {
@@ -140,11 +140,8 @@ impl Edge {
     }
 
     fn check_announced_body(&self, request: &RequestHeader, protocol: Protocol) -> Result<(), Denial> {
-        let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        match length {
-            Some(bytes) if bytes > self.config.limits.body_bytes(protocol) => Err(Denial::BodyTooLarge),
-            Some(_) | None => Ok(()),
-        }
+        let is_too_large = content_length(request) > Some(self.config.limits.body_bytes(protocol));
+        if is_too_large { Err(Denial::BodyTooLarge) } else { Ok(()) }
     }
 
     async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
@@ -152,8 +149,8 @@ impl Edge {
     }
 
     /// Verifies the credential of a request whose answer tells something about a mailbox.
-    async fn prove(&self, identity: &Identity) -> Result<Proof, Denial> {
-        let Credential::Basic { user, password } = &identity.credential else {
+    async fn prove(&self, credential: &Credential) -> Result<Proof, Denial> {
+        let Credential::Basic { user, password } = credential else {
             return Ok(Proof::Absent);
         };
         match self.find(user).await?.as_ref() {
@@ -259,10 +256,10 @@ fn local_challenge(request: &Request<'_>, organisation: &Organisation) -> Decisi
 
 /// Events that go with a decision.
 fn report(decision: &Decision, identity: &Identity, lookup: Option<&Lookup>) {
-    let name = identity.routing_name().map_or_else(|| "-".to_owned(), ToString::to_string);
+    let name = || identity.routing_name().map_or_else(|| "-".to_owned(), ToString::to_string);
     match decision {
         Decision::MovedDevice(url, _) => {
-            Event::ActiveSyncRedirected.report(format_args!("the device of {name} was sent to {url} (HTTP 451)"));
+            Event::ActiveSyncRedirected.report(format_args!("the device of {} was sent to {url} (HTTP 451)", name()));
         }
         Decision::Refuse(refusal) => {
             let whom = match lookup {
@@ -273,7 +270,8 @@ fn report(decision: &Decision, identity: &Identity, lookup: Option<&Lookup>) {
                 Some(Lookup::Found(Entry { dn, mailbox: None, .. })) => dn.clone(),
                 Some(Lookup::NotFound) | None => "not in the directory".to_owned(),
             };
-            Event::of_refusal(*refusal).report(format_args!("{name} ({whom}) was refused: {}", refusal.sentence()));
+            let sentence = refusal.sentence();
+            Event::of_refusal(*refusal).report(format_args!("{} ({whom}) was refused: {sentence}", name()));
         }
         Decision::Proxy(..) | Decision::BackEnd(..) | Decision::LinkPage(..) | Decision::SameHost(..) => {}
     }

@@ -72,7 +72,7 @@ pub struct Target<'o> {
     /// The peer, ready to be cloned.
     pub peer: &'o HttpPeer,
     /// What its certificate is checked by beyond the peer's own options.
-    pub trust: &'o Arc<UpstreamTls>,
+    pub trust: &'o UpstreamTls,
 }
 
 /// Why the organisation cannot be served at all.
@@ -121,12 +121,11 @@ impl Organisation {
                     }
                 };
                 let peer = match address {
-                    Some(address) => {
-                        let mut peer = HttpPeer::new(address, tls, host.clone());
-                        peer.options = options(config, &trust, &mut authorities)?;
-                        peer.group_key = number;
-                        Some(peer)
-                    }
+                    Some(address) => Some(HttpPeer {
+                        options: options(config, &trust, &mut authorities)?,
+                        group_key: number,
+                        ..HttpPeer::new(address, tls, host.clone())
+                    }),
                     None => None,
                 };
                 of_server.push(Origin { tls, host, port, peer, trust });

@@ -1,6 +1,6 @@
 //! Which server of a pool takes a request, and whether it is the one it claims to be.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::fmt::Write as _;
 
 use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
 
@@ -41,7 +41,7 @@ pub(super) fn choose<'o>(
 }
 
 /// What is wrong with a new connection's TLS beyond what the connector has checked; `None`: nothing.
-pub(super) fn distrust(tls: &Arc<UpstreamTls>, peer: &HttpPeer, digest: Option<&Digest>) -> Option<String> {
+pub(super) fn distrust(tls: &UpstreamTls, peer: &HttpPeer, digest: Option<&Digest>) -> Option<String> {
     if !peer.is_tls() {
         return None;
     }
