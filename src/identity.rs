@@ -6,10 +6,14 @@
 pub mod activesync;
 pub mod anchor;
 pub mod basic;
+pub mod kerberos;
 pub mod name;
+pub mod ntlm;
+pub mod token;
 
 pub use name::MailboxName;
 use percent_encoding::percent_decode_str;
+pub use token::Token;
 
 use crate::{routing::protocol::Protocol, secret::Secret};
 
@@ -52,7 +56,7 @@ pub enum Credential {
     /// `Bearer` (RFC 6750): bound to the request, opaque to us.
     Bearer,
     /// A scheme that authenticates the connection, or that we do not know and so treat as if it did.
-    ConnectionBound,
+    ConnectionBound(Token),
     /// A field that no server could read either.
     Unreadable(UnreadableCredential),
 }
@@ -108,7 +112,7 @@ impl Identity {
     pub fn routing_name(&self) -> Option<&MailboxName> {
         let signed_in = match &self.credential {
             Credential::Basic { user, .. } => Some(user),
-            Credential::None | Credential::Bearer | Credential::ConnectionBound | Credential::Unreadable(_) => None,
+            Credential::None | Credential::Bearer | Credential::ConnectionBound(_) | Credential::Unreadable(_) => None,
         };
         match &self.target {
             Some(Target { source: TargetSource::ActiveSyncUser, name }) => signed_in.or(Some(name)),

@@ -72,7 +72,7 @@ impl Edge {
             Event::MalformedRequest.report("an ActiveSync query has neither parameters nor the base64 form");
         }
 
-        let connection_bound = identity.credential == Credential::ConnectionBound;
+        let connection_bound = matches!(identity.credential, Credential::ConnectionBound(_));
         if connection_bound && session.as_downstream().is_http2() {
             return Ok(Course::Http11Required);
         }

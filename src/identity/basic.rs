@@ -5,7 +5,10 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 
-use super::{Credential, MailboxName, UnreadableCredential};
+use super::{
+    Credential, MailboxName, Token, UnreadableCredential,
+    token::{Leg, Shows},
+};
 use crate::secret::Secret;
 
 /// Reads an `Authorization` field's value.
@@ -22,7 +25,7 @@ pub fn credential(authorization: &[u8]) -> Credential {
     // Neither a base64 nor a Bearer token has a comma (RFC 9110 section 11.2), so there is a second credential behind it,
     // and which of the two the server takes is anybody's guess.
     if token.contains(&b',') {
-        return Credential::ConnectionBound;
+        return connection_bound();
     }
     if is("Basic") {
         return basic(token.trim_ascii_start()).unwrap_or_else(Credential::Unreadable);
@@ -30,7 +33,11 @@ pub fn credential(authorization: &[u8]) -> Credential {
     if is("Bearer") {
         return Credential::Bearer;
     }
-    Credential::ConnectionBound
+    connection_bound()
+}
+
+fn connection_bound() -> Credential {
+    Credential::ConnectionBound(Token { leg: Leg::First, shows: Shows::Nothing })
 }
 
 fn basic(token: &[u8]) -> Result<Credential, UnreadableCredential> {
@@ -123,7 +130,7 @@ mod tests {
             b"",
             b"   ",
         ] {
-            assert_eq!(credential(sent), Credential::ConnectionBound, "{}", String::from_utf8_lossy(sent));
+            assert!(matches!(credential(sent), Credential::ConnectionBound(_)), "{}", String::from_utf8_lossy(sent));
         }
     }
 

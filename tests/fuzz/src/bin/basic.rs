@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
         Credential::Basic { .. } => assert!(starts_with("Basic") && !bytes.contains(&b',')),
         Credential::Unreadable(_) => assert!(starts_with("Basic")),
         Credential::Bearer => assert!(starts_with("Bearer") && !bytes.contains(&b',')),
-        Credential::ConnectionBound => {}
+        Credential::ConnectionBound(_) => {}
         Credential::None => panic!("there was a field"),
     }
 
