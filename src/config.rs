@@ -21,6 +21,7 @@ pub use mistake::{ConfigErrors, Mistake};
 use crate::{
     directory,
     routing::{EasVersion, protocol::Protocol},
+    secret::Secret,
 };
 
 /// The whole configuration.
@@ -44,6 +45,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Upper bounds on what a client may send.
     pub limits: Limits,
+    /// Bounds on client connections that have upstream connections of their own.
+    pub pins: Pins,
+    /// The cookie that takes a client's next connection to its mailbox's site.
+    pub affinity: Affinity,
     /// How the log is written.
     pub log: Log,
     /// Threads that serve clients.
@@ -122,8 +127,6 @@ pub struct Upstream {
     pub total_connect_timeout: Duration,
     /// How long an idle connection is kept for the next request.
     pub idle_timeout: Duration,
-    /// How many idle connections are kept in all, per thread.
-    pub idle_connections_max: usize,
     /// How long a server that refused a connection is left alone.
     pub retry_dead_after: Duration,
 }
@@ -187,6 +190,28 @@ pub struct Limits {
     pub rpc_body_bytes: u64,
     /// Autodiscover, OAB and opened paths.
     pub other_body_bytes: u64,
+}
+
+/// Bounds on client connections that sign in by NTLM, Negotiate or the like, and so have upstream connections of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pins {
+    /// How many there may be at one time.
+    pub connections_max: usize,
+    /// How long one may last.
+    pub lifetime: Duration,
+    /// How many requests one may send.
+    pub requests_max: u64,
+    /// How long one may wait between two requests.
+    pub idle_timeout: Duration,
+}
+
+/// The affinity cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// The keys it is sealed by, 32 bytes each: the first seals, all open. None: a key is made at each start.
+    pub keys: Vec<Secret>,
+    /// How long it is believed.
+    pub lifetime: Duration,
 }
 
 /// How the log is written.

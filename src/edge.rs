@@ -8,24 +8,28 @@
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
 //! | `connected_to_upstream` | the server's certificate and TLS version are judged before anything is sent |
 //! | `upstream_request_filter` | [`hygiene`] takes away what only Exchange servers may say, we add what only we may |
-//! | `response_filter` | a back-end that cannot do Windows authentication is reported |
+//! | `response_filter` | [`pin`] learns what the answer did to the connection; [`acceptance`]: who is proven by it, and what follows |
 //! | `logging` | [`story`] writes the access log line; who still sends is heard out |
 
+mod acceptance;
+pub mod affinity;
+pub mod client;
 mod course;
 pub mod door;
 pub mod health;
 pub mod hygiene;
-pub mod leash;
 pub mod organisation;
 pub mod path;
 pub mod pin;
 pub mod pools;
+pub mod proof;
 pub mod respond;
 mod story;
 
 use std::{
     any::Any,
     net::{IpAddr, SocketAddr},
+    os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,7 +37,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     modules::http::HttpModules,
@@ -42,6 +46,7 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::sync::Semaphore;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
@@ -50,10 +55,12 @@ use crate::{
     events::Event,
     routing::{Pool, protocol::Protocol, topology::ServerId},
 };
+use acceptance::{Claim, Numbers, Sent};
+use affinity::Affinity;
+use client::{Client, Passage};
 use course::Course;
-use leash::Leash;
 use organisation::Organisation;
-use pin::Pin;
+use pin::{Carries, Closed};
 use respond::{Answer, Denial};
 use story::Story;
 
@@ -65,12 +72,27 @@ pub struct Edge {
     /// Listeners that only say where https is.
     redirects: Vec<(SocketAddr, url::Url)>,
     in_flight: TaskTracker,
+    /// Places for pinned clients.
+    pins: Arc<Semaphore>,
+    affinity: Affinity,
+    sent: Sent,
+    numbers: Numbers,
 }
 
 /// What one request carries from phase to phase.
 pub struct Context {
     organisation: Arc<Organisation>,
     client: Client,
+    /// What the request brings to the gate.
+    carries: Carries,
+    /// How it passed the gate, if its client is pinned.
+    passage: Option<Passage>,
+    /// The name it signs in with, to be proven by the server's answer.
+    claim: Option<Claim>,
+    /// An answer of the edge's that takes the place of the server's.
+    instead: Option<Answer>,
+    /// The upstream connection's socket, while it is in use.
+    socket: Option<RawFd>,
     destination: Option<Destination>,
     /// Servers that did not let this request in.
     tried: Vec<ServerId>,
@@ -82,18 +104,13 @@ pub struct Context {
     _in_flight: TaskTrackerToken,
 }
 
-/// What is kept of a client connection from one request to the next.
-#[derive(Clone, Default)]
-struct Client {
-    pin: Pin,
-    leash: Option<Arc<Leash>>,
-}
-
 /// Where a request goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Destination {
     /// To the member of a pool that this key picks.
     Pool { pool: Pool, key: u64 },
+    /// To the server that the client is signed in at, or signing in.
+    Bound(ServerId),
     /// To the Exchange 2003 server that holds the mailbox.
     BackEnd(ServerId),
 }
@@ -107,8 +124,11 @@ impl Edge {
         organisation: Arc<ArcSwap<Organisation>>,
         redirects: Vec<(SocketAddr, url::Url)>,
         in_flight: TaskTracker,
+        affinity: Affinity,
     ) -> Self {
-        Edge { config, directory, organisation, redirects, in_flight }
+        let pins = Arc::new(Semaphore::new(config.pins.connections_max));
+        let (sent, numbers) = (Sent::new(), Numbers::new());
+        Edge { config, directory, organisation, redirects, in_flight, pins, affinity, sent, numbers }
     }
 
     /// Where the listener that this client came to sends everybody, if it does.
@@ -121,6 +141,22 @@ impl Edge {
             bound.port() == came_to.port() && (bound.ip().is_unspecified() || bound.ip() == came_to.ip())
         };
         self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
+    }
+
+    /// A server has authenticated a shared connection, or begun to, although nobody asked for it. Nobody may use that
+    /// connection any more: its client's answer may still come, but nothing is ever sent over it again.
+    fn isolate(&self, session: &mut Session, context: &Context) {
+        if let Some(socket) = context.socket
+            && let Err(error) = nix::sys::socket::shutdown(socket, nix::sys::socket::Shutdown::Write)
+        {
+            log::debug!("the server had closed its connection already: {error}");
+        }
+        let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
+        Event::ConnectionNotOwn.report(format_args!(
+            "{} authenticated a connection without being asked; it was closed",
+            server.map_or("a server", String::as_str)
+        ));
+        session.set_keepalive(None);
     }
 
     fn set_client_limits(&self, session: &mut HttpSession) {
@@ -142,6 +178,11 @@ impl ProxyHttp for Edge {
         Context {
             organisation: self.organisation.load_full(),
             client: Client::default(),
+            carries: Carries::Nothing,
+            passage: None,
+            claim: None,
+            instead: None,
+            socket: None,
             destination: None,
             tried: Vec::new(),
             is_about_mailbox: false,
@@ -180,6 +221,9 @@ impl ProxyHttp for Edge {
         let answer = match self.course(session, context).await {
             Ok(Course::Onward(destination)) => {
                 context.destination = Some(destination);
+                if context.client.pinned().is_some() && session.get_keepalive().is_some() {
+                    session.set_keepalive(Some(self.config.pins.idle_timeout.as_secs().max(1)));
+                }
                 if let Some(protocol) = context.story.protocol {
                     let silence = Some(self.config.timeouts.client(protocol));
                     session.as_downstream_mut().set_read_timeout(silence);
@@ -221,10 +265,12 @@ impl ProxyHttp for Edge {
         let mut peer = target.peer.clone();
         peer.options.read_timeout = Some(self.config.timeouts.server(protocol));
         peer.options.write_timeout = Some(self.config.timeouts.client);
-        if let Pin::Pinned(number) = context.client.pin {
-            peer.group_key = number.group_key();
-            peer.options.idle_timeout = Some(self.config.timeouts.client_keepalive); // as long as its client may pause
-            context.client.leash.get_or_insert_default().tie(&mut peer);
+        if let Some(pinned) = context.client.pinned() {
+            peer.options.idle_timeout = Some(self.config.pins.idle_timeout); // as long as its client may pause
+            match pinned.approach(&mut peer, context.carries) {
+                Ok(passage) => context.passage = Some(passage),
+                Err(closed) => return Err(closed_to(closed, context)),
+            }
         }
         Ok(Box::new(peer))
     }
@@ -244,11 +290,17 @@ impl ProxyHttp for Edge {
         _: &mut Session,
         reused: bool,
         peer: &HttpPeer,
-        _: std::os::fd::RawFd,
+        socket: RawFd,
         digest: Option<&Digest>,
         context: &mut Context,
     ) -> Result<()> {
         context.story.reused = Some(reused);
+        context.socket = Some(socket);
+        if let (Some(pinned), Some(passage)) = (context.client.pinned(), context.passage)
+            && let Err(closed) = pinned.connected(passage, reused, digest)
+        {
+            return Err(closed_to(closed, context));
+        }
         let Some(server) = context.story.server else { return Ok(()) };
         if !reused {
             let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
@@ -277,6 +329,12 @@ impl ProxyHttp for Edge {
             request.remove_header(&name);
         }
         join_cookies(request)?;
+        if let Some(others) = request.headers.get(COOKIE).and_then(|cookies| affinity::without(cookies.as_bytes())) {
+            match others.is_empty() {
+                true => drop(request.remove_header(&COOKIE)),
+                false => request.insert_header(COOKIE, others)?,
+            }
+        }
         if !request.headers.contains_key(HOST) {
             // HTTP/1.0 knows no Host, HTTP/1.1, which the server is spoken to in, demands one.
             let server = context.story.server.map(|server| context.organisation.topology.server(server).fqdn.clone());
@@ -314,7 +372,7 @@ impl ProxyHttp for Edge {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -322,12 +380,21 @@ impl ProxyHttp for Edge {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
+        let answered = acceptance::read(response);
         if response.status == 401 {
             respond::anonymise(response)?;
+            if answered.offers_windows {
+                response.insert_header(respond::PROXY_SUPPORT.0, respond::PROXY_SUPPORT.1)?;
+            }
+        }
+        if context.client.pinned().is_some() {
+            self.signed_in_or_not(session, response, context, answered).await?;
+        } else if answered.pins() {
+            self.isolate(session, context);
         }
         if let Some(Destination::BackEnd(server)) = context.destination
             && response.status == 401
-            && !offers_windows_authentication(response)
+            && !answered.offers_windows
         {
             Event::BackEndWithoutIntegratedAuthentication.report(format_args!(
                 "{} challenges without Integrated Windows authentication",
@@ -346,6 +413,10 @@ impl ProxyHttp for Edge {
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("server {}", peer._address));
+        if error.etype() == &REOPENED {
+            error.set_retry(true); // the old connection was gone before anything was sent
+            return error;
+        }
         if error.etype() == &UNTRUSTED_SERVER {
             server_failed(context, &error);
             error.set_retry(true); // refused before anything was sent
@@ -355,7 +426,7 @@ impl ProxyHttp for Edge {
         // that had been idle and belongs to nobody is tried again.
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
-            && context.client.pin == Pin::Shared;
+            && context.client.pinned().is_none();
         if repeatable {
             error.retry.decide_reuse(reused);
         } else {
@@ -365,17 +436,17 @@ impl ProxyHttp for Edge {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        if let (Some(answer), None) = (context.instead.take(), session.response_written()) {
+            return give_up_with(&answer, session).await;
+        }
         let denial = context.story.denial.or_else(|| denial_of(error));
         context.story.denial = denial;
-        let (Some(denial), None) = (denial, session.response_written()) else {
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
-        };
-        let answer = denied(denial, context);
-        session.set_keepalive(None);
-        if let Err(error) = send(&answer, session).await {
-            log::debug!("the client left before it could be told: {error}");
+        match (denial, session.response_written()) {
+            (Some(Denial::HandshakeLost) | None, _) | (_, Some(_)) => {
+                FailToProxy { error_code: 0, can_reuse_downstream: false }
+            }
+            (Some(denial), None) => give_up_with(&denied(denial, context), session).await,
         }
-        FailToProxy { error_code: answer.status, can_reuse_downstream: false }
     }
 
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
@@ -394,6 +465,32 @@ impl ProxyHttp for Edge {
         story::tell(session, context, error);
         linger(session).await;
     }
+}
+
+/// The own connection of a pinned client was gone; it gets another.
+const REOPENED: ErrorType = ErrorType::new("Reopened");
+
+/// What becomes of a request that the gate closed to.
+fn closed_to(closed: Closed, context: &mut Context) -> Box<Error> {
+    match closed {
+        Closed::Reopen => return Error::explain(REOPENED, "another connection is opened"),
+        Closed::Lost if context.carries == Carries::Nothing => context.story.denial = Some(Denial::SignInLost),
+        Closed::Lost => context.story.denial = Some(Denial::HandshakeLost),
+        Closed::Stranger => {
+            Event::ConnectionNotOwn.report(closed);
+            context.story.denial = Some(Denial::Internal);
+        }
+    }
+    Error::explain(ErrorType::InternalError, "the gate is closed")
+}
+
+/// Answers a request that cannot go on, and ends its connection.
+async fn give_up_with(answer: &Answer, session: &mut Session) -> FailToProxy {
+    session.set_keepalive(None);
+    if let Err(error) = send(answer, session).await {
+        log::debug!("the client left before it could be told: {error}");
+    }
+    FailToProxy { error_code: answer.status, can_reuse_downstream: false }
 }
 
 /// The server's certificate or TLS version is not what the configuration asks for.
@@ -442,6 +539,9 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
         Denial::Routing(_)
         | Denial::PathNotServed
         | Denial::WrongPassword
+        | Denial::SignInLost
+        | Denial::HandshakeLost
+        | Denial::TooManyPins
         | Denial::DirectoryAway
         | Denial::UpstreamFailed
         | Denial::UpstreamTimedOut
@@ -454,7 +554,7 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
 fn denied(denial: Denial, context: &Context) -> Answer {
     let mut answer = respond::denied(denial, context.story.protocol);
     let offered = context.story.protocol.is_some_and(|protocol| context.organisation.offers_windows_locally(protocol));
-    if denial == Denial::WrongPassword && offered {
+    if answer.status == 401 && offered {
         respond::offer_windows(&mut answer);
     }
     answer
@@ -516,13 +616,6 @@ fn announces_long_body(request: &RequestHeader) -> bool {
 /// The length in bytes that a request announces for its body, if it announces one.
 fn content_length(request: &RequestHeader) -> Option<u64> {
     request.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn offers_windows_authentication(response: &ResponseHeader) -> bool {
-    response.headers.get_all(WWW_AUTHENTICATE).iter().any(|challenge| {
-        let scheme = challenge.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
-        scheme.eq_ignore_ascii_case(b"Negotiate") || scheme.eq_ignore_ascii_case(b"NTLM")
-    })
 }
 
 fn is_tls(session: &Session) -> bool {

@@ -40,6 +40,12 @@ pub enum Event {
     MalformedRequest,
     /// More clients came than are let in.
     TooManyClients,
+    /// More clients sign in by Windows authentication than may.
+    TooManyPins,
+    /// A server refused a sign-in, most likely because of Extended Protection.
+    ExtendedProtection,
+    /// A connection of a pinned client was not what it had to be, or a server authenticated one unasked.
+    ConnectionNotOwn,
     /// A request was refused because of who asked for what.
     RequestRefused,
 }
@@ -57,7 +63,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 16] = [
+    pub const ALL: [Event; 19] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -73,6 +79,9 @@ impl Event {
         Event::TopologyChanged,
         Event::MalformedRequest,
         Event::TooManyClients,
+        Event::TooManyPins,
+        Event::ExtendedProtection,
+        Event::ConnectionNotOwn,
         Event::RequestRefused,
     ];
 
@@ -94,6 +103,9 @@ impl Event {
             Event::TopologyChanged => "FC122",
             Event::MalformedRequest => "FC130",
             Event::TooManyClients => "FC132",
+            Event::TooManyPins => "FC133",
+            Event::ExtendedProtection => "FC140",
+            Event::ConnectionNotOwn => "FC141",
             Event::RequestRefused => "FC131",
         }
     }
@@ -114,6 +126,9 @@ impl Event {
             | Event::SiteDown
             | Event::ServerCertificate
             | Event::TooManyClients
+            | Event::TooManyPins
+            | Event::ExtendedProtection
+            | Event::ConnectionNotOwn
             | Event::DirectoryAway => Severity::Error,
         }
     }
@@ -145,6 +160,14 @@ impl Event {
             Event::DirectoryAway => "check the directory servers named in [directory] and the account used there",
             Event::TooManyClients => {
                 "raise limits.client_connections, if the clients are yours; else find out who they are"
+            }
+            Event::TooManyPins => "raise pins.connections_max, and the system's limit on open files with it",
+            Event::ExtendedProtection => {
+                "set the virtual directory's ExtendedProtectionTokenChecking to None: it asks for the client's own TLS \
+                 channel to the server, which ends at the edge"
+            }
+            Event::ConnectionNotOwn => {
+                "report it, with the log lines around it; the client was cut off, nobody was mixed up"
             }
             Event::MalformedRequest => "look at the client; an attack if it keeps coming",
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",

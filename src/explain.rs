@@ -14,7 +14,7 @@ use crate::{
     },
     directory::{Directory, DirectoryError, Entry},
     edge::{path, respond},
-    identity::{Credential, Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
+    identity::{Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
     routing::{
         Decision, EasVersion, Policy, Pool, Refusal, Request, Rule, Verdict, choice, decide, judge,
         mailbox::{Mailbox, Whose},
@@ -22,7 +22,6 @@ use crate::{
         protocol::Protocol,
         topology::{Server, ServerId, Topology},
     },
-    secret::Secret,
 };
 
 /// The request to explain.
@@ -121,8 +120,7 @@ impl Question {
             authorization: None,
             anchor_mailbox: None,
         };
-        let credential = Credential::Basic { user: self.user.clone(), password: Secret::new([]) };
-        Identity { credential, ..identify(&facts) }
+        identify(&facts)
     }
 }
 
@@ -137,7 +135,7 @@ pub async fn explain(
     policy: &Policy,
 ) -> Result<Explanation, DirectoryError> {
     let identity = question.identity();
-    let name = identity.routing_name().unwrap_or(&question.user);
+    let name = identity.routing_name(Some(&question.user)).unwrap_or(&question.user);
     let found = match directory.find(name).await {
         Ok(entry) => Found::Answer(entry),
         Err(error @ DirectoryError::Ambiguous { .. }) => Found::Ambiguous(error.to_string()),
@@ -210,7 +208,7 @@ fn identity_lines(question: &Question, identity: &Identity) -> Vec<String> {
             TargetSource::MapiMailboxId => "MailboxId in the query",
             TargetSource::RpcProxy => "the query of rpcproxy.dll",
         };
-        let effect = match identity.routing_name() {
+        let effect = match identity.routing_name(Some(&question.user)) {
             _ if target.name == question.user => "the same",
             Some(name) if *name == target.name => "whose mailbox it is about",
             _ => "but the user signed in comes first",

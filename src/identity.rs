@@ -109,11 +109,7 @@ pub fn identify(facts: &Facts<'_>) -> Identity {
 
 impl Identity {
     /// The name that routes: the target where it differs from the signed-in user, else the signed-in user.
-    pub fn routing_name(&self) -> Option<&MailboxName> {
-        let signed_in = match &self.credential {
-            Credential::Basic { user, .. } => Some(user),
-            Credential::None | Credential::Bearer | Credential::ConnectionBound(_) | Credential::Unreadable(_) => None,
-        };
+    pub fn routing_name<'i>(&'i self, signed_in: Option<&'i MailboxName>) -> Option<&'i MailboxName> {
         match &self.target {
             Some(Target { source: TargetSource::ActiveSyncUser, name }) => signed_in.or(Some(name)),
             Some(target) => Some(&target.name),

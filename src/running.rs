@@ -28,8 +28,10 @@ use crate::{
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
+        affinity::{Affinity, NoKey},
         door::Door,
         organisation::{Organisation, OrganisationError},
+        pin,
     },
     events::{self, Event},
     routing::topology::Topology,
@@ -77,6 +79,9 @@ pub enum StartError {
         #[source]
         source: Box<pingora_core::Error>,
     },
+    /// The system has no randomness.
+    #[error(transparent)]
+    Affinity(#[from] NoKey),
     /// The operating system refused something basic.
     #[error("the operating system refused to start the edge's threads")]
     System(#[from] std::io::Error),
@@ -97,7 +102,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 
     let server = Arc::new(ServerConf {
         threads: config.threads,
-        upstream_keepalive_pool_size: config.upstream.idle_connections_max,
+        upstream_keepalive_pool_size: idle_connections_max(&config).div_ceil(config.threads),
         max_retries: MAX_SERVERS_TRIED,
         ..ServerConf::default()
     });
@@ -106,7 +111,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         config.listeners.iter().map(|listener| bind(listener.address, &sockets)).collect::<Result<_, _>>()?;
     let redirects = config.listeners.iter().zip(&addresses);
     let redirects = redirects.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?)));
-    let edge = Edge::new(config.clone(), cached, organisation, redirects.collect(), in_flight.clone());
+    let affinity = Affinity::new(&config.affinity.keys, config.affinity.lifetime)?;
+    let edge = Edge::new(config.clone(), cached, organisation, redirects.collect(), in_flight.clone(), affinity);
     let door = Door::new(pingora_proxy::http_proxy(&server, edge), &config);
     let mut serving = Service::new("edge".into(), door);
     for (listener, address) in config.listeners.iter().zip(&addresses) {
@@ -127,6 +133,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     }
     log::info!("firstcas is ready");
     Ok(Running { addresses, stop, in_flight, drain_timeout: config.drain_timeout, directory: Some(directory_runtime) })
+}
+
+/// Places for idle upstream connections. Pingora has one list for all and drops the one that was used longest ago, whoever
+/// it belongs to; so there are as many as can ever be, and no pinned client loses the connection it is signed in over.
+fn idle_connections_max(config: &Config) -> usize {
+    config.limits.client_connections + config.pins.connections_max * pin::ORIGINS_MAX
 }
 
 impl Running {

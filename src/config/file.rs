@@ -16,8 +16,8 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Config, Directory, Limits, Listener, ListenerTls, Log, LogFormat, Resolve, Routing, Timeouts, Trust, Upstream,
-    UpstreamTls,
+    Affinity, Config, Directory, Limits, Listener, ListenerTls, Log, LogFormat, Pins, Resolve, Routing, Timeouts,
+    Trust, Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -55,6 +55,8 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let sites = sites(&root.section("sites"), &upstream.tls, surroundings);
     let timeouts = timeouts(&root.section("timeouts"));
     let limits = limits(&root.section("limits"));
+    let pins = pins(&root.section("pins"), &limits);
+    let affinity = affinity(&root.section("affinity"), surroundings);
     let log = log(&root.section("log"));
 
     drop(root);
@@ -73,6 +75,8 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         sites,
         timeouts,
         limits,
+        pins,
+        affinity,
         log,
         threads: process.threads,
         drain_timeout: process.drain_timeout,
@@ -357,7 +361,6 @@ fn upstream(section: &Section<'_>, surroundings: &Surroundings) -> Upstream {
         idle_timeout: section
             .get("idle_timeout", duration(Duration::from_secs(1)..=DAY))
             .unwrap_or(Duration::from_secs(90)),
-        idle_connections_max: section.get("idle_connections_max", count(1..=1_000_000)).unwrap_or(10_000),
         retry_dead_after: section
             .get("retry_dead_after", duration(Duration::from_millis(100)..=Duration::from_secs(3600)))
             .unwrap_or(Duration::from_secs(10)),
@@ -421,6 +424,33 @@ fn limits(section: &Section<'_>) -> Limits {
         ews_body_bytes: body("ews_body", 88 << 20),
         rpc_body_bytes: body("rpc_body", 2 << 30),
         other_body_bytes: body("other_body", 16 << 20),
+    }
+}
+
+fn pins(section: &Section<'_>, limits: &Limits) -> Pins {
+    let connections_max = section.get("connections_max", count(1..=1_000_000));
+    if connections_max.is_some_and(|max| max > limits.client_connections) {
+        let problem = format!("there are never more than {} client connections", limits.client_connections);
+        section.note_at("connections_max", wrong(problem, "lower it, or raise limits.client_connections"));
+    }
+    Pins {
+        connections_max: connections_max.unwrap_or_else(|| limits.client_connections.min(10_000)),
+        lifetime: section
+            .get("lifetime", duration(Duration::from_secs(60)..=DAY))
+            .unwrap_or(Duration::from_secs(60 * 60)),
+        requests_max: section.get("requests_max", number(10..=1_000_000_000)).unwrap_or(10_000),
+        idle_timeout: section
+            .get("idle_timeout", duration(Duration::from_secs(1)..=DAY))
+            .unwrap_or(Duration::from_secs(5 * 60)),
+    }
+}
+
+fn affinity(section: &Section<'_>, surroundings: &Surroundings) -> Affinity {
+    Affinity {
+        keys: section.get("key_file", |value| surroundings.keys(value)).unwrap_or_default(),
+        lifetime: section
+            .get("lifetime", duration(Duration::from_secs(60)..=DAY * 30))
+            .unwrap_or(Duration::from_secs(12 * 60 * 60)),
     }
 }
 

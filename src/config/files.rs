@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use pingora_core::tls::{
     pkey::{PKey, Private},
     x509::X509,
@@ -17,6 +18,7 @@ use super::{
     section::{Wrong, wrong},
     values::text,
 };
+use crate::{edge::affinity::KEY_BYTES, secret::Secret};
 
 /// What a configuration depends on besides its text.
 pub struct Surroundings {
@@ -77,6 +79,26 @@ impl Surroundings {
             true => Err(wrong(format!("the first line of {} is empty", path.display()), "write the password there")),
             false => Ok(line),
         }
+    }
+
+    /// A file of keys for affinity cookies, one a line.
+    pub fn keys(&self, value: &DeValue<'_>) -> Result<Vec<Secret>, Wrong> {
+        let path = self.working_directory.join(text(value)?);
+        let shown = path.display();
+        let cure = "write one key a line, the newest first; `openssl rand -base64 32` makes one";
+        let bytes = read(&path)?;
+        let mut keys = Vec::new();
+        for (number, line) in bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate() {
+            match BASE64_STANDARD.decode(line) {
+                Ok(key) if key.is_empty() => {}
+                Ok(key) if key.len() == KEY_BYTES => keys.push(Secret::new(key)),
+                Ok(_) | Err(_) => {
+                    let problem = format!("line {} of {shown} is not {KEY_BYTES} bytes in base64", number + 1);
+                    return Err(wrong(problem, cure));
+                }
+            }
+        }
+        if keys.is_empty() { Err(wrong(format!("{shown} has no key"), cure)) } else { Ok(keys) }
     }
 }
 

@@ -1,22 +1,26 @@
 //! The course of a request: facts, identity, directory, decision. What it ends in, [`super`] carries out.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::SystemTime};
 
-use http::header::{AUTHORIZATION, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, COOKIE, TRANSFER_ENCODING};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{
-    Context, Destination, Edge, client_ip, content_length, hygiene,
+    Context, Destination, Edge,
+    acceptance::{Claim, Next},
+    client::Proven,
+    client_ip, content_length, hygiene,
     organisation::Organisation,
     path,
+    pin::Carries,
     respond::{self, Answer, Denial},
 };
 use crate::{
     directory::{DirectoryError, Entry, cache::Lookup},
     events::{self, Event},
-    identity::{self, Credential, Facts, Identity, MailboxName, basic},
-    routing::{self, Decision, Refusal, Request, Rule, mailbox::Whose, protocol::Protocol},
+    identity::{self, Credential, Facts, Identity, MailboxName, Token, basic, token::Shows},
+    routing::{self, Decision, Refusal, Request, Rule, mailbox::Whose, protocol::Protocol, topology::ServerId},
     secret::Secret,
 };
 
@@ -26,6 +30,28 @@ pub(super) enum Course {
     Answer(Answer),
     /// Windows authentication over HTTP/2 cannot work: the client must come again over HTTP/1.1 (RFC 9113 section 7).
     Http11Required,
+}
+
+/// Who asks.
+pub(super) enum Speaker {
+    /// Nobody knows.
+    Unknown,
+    /// Most likely this one: it was so before, on this connection or by its affinity cookie.
+    Hinted(MailboxName),
+    /// By a name and password that are not verified yet.
+    Claimed(MailboxName),
+    /// By the connection, over which they have proved it.
+    SignedIn(Arc<Proven>),
+}
+
+impl Speaker {
+    pub(super) fn name(&self) -> Option<&MailboxName> {
+        match self {
+            Speaker::Unknown => None,
+            Speaker::Hinted(name) | Speaker::Claimed(name) => Some(name),
+            Speaker::SignedIn(person) => Some(&person.name),
+        }
+    }
 }
 
 /// What is known of the one who asks.
@@ -72,13 +98,18 @@ impl Edge {
             Event::MalformedRequest.report("an ActiveSync query has neither parameters nor the base64 form");
         }
 
-        let connection_bound = matches!(identity.credential, Credential::ConnectionBound(_));
-        if connection_bound && session.as_downstream().is_http2() {
-            return Ok(Course::Http11Required);
+        context.carries = Carries::of(&identity.credential);
+        if context.carries.pins() {
+            if session.as_downstream().is_http2() {
+                return Ok(Course::Http11Required);
+            }
+            self.pin(context)?;
         }
-        context.client.pin = context.client.pin.on_request(connection_bound);
+        let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.admit());
+        let speaker = self.speaker(&identity, proven, session);
+        context.story.speaks(&speaker);
 
-        let lookup = match identity.routing_name() {
+        let lookup = match identity.routing_name(speaker.name()) {
             Some(name) if protocol.asks_for_mailbox() => Some(self.find(name).await?),
             Some(_) | None => None,
         };
@@ -87,14 +118,24 @@ impl Edge {
         let mut decision = routing::decide(&request, whose, &organisation.topology, &organisation.policy);
 
         if decision.tells_about_mailbox() {
-            match self.prove(&identity.credential).await? {
-                Proof::Proven(entry) => context.story.is_proven_as(&entry),
-                Proof::Wrong => return Err(Denial::WrongPassword),
-                Proof::Absent => decision = local_challenge(&request, &organisation),
+            match (&speaker, self.prove(&identity.credential).await?) {
+                (Speaker::SignedIn(person), _) => context.story.proven = Some(person.entry_name.clone()),
+                (_, Proof::Proven(entry)) => context.story.proven = Some(entry.name),
+                (_, Proof::Wrong) => return Err(Denial::WrongPassword),
+                (_, Proof::Absent) => decision = local_challenge(&request, &organisation),
             }
         }
+        // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
+        let bound = bound.filter(|_| context.carries != Carries::PerRequest).and_then(|it| organisation.find(&it));
+        if let (Some(server), Decision::Proxy(..) | Decision::BackEnd(..)) = (bound, &decision) {
+            context.claim = self.claim(&identity, &request, server, &organisation).await;
+            context.story.decided(&decision, whose, &organisation.topology);
+            context.story.rule = Some("signed-in-connection");
+            context.is_about_mailbox = true;
+            return Ok(Course::Onward(Destination::Bound(server)));
+        }
         context.story.decided(&decision, whose, &organisation.topology);
-        report(&decision, &identity, lookup.as_deref());
+        report(&decision, identity.routing_name(speaker.name()), lookup.as_deref());
 
         if let Some(answer) = respond::decided(&decision, protocol) {
             return Ok(Course::Answer(answer));
@@ -123,7 +164,7 @@ impl Edge {
             let authorization = session.req_header().headers.get(AUTHORIZATION);
             let credential = authorization.map_or(Credential::None, |value| basic::credential(value.as_bytes()));
             match self.prove(&credential).await? {
-                Proof::Proven(entry) => context.story.is_proven_as(&entry),
+                Proof::Proven(entry) => context.story.proven = Some(entry.name),
                 Proof::Wrong => return Err(Denial::WrongPassword),
                 Proof::Absent => {
                     context.is_about_mailbox = false;
@@ -142,6 +183,73 @@ impl Edge {
     fn check_announced_body(&self, request: &RequestHeader, protocol: Protocol) -> Result<(), Denial> {
         let is_too_large = content_length(request) > Some(self.config.limits.body_bytes(protocol));
         if is_too_large { Err(Denial::BodyTooLarge) } else { Ok(()) }
+    }
+
+    /// Gives the client upstream connections of its own from now on.
+    fn pin(&self, context: &mut Context) -> Result<(), Denial> {
+        context.client.pin(&self.pins, context.story.started).map_err(|no_place| {
+            let most = self.config.pins.connections_max;
+            Event::TooManyPins.report(format_args!("{no_place}: all {most} are taken"));
+            Denial::TooManyPins
+        })
+    }
+
+    /// Who asks, by the best that is known before the request is passed on.
+    fn speaker(&self, identity: &Identity, proven: Option<Arc<Proven>>, session: &Session) -> Speaker {
+        let hint = match (&identity.credential, proven) {
+            (Credential::Basic { user, .. }, _) => return Speaker::Claimed(user.clone()),
+            (Credential::Bearer | Credential::Unreadable(_), _) => return Speaker::Unknown,
+            (Credential::None, Some(person)) => return Speaker::SignedIn(person),
+            // A new handshake may be somebody else's; but most often it is the same person's.
+            (Credential::ConnectionBound(_), Some(person)) => Some(person.name.clone()),
+            (Credential::None | Credential::ConnectionBound(_), None) => {
+                let cookies = session.req_header().headers.get_all(COOKIE).iter();
+                let now = SystemTime::now();
+                cookies.filter_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now)).next()
+            }
+        };
+        hint.map_or(Speaker::Unknown, Speaker::Hinted)
+    }
+
+    /// What follows if the server accepts the name in an NTLM message. The server has to judge it first; so this never
+    /// fails, and what the directory cannot say now is left undone.
+    async fn claim(
+        &self,
+        identity: &Identity,
+        request: &Request<'_>,
+        server: ServerId,
+        organisation: &Organisation,
+    ) -> Option<Claim> {
+        let Credential::ConnectionBound(Token { shows: Shows::Account(message), .. }) = &identity.credential else {
+            return None;
+        };
+        let message = (**message).clone();
+        let Some(user) = message.user.clone() else { return Some(Claim { message, follows: None }) };
+        let Ok(Lookup::Found(entry)) = self.find(&user).await.as_deref().cloned() else {
+            return Some(Claim { message, follows: None });
+        };
+        let person = Arc::new(Proven { name: user, entry_name: entry.name });
+        let mailbox = identity.routing_name(Some(&person.name)).unwrap_or(&person.name).clone();
+        let Ok(lookup) = self.find(&mailbox).await else { return Some(Claim { message, follows: None }) };
+        let decision = routing::decide(request, whose(&lookup), &organisation.topology, &organisation.policy);
+        let next = match decision {
+            Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService) => Next::Stays,
+            Decision::Proxy(pool, _) => {
+                let members = routing::members(pool, &organisation.topology, &organisation.policy);
+                if members.into_iter().any(|(member, _)| member == server) {
+                    Next::Stays
+                } else {
+                    Next::Elsewhere(mailbox)
+                }
+            }
+            Decision::BackEnd(home, _) if home == server => Next::Stays,
+            Decision::BackEnd(..) => Next::Elsewhere(mailbox),
+            Decision::Refuse(Refusal::UnknownUser | Refusal::AmbiguousName) => Next::Stays,
+            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
+                Next::Decided(decision, lookup.clone())
+            }
+        };
+        Some(Claim { message, follows: Some((person, next)) })
     }
 
     async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
@@ -240,7 +348,7 @@ fn of_absolute_form(target: &str) -> Option<&str> {
 
 const NOT_A_PATH: Denial = Denial::BadPath(path::PathError::NotAPath);
 
-fn whose(lookup: &Lookup) -> Whose<'_> {
+pub(super) fn whose(lookup: &Lookup) -> Whose<'_> {
     match lookup {
         Lookup::Found(Entry { mailbox: Some(mailbox), .. }) => Whose::Mailbox(mailbox),
         Lookup::Found(Entry { mailbox: None, .. }) => Whose::WithoutMailbox,
@@ -255,8 +363,8 @@ fn local_challenge(request: &Request<'_>, organisation: &Organisation) -> Decisi
 }
 
 /// Events that go with a decision.
-fn report(decision: &Decision, identity: &Identity, lookup: Option<&Lookup>) {
-    let name = || identity.routing_name().map_or_else(|| "-".to_owned(), ToString::to_string);
+pub(super) fn report(decision: &Decision, name: Option<&MailboxName>, lookup: Option<&Lookup>) {
+    let name = || name.map_or_else(|| "-".to_owned(), ToString::to_string);
     match decision {
         Decision::MovedDevice(url, _) => {
             Event::ActiveSyncRedirected.report(format_args!("the device of {} was sent to {url} (HTTP 451)", name()));

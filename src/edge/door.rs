@@ -22,8 +22,9 @@ use pingora_core::{
 };
 use pingora_proxy::HttpProxy;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
-use super::Edge;
+use super::{Edge, client::Client};
 use crate::{
     config::{Config, Timeouts},
     events::Event,
@@ -33,6 +34,7 @@ use crate::{
 pub struct Door {
     proxy: Arc<HttpProxy<Edge>>,
     timeouts: Timeouts,
+    pinned_idle_timeout: Duration,
     options: HttpServerOptions,
     h2_options: H2Options,
     places: Semaphore,
@@ -50,7 +52,17 @@ impl Door {
         h2_options.max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
         let places_in_all = config.limits.client_connections;
         let (places, was_full) = (Semaphore::new(places_in_all), AtomicBool::new(false));
-        Door { proxy: Arc::new(proxy), timeouts, options, h2_options, places, places_in_all, was_full }
+        let pinned_idle_timeout = config.pins.idle_timeout;
+        Door {
+            proxy: Arc::new(proxy),
+            timeouts,
+            pinned_idle_timeout,
+            options,
+            h2_options,
+            places,
+            places_in_all,
+            was_full,
+        }
     }
 
     /// A place for one more client; `None`: all are taken. Said once, and again only after a twentieth became free.
@@ -79,12 +91,16 @@ impl HttpServerApp for Door {
         }
         // The edge leaves something with every connection that it will read a second request from.
         let left = session.take_connection_user_context();
-        let patience = if left.is_some() {
-            self.timeouts.client_keepalive + self.timeouts.client
-        } else {
-            session.set_keepalive(Some(self.timeouts.client.as_secs().max(1)));
-            self.timeouts.client
+        let client = left.as_ref().and_then(|left| left.downcast_ref::<Client>());
+        let patience = match client.map(Client::pinned) {
+            Some(Some(_)) => self.pinned_idle_timeout + self.timeouts.client,
+            Some(None) => self.timeouts.client_keepalive + self.timeouts.client,
+            None => {
+                session.set_keepalive(Some(self.timeouts.client.as_secs().max(1)));
+                self.timeouts.client
+            }
         };
+        let over = client.and_then(Client::pinned).map(|pinned| pinned.over().clone());
         session.set_connection_user_context(left);
 
         let arrived = Arc::new(AtomicBool::new(false));
@@ -93,6 +109,7 @@ impl HttpServerApp for Door {
             biased;
             stream = request => stream,
             () = late(patience, &arrived) => None,
+            () = server_gone(over, &arrived) => None,
         }
     }
 
@@ -112,6 +129,18 @@ impl HttpServerApp for Door {
 /// Notes that the header of this task's request is complete.
 pub(super) fn header_arrived() {
     let _ = ARRIVED.try_with(|arrived| arrived.store(true, Relaxed)); // over HTTP/2 nobody asks
+}
+
+/// Ends when the client's server connection has, and no header has come: the client then begins anew, as it would have
+/// to if it were connected to the server itself.
+async fn server_gone(over: Option<CancellationToken>, arrived: &AtomicBool) {
+    match over {
+        Some(over) => over.cancelled().await,
+        None => std::future::pending().await,
+    }
+    if arrived.load(Relaxed) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Ends when the patience has and no header has come.

@@ -17,7 +17,7 @@ use pingora_core::{
 use tokio::task::JoinSet;
 use url::Url;
 
-use super::health::Health;
+use super::{client::Bound, health::Health};
 use crate::{
     config::{Config, Trust, UpstreamTls},
     events::Event,
@@ -152,6 +152,12 @@ impl Organisation {
         let servers = &self.topology.site(self.policy.local_site).client_access_servers;
         let directory = |server: &ServerId| self.topology.server(*server).virtual_directory(protocol);
         servers.iter().filter_map(directory).any(|directory| directory.internal_authentication.integrated_windows())
+    }
+
+    /// Where the server that a client is signed in at stands in this topology.
+    pub fn find(&self, bound: &Bound) -> Option<ServerId> {
+        let unmoved = self.topology.servers().get(bound.server.0).is_some_and(|server| server.name == bound.name);
+        if unmoved { Some(bound.server) } else { self.server_named(&bound.name) }
     }
 
     fn server_named(&self, name: &str) -> Option<ServerId> {

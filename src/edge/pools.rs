@@ -33,6 +33,7 @@ pub(super) fn choose<'o>(
             let alive = pick(&|server| health.is_alive(server));
             alive.or_else(|| pick(&|_| true).filter(|server| health.may_probe(*server)))
         }
+        Destination::Bound(server) => Some(server).filter(|&server| is_left(server)),
         Destination::BackEnd(server) => {
             Some(server).filter(|&server| is_left(server) && (health.is_alive(server) || health.may_probe(server)))
         }

@@ -44,6 +44,13 @@ pub enum Denial {
     BodyTooLarge,
     /// The answer needs a proven identity, and the password is wrong.
     WrongPassword,
+    /// The connection that the client had signed in over is gone.
+    SignInLost,
+    /// The connection that the client was signing in over is gone. It is not told: an answer would be taken for a wrong
+    /// password, or shown to the user, while a connection that just ends makes the client begin anew.
+    HandshakeLost,
+    /// As many clients as may be have signed in by Windows authentication.
+    TooManyPins,
     /// The directory did not answer.
     DirectoryAway,
     /// The server failed after it had the request.
@@ -70,6 +77,9 @@ impl Denial {
             Denial::HeaderTooLarge => "header-too-large",
             Denial::BodyTooLarge => "body-too-large",
             Denial::WrongPassword => "wrong-password",
+            Denial::SignInLost => "sign-in-lost",
+            Denial::HandshakeLost => "handshake-lost",
+            Denial::TooManyPins => "too-many-pins",
             Denial::DirectoryAway => "directory-away",
             Denial::UpstreamFailed => "upstream-failed",
             Denial::UpstreamTimedOut => "upstream-timed-out",
@@ -110,7 +120,7 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
         )
         | None => page(words.status, words.title, &format!("<p>{}</p>", html_escape::encode_text(&words.text))),
     };
-    if denial == Denial::WrongPassword {
+    if answer.status == 401 {
         answer.headers.push(("WWW-Authenticate", BASIC.into()));
     }
     if answer.status == 503 {
@@ -134,6 +144,7 @@ pub fn described(refusal: Refusal, protocol: Protocol) -> String {
 pub fn offer_windows(answer: &mut Answer) {
     answer.headers.insert(0, ("WWW-Authenticate", "Negotiate".into()));
     answer.headers.insert(1, ("WWW-Authenticate", "NTLM".into()));
+    answer.headers.push((PROXY_SUPPORT.0, PROXY_SUPPORT.1.into()));
 }
 
 /// Takes from a server's challenge what names the server: whoever sees it has not proven who they are, and must not learn
@@ -153,6 +164,9 @@ pub fn anonymise(challenge: &mut ResponseHeader) -> pingora_core::Result<()> {
     }
     Ok(())
 }
+
+/// Says with a challenge that Windows authentication works through this proxy (RFC 4559 section 6).
+pub const PROXY_SUPPORT: (&str, &str) = ("Proxy-Support", "Session-Based-Authentication");
 
 /// The realm that browsers show; one for all servers.
 const BASIC: &str = "Basic realm=\"Mail\", charset=\"UTF-8\"";
@@ -210,6 +224,16 @@ impl Words {
             Denial::WrongPassword => {
                 words(401, 401, "Please sign in", "The user name or the password is not right. Try again.", None)
             }
+            Denial::SignInLost | Denial::HandshakeLost => {
+                words(401, 401, "Please sign in", "The mail server has ended your session. Sign in again.", None)
+            }
+            Denial::TooManyPins => words(
+                503,
+                503,
+                "Try again soon",
+                "Too many people are signed in right now. Try again in a minute.",
+                None,
+            ),
             Denial::DirectoryAway => words(
                 503,
                 503,
@@ -356,6 +380,16 @@ pub fn to_https(origin: &Url, asked: &http::Uri) -> Answer {
     let target = asked.path_and_query().map(http::uri::PathAndQuery::as_str).filter(|target| target.starts_with('/'));
     let location = format!("{}{}", origin.as_str().trim_end_matches('/'), target.unwrap_or("/"));
     Answer { status: 307, headers: vec![("Location", location)], content_type: "", body: String::new() }
+}
+
+/// A 307 to the very URL that was asked for, with a cookie by which the next connection goes straight to the right site.
+/// `None`: the URL cannot be repeated safely.
+pub fn to_own_site(asked: &http::Uri, set_cookie: String) -> Option<Answer> {
+    // `//host` would be taken for another host.
+    let target = asked.path_and_query()?.as_str();
+    let location = (target.starts_with('/') && !target.starts_with("//")).then(|| target.to_owned())?;
+    let headers = vec![("Location", location), ("Set-Cookie", set_cookie), ("Cache-Control", "no-store".into())];
+    Some(Answer { status: 307, headers, content_type: "", body: String::new() })
 }
 
 /// A 302 to a path of this host; the host itself stays the one the client used.

@@ -5,10 +5,9 @@ use std::time::Instant;
 use log::kv::ToValue;
 use pingora_proxy::Session;
 
-use super::{Context, pin::Pin, respond::Denial};
+use super::{Context, course::Speaker, respond::Denial};
 use crate::{
-    directory::Entry,
-    identity::{Credential, Identity, MailboxName},
+    identity::{Credential, Identity, MailboxName, token::Shows},
     routing::{
         Decision,
         mailbox::Whose,
@@ -22,7 +21,11 @@ use crate::{
 pub struct Story {
     pub(super) started: Instant,
     pub(super) protocol: Option<Protocol>,
-    /// The name that signs in, as claimed.
+    /// The kind of credential it carries.
+    pub(super) credential: &'static str,
+    /// The name that an affinity cookie, or an earlier sign-in over the connection, suggests.
+    pub(super) hint: Option<MailboxName>,
+    /// The name that signs in, as claimed, or that is signed in over the connection.
     pub(super) user: Option<MailboxName>,
     /// The mailbox asked for, where it is not the user's own.
     pub(super) target: Option<MailboxName>,
@@ -42,6 +45,8 @@ impl Story {
         Story {
             started: Instant::now(),
             protocol: None,
+            credential: "-",
+            hint: None,
             user: None,
             target: None,
             proven: None,
@@ -55,14 +60,31 @@ impl Story {
     }
 
     pub(super) fn identified(&mut self, identity: &Identity) {
-        if let Credential::Basic { user, .. } = &identity.credential {
-            self.user = Some(user.clone());
-        }
+        self.credential = match &identity.credential {
+            Credential::None => "-",
+            Credential::Basic { .. } => "basic",
+            Credential::Bearer => "bearer",
+            Credential::Unreadable(_) => "unreadable",
+            Credential::ConnectionBound(token) => match &token.shows {
+                Shows::Nothing => "windows",
+                Shows::Account(message) => {
+                    self.user.clone_from(&message.user);
+                    "ntlm"
+                }
+                Shows::Ticket(_) => "kerberos",
+                Shows::Unreadable(_) => "unreadable",
+            },
+        };
         self.target = identity.target.as_ref().map(|target| target.name.clone());
     }
 
-    pub(super) fn is_proven_as(&mut self, entry: &Entry) {
-        self.proven = Some(entry.name.clone());
+    pub(super) fn speaks(&mut self, speaker: &Speaker) {
+        match speaker {
+            Speaker::Unknown => {}
+            Speaker::Hinted(name) => self.hint = Some(name.clone()),
+            Speaker::Claimed(name) => self.user = Some(name.clone()),
+            Speaker::SignedIn(person) => self.user = Some(person.name.clone()),
+        }
     }
 
     pub(super) fn decided(&mut self, decision: &Decision, whose: Whose<'_>, topology: &Topology) {
@@ -93,7 +115,8 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
     let request = session.req_header();
     let milliseconds = |until: Instant| u64::try_from((until - story.started).as_millis()).unwrap_or(u64::MAX);
     let client = session.client_addr().map(ToString::to_string);
-    let (user, target) = (story.user.as_ref().map(ToString::to_string), story.target.as_ref().map(ToString::to_string));
+    let shown = |name: &Option<MailboxName>| name.as_ref().map(ToString::to_string);
+    let (user, target, hint) = (shown(&story.user), shown(&story.target), shown(&story.hint));
     let dash = "-";
     log::info!(
         target: "firstcas::access",
@@ -101,6 +124,8 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
         method = request.method.as_str(),
         path = request.uri.path(),
         protocol = story.protocol.map_or(dash, Protocol::name),
+        credential = story.credential,
+        hint = hint.as_deref().unwrap_or(dash),
         user = user.as_deref().unwrap_or(dash),
         target = target.as_deref().unwrap_or(dash),
         proven = story.proven.as_deref().unwrap_or(dash),
@@ -108,7 +133,7 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
         rule = story.rule.unwrap_or(dash),
         denial = story.denial.map_or(dash, Denial::name),
         cas = story.server.map_or(dash, |server| organisation.topology.server(server).name.as_str()),
-        connection = match context.client.pin { Pin::Shared => "shared", Pin::Pinned(_) => "pinned" },
+        connection = if context.client.pinned().is_some() { "pinned" } else { "shared" },
         upstream = match story.reused { None => dash, Some(true) => "reused", Some(false) => "new" },
         status = session.response_written().map_or(0, |answer| answer.status.as_u16()).to_value(),
         bytes_in = session.body_bytes_read() as u64,

@@ -3,7 +3,7 @@
 use super::MailboxName;
 
 /// What an `AUTHENTICATE_MESSAGE` ([MS-NLMP] 2.2.1.3) shows in clear.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authenticate {
     /// Who says to be there; `None`: anonymous, or a name that no mailbox can have.
     pub user: Option<MailboxName>,

@@ -23,6 +23,7 @@ impl Place {
             ("state/demo/ca.pem", certificate.as_str()),
             ("ca.pem", certificate.as_str()),
             ("password", "Pass-word1\r\nnot this line\n"),
+            ("affinity-keys", &format!("{}=\n\n{}=\n", "A".repeat(43), "B".repeat(42) + "A")),
         ] {
             place.write(name, contents);
         }
@@ -98,13 +99,14 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
     let only_active = place.read(SAMPLE).unwrap();
     // Taking the comments off options that repeat their default must change nothing.
     let numbers = uncommented();
-    let from = |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().to_owned();
-    for title in ["[cache]", "[timeouts]", "[limits]", "[log]"] {
+    let from = |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().replace("\nkey_file", "\n#");
+    for title in ["[cache]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
         let table = format!("{title}{}", from(title));
         let explicit = place.with(&table).unwrap();
         assert_eq!(format!("{:?}", explicit.cache), format!("{:?}", only_active.cache));
         assert_eq!(explicit.timeouts, only_active.timeouts);
         assert_eq!(explicit.limits, only_active.limits);
+        assert_eq!(explicit.pins, only_active.pins);
         assert_eq!(explicit.log, only_active.log);
     }
     let explicit = place.with(&format!("[upstream]{}", from("[upstream]").split("\n[sites.").next().unwrap())).unwrap();
@@ -120,6 +122,7 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
         text = text.replace(absent, "ca.pem");
     }
     text = text.replace("/etc/firstcas/bind-password", "password");
+    text = text.replace("/etc/firstcas/affinity-keys", "affinity-keys");
 
     let errors = place.read(&text).expect_err("a file and servers at once");
     assert_eq!(errors.mistakes.len(), 1, "{errors}");
@@ -136,6 +139,7 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
     assert_eq!(config.routing.open_paths, ["powershell"]);
     assert_eq!(config.resolve.get("cas-far-1.contoso.com", 8443), Some("10.5.0.11:8443".parse().unwrap()));
     assert!(config.listeners[0].redirect_to_https.is_some());
+    assert_eq!(config.affinity.keys.len(), 2);
 }
 
 #[test]

@@ -1,0 +1,202 @@
+//! What a server's answer means for whoever is signing in over the connection it came over.
+//!
+//! The name in an NTLM message is seen only when the server that challenged has been chosen already. That server judges
+//! it; once it has accepted, the name is proven, and what should have been decided at first is done now.
+
+use std::{
+    hash::RandomState,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{Method, header::SET_COOKIE};
+use moka::future::Cache;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::{
+    Context, Edge,
+    client::{Bound, Proven},
+    client_ip, course, is_tls,
+    pin::{Answered, Bounds, SignIn},
+    proof,
+    respond::{self, Answer},
+};
+use crate::{
+    directory::cache::Lookup,
+    events::Event,
+    identity::{MailboxName, ntlm, token},
+    routing::{Decision, protocol::Protocol},
+};
+
+/// What a request's NTLM message says, and what follows if the server accepts it.
+pub(super) struct Claim {
+    pub(super) message: ntlm::Authenticate,
+    /// `None`: the directory knows nobody of that name, or does not answer.
+    pub(super) follows: Option<(Arc<Proven>, Next)>,
+}
+
+/// What follows once somebody is proven.
+pub(super) enum Next {
+    /// They are where they belong, or nobody knows better.
+    Stays,
+    /// This mailbox is served elsewhere.
+    Elsewhere(MailboxName),
+    /// The edge answers itself.
+    Decided(Decision, Arc<Lookup>),
+}
+
+/// The answer is replaced by one of the edge's own.
+pub(super) const REPLACED: ErrorType = ErrorType::new("Replaced");
+
+/// Remembers whom it has just sent to their own site, so that a client without a memory for cookies is not sent in
+/// circles.
+pub(super) struct Sent(Cache<(IpAddr, MailboxName), ()>);
+
+impl Sent {
+    pub(super) fn new() -> Self {
+        const SENT_MAX: u64 = 10_000;
+        const REMEMBERED: Duration = Duration::from_secs(30); // a handshake over a slow line is long done by then
+        Sent(Cache::builder().max_capacity(SENT_MAX).time_to_live(REMEMBERED).build())
+    }
+
+    /// Whether this client has not been sent lately; now it has.
+    async fn is_first(&self, client: IpAddr, mailbox: &MailboxName) -> bool {
+        let key = (client, mailbox.clone());
+        let entry = self.0.entry(key).or_insert(()).await;
+        entry.is_fresh()
+    }
+}
+
+impl Edge {
+    /// Notes what the answer to a pinned request did to its sign-in, and acts on it.
+    pub(super) async fn signed_in_or_not(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+        answered: Answered,
+    ) -> Result<()> {
+        let (Some(pinned), Some(passage)) = (context.client.pinned().cloned(), context.passage) else { return Ok(()) };
+        let bound = context.story.server.map(|server| {
+            let name = context.organisation.topology.server(server).name.clone();
+            Bound { name, server }
+        });
+        let bounds = Bounds { lifetime: self.config.pins.lifetime, requests_max: self.config.pins.requests_max };
+        let request = session.req_header();
+        let asked = self.numbers.number(&request.method, &request.uri);
+        let (sign_in, ends) = pinned.answered(passage, context.carries, asked, answered, bound, bounds);
+        if ends {
+            session.set_keepalive(None);
+        }
+        match sign_in {
+            SignIn::Accepted { answers } => {
+                let Some(Claim { message, follows: Some((person, next)) }) = context.claim.take() else {
+                    return Ok(());
+                };
+                if !proof::proves(answers.as_ref(), asked, &message, answered.status) {
+                    return Ok(());
+                }
+                context.story.proven = Some(person.entry_name.clone());
+                pinned.is_proven(person);
+                self.follow(next, session, response, context).await
+            }
+            SignIn::Rejected { after_answer: true } if context.claim.as_ref().is_some_and(Claim::is_channel_bound) => {
+                let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
+                Event::ExtendedProtection.report(format_args!(
+                    "{} refused a sign-in that is bound to the client's TLS channel; if the password was right, Extended \
+                     Protection is why",
+                    server.map_or("a server", String::as_str)
+                ));
+                Ok(())
+            }
+            SignIn::Rejected { .. } | SignIn::Challenged | SignIn::Unchanged => Ok(()),
+        }
+    }
+
+    /// Does what should have been done at first, had the name been known.
+    async fn follow(
+        &self,
+        next: Next,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
+        match next {
+            Next::Stays => Ok(()),
+            Next::Decided(decision, lookup) => {
+                let organisation = context.organisation.clone();
+                context.story.decided(&decision, course::whose(&lookup), &organisation.topology);
+                course::report(&decision, context.story.user.as_ref(), Some(&lookup));
+                match respond::decided(&decision, protocol) {
+                    Some(answer) => Err(replaced(answer, context)),
+                    None => Ok(()),
+                }
+            }
+            Next::Elsewhere(mailbox) => {
+                let Some(cookie) = self.affinity.set_cookie(&mailbox, is_tls(session), SystemTime::now()) else {
+                    return Ok(());
+                };
+                if is_navigation(&session.req_header().method, protocol)
+                    && let Some(client) = client_ip(session)
+                    && self.sent.is_first(client, &mailbox).await
+                    && let Some(answer) = respond::to_own_site(&session.req_header().uri, cookie.clone())
+                {
+                    context.story.rule = Some("to-own-site");
+                    return Err(replaced(answer, context));
+                }
+                response.append_header(SET_COOKIE, cookie)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Claim {
+    fn is_channel_bound(&self) -> bool {
+        self.message.channel_bindings
+    }
+}
+
+/// Numbers requests: the same method and target get the same number, and nobody can find two others that do.
+pub(super) struct Numbers(RandomState);
+
+impl Numbers {
+    pub(super) fn new() -> Self {
+        Numbers(RandomState::new())
+    }
+
+    fn number(&self, method: &Method, target: &http::Uri) -> u64 {
+        std::hash::BuildHasher::hash_one(&self.0, (method, target.path(), target.query()))
+    }
+}
+
+/// Leaves the server's answer where it is, for another.
+fn replaced(answer: Answer, context: &mut Context) -> Box<Error> {
+    context.instead = Some(answer);
+    Error::explain(REPLACED, "the edge answers itself")
+}
+
+/// Whether a browser asks for a page, and may safely ask for it again: whatever else the server has done is done.
+fn is_navigation(method: &Method, protocol: Protocol) -> bool {
+    let is_browsers = matches!(protocol, Protocol::Owa | Protocol::LegacyOwa | Protocol::Ecp);
+    is_browsers && matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// What the header of an answer says about the connection it came over.
+pub(super) fn read(response: &ResponseHeader) -> Answered {
+    let mut answered = Answered { status: response.status.as_u16(), ..Answered::default() };
+    for challenge in response.headers.get_all(http::header::WWW_AUTHENTICATE) {
+        answered.note(token::challenge(challenge.as_bytes()));
+    }
+    let is = |name: &str, value: &str| {
+        let field = response.headers.get(name);
+        field.is_some_and(|field| field.as_bytes().trim_ascii().eq_ignore_ascii_case(value.as_bytes()))
+    };
+    answered.persistent = is("Persistent-Auth", "true");
+    answered.closes = is("Connection", "close") || response.version == http::Version::HTTP_10;
+    answered
+}

@@ -1,0 +1,57 @@
+//! Whether a server's answer proves that the client is who its NTLM message says.
+//!
+//! The edge cannot check the message; the server that challenged can. But an answer other than 401 is not always a
+//! verdict: a server may serve a path to anybody, and it may find fault with a request before it looks at who sends it.
+//! So a stranger could send a message with somebody's name where it is not looked at, and be taken for them.
+
+use super::pin::Challenged;
+use crate::identity::ntlm;
+
+/// Whether `message`, sent with request number `asked` and answered by `status`, was accepted by the server that had
+/// challenged.
+///
+/// - The very same request must have been challenged before, on the same connection: a path that is open to all is not.
+/// - The challenge must be NTLM's, and its character set the message's: otherwise the server may have read another name.
+/// - The status must be one that comes after the check: not one for a fault in the request's form or size (400, 413,
+///   IIS's 404.13), and not a failure of the server.
+pub fn proves(challenged: Option<&Challenged>, asked: u64, message: &ntlm::Authenticate, status: u16) -> bool {
+    const NTLMSSP_NEGOTIATE_UNICODE: u32 = 1; // [MS-NLMP] 2.2.2.5
+    let Some(Challenged { asked: challenged, ntlm: Some(challenge) }) = challenged else { return false };
+    let is_unicode = message.flags & NTLMSSP_NEGOTIATE_UNICODE != 0;
+    *challenged == asked && challenge.unicode == is_unicode && matches!(status, 200..=399 | 403 | 440)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNICODE: ntlm::Challenge = ntlm::Challenge { unicode: true };
+    const BEFORE: Challenged = Challenged { asked: 7, ntlm: Some(UNICODE) };
+
+    fn message() -> ntlm::Authenticate {
+        ntlm::Authenticate { user: None, workstation: String::new(), flags: 1, channel_bindings: false }
+    }
+
+    #[test]
+    fn a_server_that_challenged_and_then_answers_has_judged_the_message() {
+        for status in [200, 204, 302, 403, 440] {
+            assert!(proves(Some(&BEFORE), 7, &message(), status), "{status}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_may_come_before_the_check_proves_nothing() {
+        for status in [100, 400, 401, 404, 408, 411, 413, 414, 417, 429, 431, 500, 502, 503] {
+            assert!(!proves(Some(&BEFORE), 7, &message(), status), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_answers_no_challenge_of_this_request_proves_nothing() {
+        assert!(!proves(None, 7, &message(), 200), "no challenge at all");
+        assert!(!proves(Some(&BEFORE), 8, &message(), 200), "another request was challenged");
+        assert!(!proves(Some(&Challenged { ntlm: None, ..BEFORE }), 7, &message(), 200), "another mechanism's");
+        let oem = ntlm::Challenge { unicode: false };
+        assert!(!proves(Some(&Challenged { ntlm: Some(oem), ..BEFORE }), 7, &message(), 200), "another character set");
+    }
+}
