@@ -6,6 +6,7 @@ mod connections;
 mod contoso;
 mod directory;
 mod drain;
+mod gate;
 mod harness;
 mod hygiene;
 mod logging;

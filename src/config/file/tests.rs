@@ -99,7 +99,9 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
     let only_active = place.read(SAMPLE).unwrap();
     // Taking the comments off options that repeat their default must change nothing.
     let numbers = uncommented();
-    let from = |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().replace("\nkey_file", "\n#");
+    let from = |title: &str| {
+        numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().replace("\nkey_file", "\n#")
+    };
     for title in ["[cache]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
         let table = format!("{title}{}", from(title));
         let explicit = place.with(&table).unwrap();
