@@ -6,8 +6,8 @@ FUZZ_SECONDS ?= 10
 
 # What the build needs: cmake (zlib-ng, BoringSSL), a C++ compiler (BoringSSL), libclang (BoringSSL's bindings).
 BUILD_PACKAGES := cmake g++ libclang-dev
-# What the tests need besides: OpenLDAP, an old TLS server, a browser and its letters, a client, kill.
-TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core python3 procps
+# What the tests need besides: OpenLDAP, an old TLS server, a browser and its letters, a client, MIT's klist, kill.
+TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core krb5-user python3 procps
 
 .PHONY: help run build test lint unit fuzz deny bench build-packages test-packages
 

@@ -3,19 +3,25 @@
 
 #[path = "contoso/mod.rs"]
 mod contoso;
+mod windows_client;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
+    process::Command,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use contoso::{Contoso, StartError, any_port, control, pki::Pki};
+use contoso::{
+    Contoso, StartError, any_port, control,
+    pki::Pki,
+    tickets::{self, Ticket},
+};
 use firstcas::{
     directory::{Directory, DirectoryError, Entry, TopologyReading, ldif},
     identity::MailboxName,
@@ -34,6 +40,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use windows_client::{Form, Handshake, kerberos, raw_kerberos};
 
 #[tokio::test]
 async fn an_answer_says_which_server_gave_it_to_whom_over_which_connection() {
@@ -78,6 +85,323 @@ async fn without_a_right_credential_the_answer_is_a_challenge_from_nobody() {
         );
     }
     assert_eq!(client.get("/owa/", BRUNO).await.status, 200, "the connection lives on");
+}
+
+#[tokio::test]
+async fn an_ntlm_handshake_in_every_form_makes_the_connection_its_users() {
+    let site = Site::start().await;
+    for form in [Form::Ntlm, Form::Negotiate, Form::Spnego] {
+        for name in ["CONTOSO\\bruno", "contoso\\BRUNO", "bruno@contoso.com", "bruno"] {
+            let mut client = site.connect("cas-opo-1").await;
+            let handshake = Handshake::ntlm(name).form(form);
+            let challenge = client.get("/owa/", &authorization(&handshake.first())).await;
+            assert_eq!((challenge.status, challenge.field("x-contoso-user")), (401, vec!["-"]), "{name} {form:?}");
+            assert_eq!(challenge.field("persistent-auth"), [""; 0], "nobody yet");
+            let [offer] = challenge.field("www-authenticate")[..] else {
+                panic!("not one challenge: {:?}", challenge.fields);
+            };
+            let last = client.get("/owa/", &authorization(&handshake.answer(offer))).await;
+            assert_eq!((last.status, last.field("x-contoso-user")), (200, vec!["bruno"]), "{name} {form:?}");
+            assert_eq!(last.field("www-authenticate").len(), usize::from(form == Form::Spnego), "its last token");
+            for _ in 0..2 {
+                let later = client.get("/EWS/Exchange.asmx", "").await;
+                assert_eq!((later.status, later.field("x-contoso-user")), (200, vec!["bruno"]), "{name} {form:?}");
+                assert_eq!(later.field("persistent-auth"), ["true"]);
+                assert_eq!(later.field("x-contoso-connection"), challenge.field("x-contoso-connection"));
+            }
+            assert_eq!(site.connect("cas-opo-1").await.get("/owa/", "").await.status, 401, "another connection");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_2003_server_takes_ntlm_over_http() {
+    let site = Site::start().await;
+    let mut client = site.connect("ex03-opo").await;
+    let last = client.sign_in("/exchange/", &Handshake::ntlm("CONTOSO\\duarte")).await;
+    assert_eq!((last.status, last.field("x-contoso-user")), (200, vec!["duarte"]));
+}
+
+#[tokio::test]
+async fn a_wrong_password_an_unknown_name_and_a_message_out_of_turn_leave_nobody() {
+    let site = Site::start().await;
+    let bruno = Handshake::ntlm("CONTOSO\\bruno");
+    for handshake in [
+        bruno.clone().password("wrong"),
+        Handshake::ntlm("CONTOSO\\mallory"),
+        Handshake::ntlm("FABRIKAM\\bruno"),
+        Handshake::ntlm(""),
+    ] {
+        let mut client = site.connect("cas-opo-1").await;
+        client.sign_in("/owa/", &bruno).await;
+        let refused = client.sign_in("/owa/", &handshake).await;
+        assert_eq!((refused.status, refused.field("x-contoso-user")), (401, vec!["-"]), "{handshake:?}");
+        assert_eq!(refused.field("www-authenticate"), OFFERS, "{handshake:?}");
+        assert_eq!(client.get("/owa/", "").await.status, 401, "nobody's: {handshake:?}");
+        assert_eq!(client.sign_in("/owa/", &bruno).await.status, 200, "a new handshake: {handshake:?}");
+    }
+
+    let mut client = site.connect("cas-opo-1").await;
+    let challenge = client.get("/owa/", &authorization(&bruno.first())).await;
+    let answer = authorization(&bruno.answer(challenge.field("www-authenticate")[0]));
+    let mut other = site.connect("cas-opo-1").await;
+    assert_eq!(other.get("/owa/", &answer).await.status, 401, "without a challenge");
+    other.get("/owa/", &authorization(&bruno.first())).await;
+    assert_eq!(other.get("/owa/", &answer).await.status, 401, "for another challenge");
+    assert_eq!(client.get("/owa/", &answer).await.status, 200, "where it belongs");
+    assert_eq!(client.get("/owa/", &answer).await.status, 401, "but once only");
+
+    let challenge = client.get("/owa/", &authorization(&bruno.first())).await;
+    let challenge = challenge.field("www-authenticate")[0];
+    let wrong = bruno.clone().password("wrong").answer(challenge);
+    for credential in [wrong, bruno.answer(challenge)] {
+        let refused = client.get("/owa/", &authorization(&credential)).await;
+        assert_eq!(refused.status, 401, "a challenge is spent with its first answer");
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_nobody_can_read_are_refused_and_the_connection_lives_on() {
+    let site = Site::start().await;
+    let mut client = site.connect("cas-opo-1").await;
+    let negotiate = "TlRMTVNTUAABAAAA";
+    let empty_first = BASE64_STANDARD.encode([0x60, 2, 6, 0]);
+    let endless = BASE64_STANDARD.encode([0x60, 0x84, 0xff, 0xff, 0xff, 0xff, 6]);
+    for token in ["", " ", " ???", " YIIB", " TlRM", negotiate, &empty_first, &endless, " oQMCAQA=", " YAA="] {
+        for scheme in ["NTLM", "Negotiate"] {
+            let refused = client.get("/owa/", &authorization(&format!("{scheme} {}", token.trim()))).await;
+            assert_eq!((refused.status, refused.field("www-authenticate")), (401, OFFERS.to_vec()), "{scheme} {token}");
+        }
+    }
+    client.sign_in("/owa/", &Handshake::ntlm("bruno")).await;
+    client.get("/owa/", &authorization("Negotiate YIIB")).await;
+    assert_eq!(client.get("/owa/", "").await.status, 401, "it took the connection from bruno");
+    assert_eq!(client.sign_in("/owa/", &Handshake::ntlm("bruno")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_without_a_credential_in_the_middle_of_a_handshake_is_just_challenged() {
+    let site = Site::start().await;
+    let mut client = site.connect("cas-opo-1").await;
+    let handshake = Handshake::ntlm("bruno");
+    let challenge = client.get("/owa/", &authorization(&handshake.first())).await;
+    let between = client.get("/owa/", "").await;
+    assert_eq!((between.status, between.field("www-authenticate")), (401, OFFERS.to_vec()));
+    let last = client.get("/owa/", &authorization(&handshake.answer(challenge.field("www-authenticate")[0]))).await;
+    assert_eq!(last.field("x-contoso-user"), ["bruno"]);
+}
+
+#[tokio::test]
+async fn a_new_handshake_changes_the_connections_user_as_in_iis_or_is_refused_as_in_apache() {
+    let site = Site::start().await;
+    let (bruno, duarte) = (Handshake::ntlm("bruno"), Handshake::ntlm("duarte"));
+    let mut client = site.connect("cas-opo-1").await;
+    client.sign_in("/owa/", &bruno).await;
+    let mid = client.get("/owa/", &authorization(&duarte.first())).await;
+    assert_eq!((mid.status, mid.field("x-contoso-user"), mid.field("persistent-auth")), (401, vec!["-"], vec![]));
+    assert_eq!(client.get("/owa/", "").await.status, 401, "bruno has lost it");
+    client.sign_in("/owa/", &duarte).await;
+    assert_eq!(client.get("/owa/", "").await.field("x-contoso-user"), ["duarte"]);
+    let ticket = client.get("/owa/", &authorization(&kerberos(&Ticket::of("bruno")))).await;
+    assert_eq!(ticket.field("x-contoso-user"), ["bruno"]);
+
+    site.contoso.server("cas-opo-1").mod_auth_gssapi();
+    for credential in [duarte.first(), kerberos(&Ticket::of("duarte"))] {
+        let refused = client.get("/owa/", &authorization(&credential)).await;
+        assert_eq!((refused.status, refused.field("www-authenticate")), (401, OFFERS.to_vec()), "no token");
+    }
+    let mut fresh = site.connect("cas-opo-1").await;
+    assert_eq!(fresh.sign_in("/owa/", &duarte).await.status, 200, "the first handshake of a connection");
+}
+
+#[tokio::test]
+async fn a_basic_credential_on_an_authenticated_connection_counts_for_its_own_request() {
+    let site = Site::start().await;
+    let mut client = site.connect("cas-opo-1").await;
+    client.sign_in("/owa/", &Handshake::ntlm("duarte")).await;
+    assert_eq!(client.get("/owa/", BRUNO).await.field("x-contoso-user"), ["bruno"]);
+    let wrong = client.get("/owa/", &basic("bruno", "wrong")).await;
+    assert_eq!((wrong.status, wrong.field("x-contoso-user")), (401, vec!["-"]));
+    let unheard_of = client.get("/owa/", &authorization("Unheard-of x")).await;
+    assert_eq!(unheard_of.status, 401);
+    assert_eq!(client.get("/owa/", "").await.field("x-contoso-user"), ["duarte"]);
+}
+
+#[tokio::test]
+async fn windows_authentication_is_accepted_only_where_it_is_offered() {
+    let site = Site::start().await;
+    let handshake = Handshake::ntlm("bruno");
+    let mut client = site.connect("cas-bra-1").await;
+    for credential in [handshake.first(), kerberos(&Ticket::of("bruno"))] {
+        let refused = client.get("/owa/", &authorization(&credential)).await;
+        assert_eq!(refused.status, 401);
+        assert_eq!(refused.field("www-authenticate"), ["Basic realm=\"cas-bra-1.contoso.com\""]);
+    }
+    let mut client = site.connect("cas-opo-1").await;
+    client.sign_in("/owa/", &handshake).await;
+    site.contoso.server("cas-opo-1").without_integrated();
+    assert_eq!(client.get("/owa/", "").await.status, 401, "switched off under a user");
+}
+
+#[tokio::test]
+async fn a_ticket_sent_unasked_makes_the_connection_its_owners_at_once() {
+    let site = Site::start().await;
+    for token in [kerberos(&Ticket::of("bruno")), raw_kerberos(&Ticket::of("bruno"))] {
+        let mut client = site.connect("cas-opo-1").await;
+        let first = client.get("/owa/", &authorization(&token)).await;
+        assert_eq!((first.status, first.field("x-contoso-user")), (200, vec!["bruno"]));
+        assert_eq!(first.field("persistent-auth"), ["true"]);
+        assert_eq!(client.get("/owa/", "").await.field("x-contoso-user"), ["bruno"]);
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_with_anything_wrong_is_refused() {
+    let site = Site::start().await;
+    let good = Ticket::of("bruno");
+    let hour = Duration::from_secs(60 * 60);
+    for (what, ticket) in [
+        ("a stranger's", Ticket::of("mallory")),
+        ("sealed with another key", Ticket { service_key: [7; 32], ..good.clone() }),
+        ("for another service", Ticket { service: "HTTP/cas-opo-1.contoso.com".into(), ..good.clone() }),
+        ("of another realm's bruno", Ticket { realm: "FABRIKAM.COM".into(), ..good.clone() }),
+        ("used by somebody else", Ticket { authenticator_user: "duarte".into(), ..good.clone() }),
+        ("over", Ticket { ends: good.made - hour, ..good.clone() }),
+        ("used before it begins", Ticket { ends: good.ends + hour, ..good.clone() }),
+        ("with an old authenticator", Ticket { made: good.made - hour, ..good.clone() }),
+    ] {
+        let mut client = site.connect("cas-opo-1").await;
+        for token in [kerberos(&ticket), raw_kerberos(&ticket)] {
+            let refused = client.get("/owa/", &authorization(&token)).await;
+            assert_eq!((refused.status, refused.field("www-authenticate")), (401, OFFERS.to_vec()), "{what}");
+        }
+        assert_eq!(client.get("/owa/", "").await.status, 401, "{what}");
+    }
+    let mut spoilt = good.token();
+    for place in 0..spoilt.len() {
+        spoilt[place] ^= 0x10;
+        assert_ne!(tickets::judge(&spoilt).as_deref(), Some("mallory@CONTOSO.COM"), "and no panic");
+        assert!(tickets::judge(&spoilt[..place]).is_none(), "cut after {place} bytes");
+        spoilt[place] ^= 0x10;
+    }
+    assert_eq!(tickets::judge(&spoilt).as_deref(), Some("bruno@CONTOSO.COM"));
+}
+
+#[test]
+fn mits_own_tool_reads_the_keytab() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("keytab");
+    std::fs::write(&file, tickets::keytab()).expect("written");
+    let said = Command::new("klist").args(["-k", "-e", "-K"]).arg(&file).output();
+    let said = String::from_utf8(said.expect("klist is installed (Debian: krb5-user)").stdout).expect("text");
+    assert!(said.contains("3 HTTP/mail.contoso.com@CONTOSO.COM (aes256-cts-hmac-sha1-96)"), "{said}");
+    let key = "746865206b6579206f6620485454502f6d61696c2e636f6e746f736f2e636f6d";
+    assert!(said.contains(&format!("(0x{key})")), "{said}");
+}
+
+#[tokio::test]
+async fn extended_protection_refuses_every_handshake_at_its_last_leg_but_no_basic_credential() {
+    let site = Site::start().await;
+    site.contoso.server("cas-opo-1").extended_protection();
+    let mut client = site.connect("cas-opo-1").await;
+    let handshake = Handshake::ntlm("bruno").channel_bindings([1; 16]);
+    assert_eq!(client.get("/owa/", &authorization(&handshake.first())).await.field("www-authenticate").len(), 1);
+    let refused = client.sign_in("/owa/", &handshake).await;
+    assert_eq!((refused.status, refused.field("www-authenticate")), (401, OFFERS.to_vec()));
+    assert_eq!(client.get("/owa/", &authorization(&kerberos(&Ticket::of("bruno")))).await.status, 401);
+    assert_eq!(client.get("/owa/", BRUNO).await.status, 200);
+    site.contoso.server("cas-opo-1").resume();
+    assert_eq!(client.sign_in("/owa/", &handshake).await.status, 200, "the bindings themselves are not judged");
+}
+
+#[tokio::test]
+async fn legs_with_bodies_keep_the_connection() {
+    let site = Site::start().await;
+    let handshake = Handshake::ntlm("bruno");
+    let mut client = site.connect("cas-opo-1").await;
+    let mut credential = handshake.first();
+    for leg in 1..=3 {
+        let fields = if leg == 3 { String::new() } else { authorization(&credential) };
+        let head = format!("POST /EWS/Exchange.asmx HTTP/1.1\r\nHost: c\r\n{fields}X-Contoso-Echo: 1\r\n");
+        client
+            .write(format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n").as_bytes())
+            .await;
+        let answer = client.answer().await;
+        assert!(answer.text().contains("body: 6 bytes"), "{}", answer.text());
+        assert_eq!(answer.status, if leg == 1 { 401 } else { 200 });
+        if leg == 1 {
+            credential = handshake.answer(answer.field("www-authenticate")[0]);
+        }
+    }
+
+    let mut client = site.connect("cas-opo-1").await;
+    let mut credential = handshake.first();
+    for (leg, status) in [(1, 401), (2, 200), (3, 200)] {
+        let fields = if leg == 3 { String::new() } else { authorization(&credential) };
+        let head = format!("POST /EWS/Exchange.asmx HTTP/1.1\r\nHost: c\r\n{fields}Content-Length: 5\r\n");
+        client.write(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).await;
+        assert_eq!(client.head().await.status, 100, "leg {leg}");
+        client.write(b"hello").await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, status, "leg {leg}");
+        if leg == 1 {
+            credential = handshake.answer(answer.field("www-authenticate")[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_can_close_or_be_reset_after_a_leg() {
+    let site = Site::start().await;
+    let leg = authorization(&Handshake::ntlm("bruno").first());
+    for server in ["cas-opo-1", "ex03-opo"] {
+        let mut client = site.connect(server).await;
+        let closing = client.get("/exchange/", &format!("{leg}X-Contoso-Close: 1\r\n")).await;
+        assert_eq!((closing.status, closing.field("connection")), (401, vec!["close"]));
+        assert_eq!(closing.field("www-authenticate").len(), 1, "with its token");
+        assert_eq!(client.rest().await, b"");
+
+        for fields in [&leg, BRUNO] {
+            let mut client = site.connect(server).await;
+            let whole = client.get("/exchange/", &format!("{fields}X-Contoso-Reset: after\r\n")).await;
+            assert_eq!(whole.field("connection"), [""; 0], "it is not announced");
+            assert!(!whole.body.is_empty(), "sent whole");
+            let error = within(client.stream.read(&mut [0])).await.expect_err("reset, not closed");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{server}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_can_carry_a_token_and_a_promise_that_nobody_asked_for() {
+    let site = Site::start().await;
+    let mut client = site.connect("cas-opo-1").await;
+    for (credential, status) in [(BRUNO, 200), ("", 401)] {
+        let token = client.get("/owa/", &format!("{credential}X-Contoso-Unasked-Token: 1\r\n")).await;
+        assert_eq!(token.status, status);
+        assert!(token.field("www-authenticate").contains(&"Negotiate oQcwBaADCgEA"), "{:?}", token.fields);
+        let promise = client.get("/owa/", &format!("{credential}X-Contoso-Unasked-Persistence: 1\r\n")).await;
+        assert_eq!((promise.status, promise.field("persistent-auth")), (status, vec!["true"]));
+    }
+}
+
+#[tokio::test]
+async fn curl_signs_in_with_ntlm_under_every_form_of_its_name() {
+    let site = Site::start().await;
+    for name in ["CONTOSO\\bruno", "bruno@contoso.com", "bruno"] {
+        let said = site.curl(&["--ntlm", "-u", &format!("{name}:Pass-word1")]).await;
+        let answers = said.matches("x-contoso-user: ").count();
+        assert_eq!(said.matches("x-contoso-user: bruno").count(), 2, "{name}: {said}");
+        assert_eq!(answers, 3, "a challenge, then both pages: {said}");
+        assert_eq!(
+            said.lines().filter(|line| line.starts_with("x-contoso-connection")).collect::<BTreeSet<_>>().len(),
+            1
+        );
+
+        let refused = site.curl(&["--ntlm", "-u", &format!("{name}:wrong")]).await;
+        assert_eq!(refused.matches("x-contoso-user: bruno").count(), 0, "{name}: {refused}");
+        assert!(refused.contains("401 unauthorized"), "{refused}");
+    }
 }
 
 #[tokio::test]
@@ -447,7 +771,7 @@ fn certificates_are_made_anew_in_the_week_before_they_end() {
 struct Site {
     contoso: Contoso,
     tls: TlsConnector,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Site {
@@ -465,7 +789,22 @@ impl Site {
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Site { contoso, tls: TlsConnector::from(Arc::new(config)), _dir: dir }
+        Site { contoso, tls: TlsConnector::from(Arc::new(config)), dir }
+    }
+
+    /// What curl says, in lower case, of two pages of cas-opo-1, asked for one after the other.
+    async fn curl(&self, arguments: &[&str]) -> String {
+        let page = format!("https://cas-opo-1.contoso.com:{}/owa/", self.contoso.address("cas-opo-1").port());
+        let mut curl = Command::new("curl");
+        curl.args(["-q", "-s", "-i", "-m", "10", "--noproxy", "*"])
+            .arg("--resolve")
+            .arg(format!("cas-opo-1.contoso.com:{}:127.0.0.1", self.contoso.address("cas-opo-1").port()))
+            .arg("--cacert")
+            .arg(self.dir.path().join("ca.pem"))
+            .args(arguments)
+            .args([&page, &page]);
+        let said = tokio::task::spawn_blocking(move || curl.output()).await.expect("it runs");
+        String::from_utf8_lossy(&said.expect("curl is installed (Debian: curl)").stdout).to_lowercase()
     }
 
     async fn connect(&self, server: &str) -> Client {
@@ -500,6 +839,13 @@ impl Client {
 
     async fn get(&mut self, path: &str, fields: &str) -> Answer {
         self.request(&format!("GET {path}"), fields, b"").await
+    }
+
+    /// Both legs of a handshake; the answer to the second.
+    async fn sign_in(&mut self, path: &str, handshake: &Handshake) -> Answer {
+        let challenge = self.get(path, &authorization(&handshake.first())).await;
+        let value = challenge.field("www-authenticate").first().copied().unwrap_or_default().to_owned();
+        self.get(path, &authorization(&handshake.answer(&value))).await
     }
 
     async fn request(&mut self, method_and_target: &str, fields: &str, body: &[u8]) -> Answer {
@@ -635,10 +981,15 @@ fn basic(user: &str, password: &str) -> String {
     format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(format!("{user}:{password}")))
 }
 
+fn authorization(value: &str) -> String {
+    format!("Authorization: {value}\r\n")
+}
+
 async fn within<T>(work: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(10), work).await.expect("done in time")
 }
 
 /// `bruno:Pass-word1`
 const BRUNO: &str = "Authorization: Basic YnJ1bm86UGFzcy13b3JkMQ==\r\n";
+const OFFERS: [&str; 3] = ["Negotiate", "NTLM", "Basic realm=\"cas-opo-1.contoso.com\""];
 const FILES: [&str; 5] = ["ca.pem", "edge.pem", "edge.key", "servers.pem", "servers.key"];

@@ -6,8 +6,8 @@ use std::{
 };
 
 use firstcas::{
-    directory::{Directory, DirectoryError},
-    identity::{Credential, basic},
+    directory::{Directory, DirectoryError, Entry},
+    identity::{Credential, MailboxName, basic},
     routing::{
         protocol::{Protocol, VirtualDirectoryKind},
         topology::AuthenticationMethods,
@@ -21,7 +21,12 @@ use hyper::{
 };
 use percent_encoding::percent_decode_str;
 
-use super::{body::Body, pages, server::Host};
+use super::{
+    body::Body,
+    pages,
+    server::Host,
+    session::{self, Leg, Session},
+};
 
 /// A request that was let in.
 pub struct Visit {
@@ -29,6 +34,8 @@ pub struct Visit {
     pub protocol: Protocol,
     /// Whom it authenticated.
     pub person: Arc<Person>,
+    /// The last token of the handshake that this request ended, for `WWW-Authenticate`.
+    pub last_token: Option<HeaderValue>,
 }
 
 /// Somebody who proved who they are.
@@ -39,23 +46,32 @@ pub struct Person {
     pub value: HeaderValue,
 }
 
-/// Lets a request in, or says what it is answered instead.
-pub async fn admit(host: &Host, head: &Parts) -> Result<Visit, Response<Body>> {
+/// Lets a request in, or says what it is answered instead. A credential of its own decides, else the connection's user.
+pub async fn admit(host: &Host, session: &Session, head: &Parts) -> Result<Visit, Response<Body>> {
     let Some((protocol, offered)) = offered(host, head.uri.path()) else {
         return Err(not_found(host));
     };
-    let Some(authorization) = head.headers.get(AUTHORIZATION) else {
-        return Err(challenge(host, offered));
+    let failed =
+        |error: DirectoryError| pages::plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{}: {error}\n", host.name));
+    let (person, last_token) = match head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes) {
+        None if offered.integrated_windows() => (session.user(), None),
+        Some(authorization) if session::is_leg(authorization) => {
+            if !offered.integrated_windows() {
+                return Err(challenge(host, offered));
+            }
+            match session.leg(host, authorization).await.map_err(failed)? {
+                Leg::Accepted(person, last_token) => (Some(person), last_token),
+                Leg::Challenge(token) => return Err(next_leg(host, token)),
+                Leg::Refused => (None, None),
+            }
+        }
+        Some(authorization) if offered.0 & AuthenticationMethods::BASIC != 0 => {
+            (host.common.people.authenticate(authorization).await.map_err(failed)?, None)
+        }
+        Some(_) | None => (None, None),
     };
-    if offered.0 & AuthenticationMethods::BASIC == 0 {
-        return Err(challenge(host, offered));
-    }
-    // NTLM and Negotiate are offered, but their acceptance needs the connection's state, which comes with their issue.
-    match host.common.people.authenticate(authorization.as_bytes()).await {
-        Ok(Some(person)) => Ok(Visit { protocol, person }),
-        Ok(None) => Err(challenge(host, offered)),
-        Err(error) => Err(pages::plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{}: {error}\n", host.name))),
-    }
+    let person = person.ok_or_else(|| challenge(host, offered))?;
+    Ok(Visit { protocol, person, last_token })
 }
 
 /// What the path would be answered without a credential.
@@ -119,6 +135,13 @@ fn challenge(host: &Host, offered: AuthenticationMethods) -> Response<Body> {
     response
 }
 
+/// The answer to a leg that is not the last: this challenge alone, as IIS sends it.
+fn next_leg(host: &Host, token: HeaderValue) -> Response<Body> {
+    let mut response = pages::plain(StatusCode::UNAUTHORIZED, format!("{}: 401 Unauthorized\n", host.name));
+    response.headers_mut().insert(WWW_AUTHENTICATE, token);
+    response
+}
+
 /// The directory's people, with a memory of credentials that were right, so that a load test measures the proxy in
 /// front and not the password hash.
 pub struct People {
@@ -143,24 +166,43 @@ impl People {
         let Credential::Basic { user, password } = basic::credential(authorization) else {
             return Ok(None);
         };
-        let entry = match self.directory.find(&user).await {
-            Ok(Some(entry)) => entry,
-            Ok(None) | Err(DirectoryError::Ambiguous { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+        let Some(entry) = self.entry(&user).await? else {
+            return Ok(None);
         };
         if !self.directory.verify(&entry, &password).await? {
             return Ok(None);
         }
-        // At Contoso the account is the local part of the UPN, which is what the directory calls the person.
-        let account = entry.name.split('@').next().unwrap_or_default().to_owned();
-        let value = HeaderValue::from_bytes(account.as_bytes()).unwrap_or(HeaderValue::from_static("?"));
-        let person = Arc::new(Person { account, value });
+        let person = Arc::new(Person::of(&entry));
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_LIMIT {
             known.clear();
         }
         known.insert(hash, Arc::clone(&person));
         Ok(Some(person))
+    }
+
+    /// The person of that name, in any of its forms, who proved to be them in another way.
+    pub async fn find(&self, name: &str) -> Result<Option<Arc<Person>>, DirectoryError> {
+        let Ok(name) = MailboxName::parse(name) else {
+            return Ok(None);
+        };
+        Ok(self.entry(&name).await?.map(|entry| Arc::new(Person::of(&entry))))
+    }
+
+    async fn entry(&self, name: &MailboxName) -> Result<Option<Entry>, DirectoryError> {
+        match self.directory.find(name).await {
+            Err(DirectoryError::Ambiguous { .. }) => Ok(None),
+            found => found,
+        }
+    }
+}
+
+impl Person {
+    fn of(entry: &Entry) -> Self {
+        // At Contoso the account is the local part of the UPN, which is what the directory calls the person.
+        let account = entry.name.split('@').next().unwrap_or_default().to_owned();
+        let value = HeaderValue::from_bytes(account.as_bytes()).unwrap_or(HeaderValue::from_static("?"));
+        Person { account, value }
     }
 }
 

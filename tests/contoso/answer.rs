@@ -8,6 +8,7 @@ use hyper::{
     body::{Body as _, Incoming},
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
+        WWW_AUTHENTICATE,
     },
     http::request::Parts,
 };
@@ -17,12 +18,14 @@ use super::{
     body::{Body, Cut, Dropped, Received, receive},
     pages,
     server::Host,
+    session::{self, Session},
 };
 
 /// Answers a request of the connection of that number; an error drops the connection.
 pub async fn answer(
     host: &Host,
     connection: &HeaderValue,
+    session: &Session,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Dropped> {
     host.take_up_request().await;
@@ -33,9 +36,10 @@ pub async fn answer(
     }
     let admission = match steering.refuse_expect {
         Some(status) if expects_continue(&head) => Err(refused_expectation(status, host, &head)),
-        Some(_) | None => admission::admit(host, &head).await,
+        Some(_) | None => admission::admit(host, session, &head).await,
     };
     let user = admission.as_ref().map_or(NOBODY, |visit| visit.person.value.clone());
+    let last_token = admission.as_ref().ok().and_then(|visit| visit.last_token.clone());
 
     let mut response = match admission {
         Ok(visit) if steering.wants_own_body() || !is_duplex(&visit, &head) => {
@@ -62,8 +66,20 @@ pub async fn answer(
         *response.body_mut() = Body::Cut(Cut::Begun);
     }
     let fields = response.headers_mut();
+    if let Some(token) = last_token {
+        fields.append(WWW_AUTHENTICATE, token);
+    }
+    if steering.unasked_token {
+        fields.append(WWW_AUTHENTICATE, UNASKED_TOKEN);
+    }
+    if steering.unasked_persistence || session.user().is_some() {
+        fields.insert(PERSISTENT_AUTH, HeaderValue::from_static("true"));
+    }
     if steering.close {
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if steering.reset == Some(Reset::After) {
+        session.end_in_reset();
     }
     fields.insert(X_CONTOSO_SERVER, host.name_value.clone());
     fields.insert(X_CONTOSO_USER, user);
@@ -72,6 +88,7 @@ pub async fn answer(
 }
 
 /// What a request's own `X-Contoso-*` fields ask for; the table stands in [`super`].
+#[allow(clippy::struct_excessive_bools)] // fields that a request has or has not
 struct Steering {
     echo: bool,
     hold: Option<Duration>,
@@ -79,12 +96,15 @@ struct Steering {
     refuse_expect: Option<StatusCode>,
     close: bool,
     reset: Option<Reset>,
+    unasked_token: bool,
+    unasked_persistence: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reset {
     Before,
     Mid,
+    After,
 }
 
 impl Steering {
@@ -100,8 +120,11 @@ impl Steering {
             close: fields.contains_key(X_CONTOSO_CLOSE),
             reset: fields.get(X_CONTOSO_RESET).map(|when| match when.as_bytes() {
                 b"mid" => Reset::Mid,
+                b"after" => Reset::After,
                 _ => Reset::Before,
             }),
+            unasked_token: fields.contains_key(X_CONTOSO_UNASKED_TOKEN),
+            unasked_persistence: fields.contains_key(X_CONTOSO_UNASKED_PERSISTENCE),
         }
     }
 
@@ -156,10 +179,12 @@ async fn hold(time: Option<Duration>) {
 }
 
 /// Whether a refused request's body is read, so that its connection lives on. Not if the client waits for leave to send
-/// it, and not if it may never end, as Outlook Anywhere's does.
+/// it, unless this is a leg of a handshake, which would end with the connection; and not if it may never end, as Outlook
+/// Anywhere's does.
 fn is_drained(head: &Parts, body: &Incoming) -> bool {
     let endless = head.method.as_str().starts_with("RPC_") || body.size_hint().lower() > DRAIN_LIMIT;
-    !endless && !expects_continue(head)
+    let is_leg = head.headers.get(AUTHORIZATION).is_some_and(|value| session::is_leg(value.as_bytes()));
+    !endless && (is_leg || !expects_continue(head))
 }
 
 fn expects_continue(head: &Parts) -> bool {
@@ -182,6 +207,11 @@ const X_CONTOSO_SIZE: HeaderName = HeaderName::from_static("x-contoso-size");
 const X_CONTOSO_REFUSE_EXPECT: HeaderName = HeaderName::from_static("x-contoso-refuse-expect");
 const X_CONTOSO_CLOSE: HeaderName = HeaderName::from_static("x-contoso-close");
 const X_CONTOSO_RESET: HeaderName = HeaderName::from_static("x-contoso-reset");
+const X_CONTOSO_UNASKED_TOKEN: HeaderName = HeaderName::from_static("x-contoso-unasked-token");
+const X_CONTOSO_UNASKED_PERSISTENCE: HeaderName = HeaderName::from_static("x-contoso-unasked-persistence");
+const PERSISTENT_AUTH: HeaderName = HeaderName::from_static("persistent-auth");
+/// A Kerberos service's `NegTokenResp` that a mutually authenticating client would wait for; nobody reads it here.
+const UNASKED_TOKEN: HeaderValue = HeaderValue::from_static("Negotiate oQcwBaADCgEA");
 const NOBODY: HeaderValue = HeaderValue::from_static("-");
 /// IIS reads a refused body too, to keep the connection, but not without end.
 const DRAIN_LIMIT: u64 = 4 << 20;

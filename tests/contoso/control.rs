@@ -7,7 +7,9 @@
 //! | `POST /<server>/slow/<milliseconds>` | every answer waits |
 //! | `POST /<server>/hang` | requests stay unanswered |
 //! | `POST /<server>/without-integrated` | offers Basic only |
-//! | `POST /<server>/resume` | undoes slow, hang and without-integrated |
+//! | `POST /<server>/mod-auth-gssapi` | refuses a new handshake on an authenticated connection |
+//! | `POST /<server>/extended-protection` | refuses every handshake |
+//! | `POST /<server>/resume` | undoes all but stop |
 
 use std::{convert::Infallible, fmt::Write, sync::Arc, time::Duration};
 
@@ -64,6 +66,8 @@ async fn act<'c>(contoso: &'c Contoso, path: &str) -> Result<&'c StandIn, String
         }
         (Some("hang"), None, None) => server.hang(),
         (Some("without-integrated"), None, None) => server.without_integrated(),
+        (Some("mod-auth-gssapi"), None, None) => server.mod_auth_gssapi(),
+        (Some("extended-protection"), None, None) => server.extended_protection(),
         (Some("resume"), None, None) => server.resume(),
         _ => return Err(USAGE.trim_end().to_owned()),
     }
@@ -87,6 +91,12 @@ fn line(server: &StandIn) -> String {
     if !behaviour.integrated {
         line.push_str(" without-integrated");
     }
+    if behaviour.mod_auth_gssapi {
+        line.push_str(" mod-auth-gssapi");
+    }
+    if behaviour.extended_protection {
+        line.push_str(" extended-protection");
+    }
     let _ = writeln!(
         line,
         " connections={} open={} requests={}",
@@ -97,4 +107,5 @@ fn line(server: &StandIn) -> String {
     line
 }
 
-const USAGE: &str = "GET / lists the servers; POST /<server>/stop|start|slow/<ms>|hang|without-integrated|resume\n";
+const USAGE: &str = "GET / lists the servers; \
+    POST /<server>/stop|start|slow/<ms>|hang|without-integrated|mod-auth-gssapi|extended-protection|resume\n";

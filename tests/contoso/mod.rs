@@ -13,6 +13,11 @@
 //! Every answer carries `X-Contoso-Server` (who answers), `X-Contoso-User` (whom this request authenticated, `-` if
 //! nobody) and `X-Contoso-Connection` (the accepted connection's number, unique in the process).
 //!
+//! NTLM and Kerberos, raw or in SPNEGO, are accepted where they are offered, and are bound to the connection as in IIS: it
+//! serves requests without a credential as its user, says `Persistent-Auth: true`, and changes its user with a new
+//! handshake. `Basic` counts for its own request only. Everybody's password is `Pass-word1`; the Kerberos tickets are
+//! [`tickets`]'.
+//!
 //! A request steers its answer by fields of its own. All of them work on every path, and on 401 and 404 answers too,
 //! except that a body of a size or a duplex body is only for those who are let in.
 //!
@@ -25,21 +30,30 @@
 //! | `X-Contoso-Close: 1` | `Connection: close`, and the connection closes after the answer |
 //! | `X-Contoso-Reset: before` | the connection is dropped without an answer |
 //! | `X-Contoso-Reset: mid` | the connection is dropped in the middle of the answer's body |
+//! | `X-Contoso-Reset: after` | the answer is sent whole (if in one piece), then the connection is reset (RST) |
+//! | `X-Contoso-Unasked-Token: 1` | the answer carries a `Negotiate` token that nobody asked for |
+//! | `X-Contoso-Unasked-Persistence: 1` | the answer says `Persistent-Auth: true`, whoever asked |
 //!
 //! Besides: `RPC_IN_DATA` and `RPC_OUT_DATA` on `/rpc/rpcproxy.dll` get their request's body back while it still
 //! arrives, and an `ActiveSync` Ping is held. The servers speak HTTP/1.1 only, as IIS 6 and 7 do.
 //!
 //! Read in this order: [`Contoso::start`], then [`server`] (sockets and switches), [`answer`] (requests), [`admission`]
-//! (who is let in), [`pages`], [`body`]. [`control`] works the switches over HTTP, [`pki`] makes the certificates.
+//! (who is let in), [`session`] (Windows authentication) with [`spnego`], [`ntlm`] and [`tickets`], then [`pages`],
+//! [`body`], [`reset`]. [`control`] works the switches over HTTP, [`pki`] makes the certificates.
 #![allow(dead_code)] // each test takes this module whole and uses a part of it
 
 pub mod admission;
 pub mod answer;
 pub mod body;
 pub mod control;
+pub mod ntlm;
 pub mod pages;
 pub mod pki;
+pub mod reset;
 pub mod server;
+pub mod session;
+pub mod spnego;
+pub mod tickets;
 
 use std::{
     collections::BTreeMap,

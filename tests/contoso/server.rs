@@ -27,7 +27,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Common, StartError, answer};
+use super::{
+    Common, StartError, answer,
+    reset::{OverTcp, Resettable},
+    session::Session,
+};
 
 /// A running (or stopped) server of the organisation.
 pub struct StandIn {
@@ -59,6 +63,7 @@ pub struct Host {
 
 /// The switches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // switches, each on its own
 pub struct Behaviour {
     /// Every answer waits this long.
     pub delay: Duration,
@@ -66,6 +71,10 @@ pub struct Behaviour {
     pub hung: bool,
     /// Integrated Windows authentication is offered where the directory has it on.
     pub integrated: bool,
+    /// A new handshake on an authenticated connection is refused, as Apache's mod_auth_gssapi does; IIS allows it.
+    pub mod_auth_gssapi: bool,
+    /// Every handshake is refused, as IIS does with Extended Protection `Require` behind a proxy that terminates TLS.
+    pub extended_protection: bool,
 }
 
 /// A port of a server, its own for life: while the server is stopped, nobody who asks for any port gets this one.
@@ -151,7 +160,18 @@ impl StandIn {
         self.host.behaviour.send_modify(|behaviour| behaviour.integrated = false);
     }
 
-    /// Undoes [`StandIn::slow`], [`StandIn::hang`] and [`StandIn::without_integrated`]; requests that hang are answered.
+    /// Refuses a new handshake on an authenticated connection, as Apache's `mod_auth_gssapi` does.
+    pub fn mod_auth_gssapi(&self) {
+        self.host.behaviour.send_modify(|behaviour| behaviour.mod_auth_gssapi = true);
+    }
+
+    /// Refuses every handshake at its last leg, as IIS does with Extended Protection `Require` where the channel bindings
+    /// are not those of its own TLS connection: behind whatever terminates TLS, all of them.
+    pub fn extended_protection(&self) {
+        self.host.behaviour.send_modify(|behaviour| behaviour.extended_protection = true);
+    }
+
+    /// Undoes every switch; requests that hang are answered.
     pub fn resume(&self) {
         self.host.behaviour.send_modify(|behaviour| *behaviour = NORMAL);
     }
@@ -277,6 +297,7 @@ async fn accept(
 struct Connection {
     host: Arc<Host>,
     number: HeaderValue,
+    session: Arc<Session>,
 }
 
 impl Connection {
@@ -284,7 +305,7 @@ impl Connection {
         host.accepted.fetch_add(1, Ordering::Relaxed);
         host.open.fetch_add(1, Ordering::Relaxed);
         let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed) + 1;
-        Connection { host, number: HeaderValue::from(number) }
+        Connection { host, number: HeaderValue::from(number), session: Arc::default() }
     }
 
     async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
@@ -299,8 +320,9 @@ impl Connection {
         }
     }
 
-    fn http<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> impl Future<Output = ()> {
-        let service = service_fn(move |request| answer::answer(&self.host, &self.number, request));
+    fn http<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(&self, stream: S) -> impl Future<Output = ()> {
+        let stream = Resettable::new(stream, Arc::clone(&self.session));
+        let service = service_fn(move |request| answer::answer(&self.host, &self.number, &self.session, request));
         let connection = http1::Builder::new()
             .title_case_headers(true) // as IIS writes them, and as people read them
             .max_headers(MAX_HEADERS)
@@ -321,7 +343,13 @@ impl Drop for Connection {
 /// connections a test sees have the same number.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
-const NORMAL: Behaviour = Behaviour { delay: Duration::ZERO, hung: false, integrated: true };
+const NORMAL: Behaviour = Behaviour {
+    delay: Duration::ZERO,
+    hung: false,
+    integrated: true,
+    mod_auth_gssapi: false,
+    extended_protection: false,
+};
 const UNPRINTABLE: HeaderValue = HeaderValue::from_static("?");
 /// A load test's connections arrive at once.
 const BACKLOG: u32 = 4096;

@@ -10,8 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    contoso::server::StandIn,
+    contoso::{server::StandIn, tickets::Ticket},
     harness::{Client, DEADLINE, House, until},
+    windows_client::{Form, Handshake, kerberos},
 };
 
 /// Sends bytes as they are and returns everything that comes back until the edge closes.
@@ -92,6 +93,43 @@ async fn an_outlook_anywhere_client_with_windows_authentication_has_its_connecti
         let answer = house.get("ana", target).await;
         assert!(!seen.contains(answer.connection()), "{target} travelled on a pinned connection");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ntlm_handshake_over_activesync_reaches_porto_and_keeps_its_connection() {
+    const SYNC: &str = "/Microsoft-Server-ActiveSync?Cmd=Sync&User=bruno&DeviceId=d&DeviceType=t";
+    let house = House::start().await;
+    for form in [Form::Ntlm, Form::Negotiate, Form::Spnego] {
+        let handshake = Handshake::ntlm("CONTOSO\\bruno").form(form);
+        let mut client = house.client().await;
+        let challenge = client.ask(Method::POST, SYNC).header("Authorization", &handshake.first()).send().await;
+        assert_eq!((challenge.status.as_u16(), challenge.user()), (401, "-"), "{form:?}");
+        assert!(challenge.server().starts_with("cas-opo-"), "{}", challenge.server());
+        let answer = handshake.answer(challenge.header("WWW-Authenticate"));
+        let signed_in = client.ask(Method::POST, SYNC).header("Authorization", &answer).send().await;
+        assert_eq!((signed_in.status.as_u16(), signed_in.user()), (200, "bruno"), "{form:?}");
+        let later = client.ask(Method::POST, SYNC).send().await;
+        assert_eq!((later.status.as_u16(), later.user()), (200, "bruno"), "{form:?}: without a credential");
+        for answer in [&signed_in, &later] {
+            assert_eq!(answer.connection(), challenge.connection(), "{form:?}");
+        }
+        let other = house.client().await.ask(Method::POST, SYNC).send().await;
+        assert_eq!((other.status.as_u16(), other.user()), (401, "-"), "another client");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_sent_unasked_serves_its_own_client_alone() {
+    let house = House::start().await;
+    let mut ana = house.client().await;
+    let first = ana.get("/owa/").header("Authorization", &kerberos(&Ticket::of("ana"))).send().await;
+    assert_eq!((first.status.as_u16(), first.user()), (200, "ana"));
+    let later = ana.get("/owa/").send().await;
+    assert_eq!((later.user(), later.connection()), ("ana", first.connection()));
+    for number in shared_connections(&house).await {
+        assert_ne!(number, first.connection());
+    }
+    assert_eq!(house.client().await.get("/owa/").send().await.status, 401, "another client");
 }
 
 /// The numbers of the connections that a few Basic clients, working at once, travel on.

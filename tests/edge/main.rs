@@ -19,4 +19,6 @@ mod sizes;
 mod streaming;
 mod tls;
 mod waiting;
+#[path = "../windows_client/mod.rs"]
+mod windows_client;
 mod wire;
