@@ -179,8 +179,8 @@ async fn hold(time: Option<Duration>) {
 }
 
 /// Whether a refused request's body is read, so that its connection lives on. Not if the client waits for leave to send
-/// it, unless this is a leg of a handshake, which would end with the connection; and not if it may never end, as Outlook
-/// Anywhere's does.
+/// it, unless this is a leg of a handshake, which would end with the connection; and not if it may never end, as
+/// Outlook Anywhere's does.
 fn is_drained(head: &Parts, body: &Incoming) -> bool {
     let endless = head.method.as_str().starts_with("RPC_") || body.size_hint().lower() > DRAIN_LIMIT;
     let is_leg = head.headers.get(AUTHORIZATION).is_some_and(|value| session::is_leg(value.as_bytes()));

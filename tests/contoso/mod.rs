@@ -13,7 +13,7 @@
 //! Every answer carries `X-Contoso-Server` (who answers), `X-Contoso-User` (whom this request authenticated, `-` if
 //! nobody) and `X-Contoso-Connection` (the accepted connection's number, unique in the process).
 //!
-//! NTLM and Kerberos, raw or in SPNEGO, are accepted where they are offered, and are bound to the connection as in IIS: it
+//! NTLM and Kerberos, raw or in SPNEGO, are accepted where they are offered, and bound to the connection as in IIS: it
 //! serves requests without a credential as its user, says `Persistent-Auth: true`, and changes its user with a new
 //! handshake. `Basic` counts for its own request only. Everybody's password is `Pass-word1`; the Kerberos tickets are
 //! [`tickets`]'.

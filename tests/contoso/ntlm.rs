@@ -55,8 +55,8 @@ impl Challenge {
         Some(message)
     }
 
-    /// Whether the answer to this challenge was made with this password (3.3.2). Only NTLMv2 is accepted, as Windows does
-    /// by default; the message integrity code is not looked at, because curl sends none.
+    /// Whether the answer to this challenge was made with this password (3.3.2). Only NTLMv2 is accepted, as
+    /// Windows can be told to; the message integrity code is not looked at, because curl sends none.
     pub fn judge(&self, answer: &Answer, password: &str) -> bool {
         let Some((proof, rest)) = answer.response.split_first_chunk::<16>() else {
             return false;

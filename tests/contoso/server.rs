@@ -165,8 +165,8 @@ impl StandIn {
         self.host.behaviour.send_modify(|behaviour| behaviour.mod_auth_gssapi = true);
     }
 
-    /// Refuses every handshake at its last leg, as IIS does with Extended Protection `Require` where the channel bindings
-    /// are not those of its own TLS connection: behind whatever terminates TLS, all of them.
+    /// Refuses every handshake at its last leg, as IIS does with Extended Protection `Require` where the channel
+    /// bindings are not those of its own TLS connection: behind whatever terminates TLS, all of them.
     pub fn extended_protection(&self) {
         self.host.behaviour.send_modify(|behaviour| behaviour.extended_protection = true);
     }

@@ -185,6 +185,6 @@ fn scheme_and_token(authorization: &[u8]) -> Option<(Scheme, &[u8])> {
     }
 }
 
-/// What all of Contoso's people have for a password. The directory holds it only as a salted hash, and of that nobody can
-/// tell whether a response to a challenge was made with it.
+/// What all of Contoso's people have for a password. The directory holds it only as a salted hash, and of that nobody
+/// can tell whether a response to a challenge was made with it.
 const PASSWORD: &str = "Pass-word1";

@@ -96,8 +96,8 @@ pub fn further(state: Option<NegState>, mechanism: Option<Mechanism>, token: Opt
     }))
 }
 
-/// An octet string's bytes. picky-asn1-der leaves the string's own tag in front of them where two absent fields come before
-/// it; no token begins with that tag.
+/// An octet string's bytes. picky-asn1-der leaves the string's own tag in front of them where two absent fields come
+/// before it; no token begins with that tag.
 fn content(string: OctetStringAsn1) -> Vec<u8> {
     let has_tag = string.0.first() == Some(&0x04);
     let inner = has_tag.then(|| picky_asn1_der::from_bytes::<OctetStringAsn1>(&string.0).ok()).flatten();

@@ -7,8 +7,8 @@
 //! client.get("/owa/").header("Authorization", &last).send().await;
 //! ```
 //!
-//! Kerberos takes one leg: `kerberos(&Ticket::of("bruno"))`. The NTLM messages are `ntlmclient`'s, the envelopes and the
-//! tickets Contoso's own.
+//! Kerberos takes one leg: `kerberos(&Ticket::of("bruno"))`. The NTLM messages are `ntlmclient`'s, the envelopes and
+//! the tickets Contoso's own.
 #![allow(dead_code)] // each test takes this module whole and uses a part of it
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -94,7 +94,8 @@ impl Handshake {
         }
     }
 
-    /// The second `Authorization` value, with the AUTHENTICATE_MESSAGE for the challenge in this `WWW-Authenticate` value.
+    /// The second `Authorization` value, with the AUTHENTICATE_MESSAGE for the challenge in this
+    /// `WWW-Authenticate` value.
     ///
     /// # Panics
     /// If there is no challenge in it.
