@@ -64,7 +64,8 @@ use pin::{Carries, Closed};
 use respond::{Answer, Denial};
 use story::Story;
 
-/// The proxy application that Pingora runs.
+/// The proxy application that Pingora runs, once on each thread.
+#[derive(Clone)]
 pub struct Edge {
     config: Arc<Config>,
     directory: Arc<CachedDirectory>,
@@ -74,7 +75,7 @@ pub struct Edge {
     in_flight: TaskTracker,
     /// Places for pinned clients.
     pins: Arc<Semaphore>,
-    affinity: Affinity,
+    affinity: Arc<Affinity>,
     sent: Sent,
     numbers: Numbers,
 }
@@ -127,7 +128,7 @@ impl Edge {
         affinity: Affinity,
     ) -> Self {
         let pins = Arc::new(Semaphore::new(config.pins.connections_max));
-        let (sent, numbers) = (Sent::new(), Numbers::new());
+        let (affinity, sent, numbers) = (Arc::new(affinity), Sent::new(), Numbers::new());
         Edge { config, directory, organisation, redirects, in_flight, pins, affinity, sent, numbers }
     }
 

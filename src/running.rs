@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,12 +16,11 @@ use pingora_core::{
     server::{ListenFds, configuration::ServerConf},
     services::{Service as _, listening::Service},
 };
-use pingora_runtime::Runtime;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, ConfigErrors, ListenerTls},
@@ -29,7 +28,7 @@ use crate::{
     edge::{
         Edge,
         affinity::{Affinity, NoKey},
-        door::Door,
+        door::{Door, Places},
         organisation::{Organisation, OrganisationError},
         pin,
     },
@@ -37,11 +36,13 @@ use crate::{
     routing::topology::Topology,
 };
 
-/// A running edge. Dropping it stops it from accepting clients and closes idle ones; [`Running::drain`] waits for the
-/// requests in flight besides.
+/// A running edge. Dropping it stops it, with all its connections; [`Running::drain`] lets the requests in flight finish.
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    /// No new clients.
     stop: watch::Sender<bool>,
+    /// No clients at all.
+    end: CancellationToken,
     in_flight: TaskTracker,
     drain_timeout: Duration,
     directory: Option<tokio::runtime::Runtime>,
@@ -100,22 +101,43 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let in_flight = TaskTracker::new();
     let cached = Arc::new(CachedDirectory::new(directory, config.cache));
 
-    let server = Arc::new(ServerConf {
-        threads: config.threads,
-        upstream_keepalive_pool_size: idle_connections_max(&config).div_ceil(config.threads),
-        max_retries: MAX_SERVERS_TRIED,
-        ..ServerConf::default()
-    });
-    let sockets: ListenFds = Arc::new(Mutex::new(pingora_core::server::Fds::new()));
-    let addresses: Vec<_> =
-        config.listeners.iter().map(|listener| bind(listener.address, &sockets)).collect::<Result<_, _>>()?;
+    let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
+    let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();
     let redirects = config.listeners.iter().zip(&addresses);
     let redirects = redirects.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?)));
     let affinity = Affinity::new(&config.affinity.keys, config.affinity.lifetime)?;
     let edge = Edge::new(config.clone(), cached, organisation, redirects.collect(), in_flight.clone(), affinity);
-    let door = Door::new(pingora_proxy::http_proxy(&server, edge), &config);
-    let mut serving = Service::new("edge".into(), door);
+    let places = Arc::new(Places::new(config.limits.client_connections));
+    let (stop, stopped) = watch::channel(false);
+    let end = CancellationToken::new();
+    for number in 0..config.threads {
+        let serving = service(&config, edge.clone(), places.clone(), &addresses)?;
+        serve(number, serving, own(&sockets)?, stopped.clone(), end.clone())?;
+    }
     for (listener, address) in config.listeners.iter().zip(&addresses) {
+        log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
+    }
+    log::info!("firstcas is ready");
+    let drain_timeout = config.drain_timeout;
+    Ok(Running { addresses, stop, end, in_flight, drain_timeout, directory: Some(directory_runtime) })
+}
+
+/// What one thread serves: all listeners, by a proxy with server connections of its own.
+fn service(
+    config: &Config,
+    edge: Edge,
+    places: Arc<Places>,
+    addresses: &[SocketAddr],
+) -> Result<Service<Door>, StartError> {
+    let server = ServerConf {
+        threads: 1,
+        upstream_keepalive_pool_size: idle_connections_max(config),
+        max_retries: MAX_SERVERS_TRIED,
+        ..ServerConf::default()
+    };
+    let door = Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), config, places);
+    let mut serving = Service::new("edge".into(), door);
+    for (listener, address) in config.listeners.iter().zip(addresses) {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
         // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
         let mut endpoint = ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::default().write(0));
@@ -124,18 +146,33 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         }
         serving.add_listener(endpoint);
     }
-
-    let (stop, stopped) = watch::channel(false);
-    let proxy = threads(config.threads);
-    proxy.get_handle().spawn(async move { serving.start_service(Some(sockets), stopped, 1).await });
-    for (listener, address) in config.listeners.iter().zip(&addresses) {
-        log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
-    }
-    log::info!("firstcas is ready");
-    Ok(Running { addresses, stop, in_flight, drain_timeout: config.drain_timeout, directory: Some(directory_runtime) })
+    Ok(serving)
 }
 
-/// Places for idle upstream connections. Pingora has one list for all and drops the one that was used longest ago, whoever
+/// Starts a thread that serves until `end`, and takes new clients until `stopped`.
+///
+/// A client and its server connections stay on one thread. Pingora watches an idle connection by a task, and takes it back
+/// with a check that fails now and then when that task runs on another thread (cloudflare/pingora issue 998); the
+/// connection is then dropped, and whoever was signed in over it has to sign in again.
+fn serve(
+    number: usize,
+    mut serving: Service<Door>,
+    sockets: ListenFds,
+    stopped: watch::Receiver<bool>,
+    end: CancellationToken,
+) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let work = async move {
+        serving.start_service(Some(sockets), stopped, 1).await;
+        std::future::pending().await
+    };
+    std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
+        let _: Option<()> = runtime.block_on(end.run_until_cancelled(work));
+    })?;
+    Ok(())
+}
+
+/// Places for a thread's idle upstream connections. Pingora has one list for all and drops the one that was used longest ago, whoever
 /// it belongs to; so there are as many as can ever be, and no pinned client loses the connection it is signed in over.
 fn idle_connections_max(config: &Config) -> usize {
     config.limits.client_connections + config.pins.connections_max * pin::ORIGINS_MAX
@@ -191,6 +228,7 @@ impl Running {
 
     fn shut_down(&mut self) {
         let _ = self.stop.send(true);
+        self.end.cancel();
         if let Some(directory) = self.directory.take() {
             directory.shutdown_background();
         }
@@ -201,13 +239,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shut_down();
     }
-}
-
-/// The threads that serve clients: each with its own run queue, which costs less than one queue for all. They live as
-/// long as the process, because Pingora remembers them by thread id, and the system uses those again.
-fn threads(count: usize) -> &'static Runtime {
-    static THREADS: OnceLock<Runtime> = OnceLock::new();
-    THREADS.get_or_init(|| Runtime::new_no_steal(count, "edge"))
 }
 
 /// Reads the topology, reports what is odd about it, and prepares the peers.
@@ -261,13 +292,21 @@ fn cure(error: &std::io::Error) -> &'static str {
 }
 
 /// Binds here rather than in Pingora, so that port 0 works and a busy port is an error with a name.
-fn bind(address: SocketAddr, sockets: &ListenFds) -> Result<SocketAddr, StartError> {
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { address, source };
     let socket = TcpListener::bind(address).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?;
-    sockets.lock().add(bound.to_string(), socket.into_raw_fd());
-    Ok(bound)
+    Ok((socket, bound))
+}
+
+/// The listening sockets for one thread, which closes its own descriptors of them.
+fn own(sockets: &[(TcpListener, SocketAddr)]) -> std::io::Result<ListenFds> {
+    let mut own = pingora_core::server::Fds::new();
+    for (socket, address) in sockets {
+        own.add(address.to_string(), socket.try_clone()?.into_raw_fd());
+    }
+    Ok(Arc::new(Mutex::new(own)))
 }
 
 /// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list.

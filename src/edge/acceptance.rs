@@ -53,6 +53,7 @@ pub(super) const REPLACED: ErrorType = ErrorType::new("Replaced");
 
 /// Remembers whom it has just sent to their own site, so that a client without a memory for cookies is not sent in
 /// circles.
+#[derive(Clone)]
 pub(super) struct Sent(Cache<(IpAddr, MailboxName), ()>);
 
 impl Sent {
@@ -162,6 +163,7 @@ impl Claim {
 }
 
 /// Numbers requests: the same method and target get the same number, and nobody can find two others that do.
+#[derive(Clone)]
 pub(super) struct Numbers(RandomState);
 
 impl Numbers {

@@ -37,41 +37,42 @@ pub struct Door {
     pinned_idle_timeout: Duration,
     options: HttpServerOptions,
     h2_options: H2Options,
-    places: Semaphore,
-    places_in_all: usize,
+    places: Arc<Places>,
+}
+
+/// Places for clients, of all doors together.
+pub struct Places {
+    free: Semaphore,
+    in_all: usize,
     was_full: AtomicBool,
 }
 
 impl Door {
     /// A door in front of this proxy.
-    pub fn new(proxy: HttpProxy<Edge>, config: &Config) -> Self {
+    pub fn new(proxy: HttpProxy<Edge>, config: &Config, places: Arc<Places>) -> Self {
         let timeouts = config.timeouts.clone();
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(timeouts.client_keepalive);
         let mut h2_options = default_h2_options(); // its other bounds stay in force
         h2_options.max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
-        let places_in_all = config.limits.client_connections;
-        let (places, was_full) = (Semaphore::new(places_in_all), AtomicBool::new(false));
         let pinned_idle_timeout = config.pins.idle_timeout;
-        Door {
-            proxy: Arc::new(proxy),
-            timeouts,
-            pinned_idle_timeout,
-            options,
-            h2_options,
-            places,
-            places_in_all,
-            was_full,
-        }
+        Door { proxy: Arc::new(proxy), timeouts, pinned_idle_timeout, options, h2_options, places }
+    }
+}
+
+impl Places {
+    /// So many.
+    pub fn new(in_all: usize) -> Self {
+        Places { free: Semaphore::new(in_all), in_all, was_full: AtomicBool::new(false) }
     }
 
     /// A place for one more client; `None`: all are taken. Said once, and again only after a twentieth became free.
-    fn place(&self) -> Option<SemaphorePermit<'_>> {
-        let place = self.places.try_acquire().ok();
+    fn take(&self) -> Option<SemaphorePermit<'_>> {
+        let place = self.free.try_acquire().ok();
         if place.is_none() && !self.was_full.swap(true, Relaxed) {
-            Event::TooManyClients.report(format_args!("all {} places for clients are taken", self.places_in_all));
+            Event::TooManyClients.report(format_args!("all {} places for clients are taken", self.in_all));
         }
-        if self.was_full.load(Relaxed) && self.places.available_permits() > self.places_in_all / 20 {
+        if self.was_full.load(Relaxed) && self.free.available_permits() > self.in_all / 20 {
             self.was_full.store(false, Relaxed);
         }
         place
@@ -85,7 +86,7 @@ impl HttpServerApp for Door {
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let _place = self.place()?;
+        let _place = self.places.take()?;
         if session.as_http1().is_none() {
             return self.proxy.process_new_http(session, shutdown).await; // over HTTP/2 the header is here already
         }
