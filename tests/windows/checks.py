@@ -60,6 +60,7 @@ def _(contoso):
         assert [it.status for it in answers] == [401, 200, 200, 200], [it.status for it in answers]
         expect(accepted(answers), "ana", LISBON)
         assert answers[0].connection == answers[1].connection, "challenge and answer came over two connections"
+        assert answers[1].headers.get("persistent-auth") == "true", "IIS's Persistent-Auth did not come through"
 
 
 @check("requests-ntlm, both kinds of servers, with and without TLS: one upstream connection a session")

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 import gssapi
 import spnego
 from spnego import NegotiateOptions
+from spnego.exceptions import SpnegoError
 
 from clients import person
 from organisation import PASSWORD, PUBLIC_NAME
@@ -44,7 +45,11 @@ class Hammer:
         while time.monotonic() < deadline:
             try:
                 Course(self, chance).run(deadline)
-            except (OSError, http.client.HTTPException) as error:
+            except SpnegoError as error:  # the server has forgotten the handshake that the client goes on with
+                with self.lock:
+                    self.counts["lost"] += 1
+                    self.lost.append(f"a handshake was refused: {error}")
+            except Exception as error:
                 self.wrong.append(f"a connection broke: {error!r}")
 
     def next_number(self):

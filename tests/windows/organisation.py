@@ -93,7 +93,8 @@ class Edge:
 
     def losses(self):
         """How often Pingora 0.9.1 gave up a live idle connection, because the task that watched it had unlocked it but
-        not yet let go of it. A pinned client is then no longer authenticated, and its user is asked again."""
+        not yet let go of it (cloudflare/pingora issue 998). A pinned client is then no longer authenticated, and its
+        user is asked again."""
         return self.log.read_text().count("failed to acquire reusable stream")
 
     def events(self):
