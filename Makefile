@@ -6,10 +6,13 @@ FUZZ_SECONDS ?= 10
 
 # What the build needs: cmake (zlib-ng, BoringSSL), a C++ compiler (BoringSSL), libclang (BoringSSL's bindings).
 BUILD_PACKAGES := cmake g++ libclang-dev
-# What the tests need besides: OpenLDAP, an old TLS server, a browser and its letters, a client, MIT's klist, kill.
-TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core krb5-user python3 procps
+# What the tests need besides: OpenLDAP, an old TLS server, a browser and its letters, a client, kill.
+TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core python3 procps
+# A Kerberos KDC, a server with Windows authentication, clients of both.
+TEST_PACKAGES += krb5-kdc krb5-admin-server krb5-user apache2-bin libapache2-mod-auth-gssapi gss-ntlmssp
+TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-exchangelib
 
-.PHONY: help run build test lint unit fuzz deny bench build-packages test-packages
+.PHONY: help run build test lint unit fuzz deny windows bench build-packages test-packages
 
 help:
 	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
@@ -25,7 +28,7 @@ build: build-packages
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3
 
-test: test-packages lint deny unit fuzz build
+test: test-packages lint deny unit fuzz build windows
 	tests/shown_by
 
 lint: build-packages
@@ -40,6 +43,10 @@ fuzz:
 
 deny:
 	tests/deny
+
+# Windows authentication with real servers and real clients; pyspnego and requests-ntlm come from PyPI.
+windows: test-packages build
+	tests/windows/run
 
 bench: build
 	$(call install,$(LOAD_PACKAGES))
