@@ -6,7 +6,10 @@
 use std::{
     hash::RandomState,
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -51,23 +54,26 @@ pub(super) enum Next {
 /// The answer is replaced by one of the edge's own.
 pub(super) const REPLACED: ErrorType = ErrorType::new("Replaced");
 
-/// Remembers whom it has just sent to their own site, so that a client without a memory for cookies is not sent in
+/// Counts how often a client was sent to its own site lately, so that one without a memory for cookies is not sent in
 /// circles.
 #[derive(Clone)]
-pub(super) struct Sent(Cache<(IpAddr, MailboxName), ()>);
+pub(super) struct Sent(Cache<(IpAddr, MailboxName), Arc<AtomicU8>>);
 
 impl Sent {
+    /// A client that keeps its cookie is sent once. Several browsers of one person may come at once; a browser that is
+    /// sent in circles gives up after 20 times, which it must not come to.
+    const TIMES_MAX: u8 = 5;
+
     pub(super) fn new() -> Self {
-        const SENT_MAX: u64 = 10_000;
+        const CLIENTS_MAX: u64 = 10_000;
         const REMEMBERED: Duration = Duration::from_secs(30); // a handshake over a slow line is long done by then
-        Sent(Cache::builder().max_capacity(SENT_MAX).time_to_live(REMEMBERED).build())
+        Sent(Cache::builder().max_capacity(CLIENTS_MAX).time_to_live(REMEMBERED).build())
     }
 
-    /// Whether this client has not been sent lately; now it has.
-    async fn is_first(&self, client: IpAddr, mailbox: &MailboxName) -> bool {
-        let key = (client, mailbox.clone());
-        let entry = self.0.entry(key).or_insert(()).await;
-        entry.is_fresh()
+    /// Whether this client may be sent once more; then it is counted.
+    async fn may_go(&self, client: IpAddr, mailbox: &MailboxName) -> bool {
+        let times = self.0.get_with((client, mailbox.clone()), async { Arc::default() }).await;
+        times.fetch_update(Relaxed, Relaxed, |times| (times < Sent::TIMES_MAX).then_some(times + 1)).is_ok()
     }
 }
 
@@ -143,7 +149,7 @@ impl Edge {
                 };
                 if is_navigation(&session.req_header().method, protocol)
                     && let Some(client) = client_ip(session)
-                    && self.sent.is_first(client, &mailbox).await
+                    && self.sent.may_go(client, &mailbox).await
                     && let Some(answer) = respond::to_own_site(&session.req_header().uri, cookie.clone())
                 {
                     context.story.rule = Some("to-own-site");

@@ -15,6 +15,7 @@ mod logging;
 mod openldap;
 mod record;
 mod routing;
+mod sign_in;
 mod sizes;
 mod streaming;
 mod tls;

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "Pass-word1"
 PUBLIC_NAME = "mail.contoso.com"
 SITES = {"Lisbon": ["cas-lis-1", "cas-lis-2"], "Porto": ["cas-opo-1", "cas-opo-2"]}
-SEVERAL = 4  # threads
+THREADS = 4  # more than one, because connections cross threads otherwise than they cross requests
 SERVERS = [server for servers in SITES.values() for server in servers]
 
 
@@ -20,8 +20,7 @@ class Organisation:
         self.people = re.findall(r"^sAMAccountName: (\S+)$", (ROOT / "conf/contoso.ldif").read_text(), re.M)
         self.pki = self.directory / "pki"
 
-    def start(self, with_pending):
-        """Starts everything; `with_pending` as it shall be once the edge can do it all."""
+    def start(self):
         make_certificates(self.pki)
         users = self.directory / "ntlm-users"
         users.write_text("".join(f"CONTOSO:{person}:{PASSWORD}\n" for person in self.people))
@@ -32,10 +31,8 @@ class Organisation:
         iis = Iis(self.directory, self.started, self.pki, users)
         ports = {server: port for apache in apaches for server, port in apache.ports.items()}
         logs = [apache.log for apache in apaches]
-        # With more than one thread the edge loses pinned connections now and then (`Edge.losses`).
-        threads = SEVERAL if with_pending else 1
-        self.apache = Edge("apache", self, ports, logs, threads)
-        self.iis = Edge("iis", self, iis.ports, [iis.log], threads)
+        self.apache = Edge("apache", self, ports, logs)
+        self.iis = Edge("iis", self, iis.ports, [iis.log])
         self.apache_hammered = Edge("apache-hammered", self, ports, logs)
         self.iis_hammered = Edge("iis-hammered", self, iis.ports, [iis.log])
         self.edges = [self.apache, self.iis, self.apache_hammered, self.iis_hammered]
@@ -65,7 +62,7 @@ class Iis:
 class Edge:
     """The edge in front of one kind of servers."""
 
-    def __init__(self, name, organisation, ports, request_logs, threads=SEVERAL, more=""):
+    def __init__(self, name, organisation, ports, request_logs, more=""):
         self.name, self.ports, self.request_logs, self.ca = name, ports, request_logs, organisation.pki / "ca.pem"
         self.log = organisation.directory / f"edge-{name}.log"
         closed = processes.free_port()  # for the servers that no check here asks for
@@ -74,7 +71,7 @@ class Edge:
                    **{f"{server}.contoso.com:443": port for server, port in ports.items()}}
         config = organisation.directory / f"edge-{name}.toml"
         config.write_text(CONFIG.format(
-            threads=threads, ldif=ROOT / "conf/contoso.ldif", pki=organisation.pki, more=more,
+            threads=THREADS, ldif=ROOT / "conf/contoso.ldif", pki=organisation.pki, more=more,
             resolve="\n".join(f'"{host}" = "127.0.0.1:{port}"' for host, port in resolve.items())))
         process = organisation.started.start(f"the edge ({name})", [organisation.binary, "run", "-c", config], self.log)
         deadline = time.monotonic() + 20
@@ -90,12 +87,6 @@ class Edge:
         """What the servers behind have answered: (server, connection, user, method, path, status)."""
         return [tuple(line.split("\t")) for log in self.request_logs if log.exists()
                 for line in log.read_text().splitlines()]
-
-    def losses(self):
-        """How often Pingora 0.9.1 gave up a live idle connection, because the task that watched it had unlocked it but
-        not yet let go of it (cloudflare/pingora issue 998). A pinned client is then no longer authenticated, and its
-        user is asked again."""
-        return self.log.read_text().count("failed to acquire reusable stream")
 
     def events(self):
         return re.findall(r"^.*event=FC\d+.*$", self.log.read_text(), re.M)
