@@ -5,7 +5,7 @@
 
 pub mod activesync;
 pub mod anchor;
-pub mod basic;
+pub mod authorization;
 pub mod kerberos;
 pub mod name;
 pub mod ntlm;
@@ -102,7 +102,7 @@ pub enum TargetSource {
 /// Reads everything a request says about who it is for.
 pub fn identify(facts: &Facts<'_>) -> Identity {
     Identity {
-        credential: facts.authorization.map_or(Credential::None, basic::credential),
+        credential: facts.authorization.map_or(Credential::None, authorization::credential),
         target: anchor::target(facts),
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use firstcas::{
     directory::{Directory, DirectoryError},
-    identity::{Credential, basic},
+    identity::{Credential, authorization},
     routing::{
         protocol::{Protocol, VirtualDirectoryKind},
         topology::AuthenticationMethods,
@@ -140,7 +140,7 @@ impl People {
         if known.is_some() {
             return Ok(known);
         }
-        let Credential::Basic { user, password } = basic::credential(authorization) else {
+        let Credential::Basic { user, password } = authorization::credential(authorization) else {
             return Ok(None);
         };
         let entry = match self.directory.find(&user).await {
