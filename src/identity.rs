@@ -5,10 +5,15 @@
 
 pub mod activesync;
 pub mod anchor;
-pub mod basic;
+mod asn1;
+pub mod authorization;
 pub mod kerberos;
+pub mod keytab;
 pub mod name;
 pub mod ntlm;
+#[cfg(test)]
+mod samples;
+mod spnego;
 pub mod token;
 
 pub use name::MailboxName;
@@ -102,7 +107,7 @@ pub enum TargetSource {
 /// Reads everything a request says about who it is for.
 pub fn identify(facts: &Facts<'_>) -> Identity {
     Identity {
-        credential: facts.authorization.map_or(Credential::None, basic::credential),
+        credential: facts.authorization.map_or(Credential::None, authorization::credential),
         target: anchor::target(facts),
     }
 }

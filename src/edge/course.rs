@@ -19,7 +19,7 @@ use super::{
 use crate::{
     directory::{DirectoryError, Entry, cache::Lookup},
     events::{self, Event},
-    identity::{self, Credential, Facts, Identity, MailboxName, Token, basic, token::Shows},
+    identity::{self, Credential, Facts, Identity, MailboxName, Token, authorization, token::Shows},
     routing::{self, Decision, Refusal, Request, Rule, mailbox::Whose, protocol::Protocol, topology::ServerId},
     secret::Secret,
 };
@@ -162,7 +162,8 @@ impl Edge {
         let (organisation, protocol) = (context.organisation.clone(), context.story.protocol);
         if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
             let authorization = session.req_header().headers.get(AUTHORIZATION);
-            let credential = authorization.map_or(Credential::None, |value| basic::credential(value.as_bytes()));
+            let credential =
+                authorization.map_or(Credential::None, |value| authorization::credential(value.as_bytes()));
             match self.prove(&credential).await? {
                 Proof::Proven(entry) => context.story.proven = Some(entry.name),
                 Proof::Wrong => return Err(Denial::WrongPassword),

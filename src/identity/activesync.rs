@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use percent_encoding::percent_decode_str;
 
-use super::{MailboxName, basic::BASE64, parameter};
+use super::{MailboxName, authorization::BASE64, parameter};
 use crate::routing::EasVersion;
 
 /// The user that an `ActiveSync` query names: an SMTP address, a bare alias or `DOMAIN\user`, as the device was set up.

@@ -7,7 +7,7 @@ use std::{
 
 use firstcas::{
     directory::{Directory, DirectoryError, Entry},
-    identity::{Credential, MailboxName, basic},
+    identity::{Credential, MailboxName, authorization},
     routing::{
         protocol::{Protocol, VirtualDirectoryKind},
         topology::AuthenticationMethods,
@@ -163,7 +163,7 @@ impl People {
         if known.is_some() {
             return Ok(known);
         }
-        let Credential::Basic { user, password } = basic::credential(authorization) else {
+        let Credential::Basic { user, password } = authorization::credential(authorization) else {
             return Ok(None);
         };
         let Some(entry) = self.entry(&user).await? else {

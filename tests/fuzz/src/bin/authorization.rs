@@ -4,7 +4,7 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use firstcas_fuzz::{
-    identity::{Credential, MailboxName, basic::credential},
+    identity::{Credential, MailboxName, authorization::credential},
     secret::Secret,
 };
 use libfuzzer_sys::fuzz_target;
