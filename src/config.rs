@@ -13,6 +13,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ pub use mistake::{ConfigErrors, Mistake};
 
 use crate::{
     directory,
+    identity::keytab::Keytab,
     routing::{EasVersion, protocol::Protocol},
     secret::Secret,
 };
@@ -49,6 +51,8 @@ pub struct Config {
     pub pins: Pins,
     /// The cookie that takes a client's next connection to its mailbox's site.
     pub affinity: Affinity,
+    /// The service account's keys, which open the Kerberos tickets that clients send.
+    pub keytab: Option<Arc<Keytab>>,
     /// How the log is written.
     pub log: Log,
     /// Threads that serve clients.

@@ -44,6 +44,8 @@ pub enum Event {
     TooManyPins,
     /// A server refused a sign-in, most likely because of Extended Protection.
     ExtendedProtection,
+    /// A client's Kerberos ticket could not be opened with the keytab.
+    TicketNotOpened,
     /// A connection of a pinned client was not what it had to be, or a server authenticated one unasked.
     ConnectionNotOwn,
     /// A request was refused because of who asked for what.
@@ -63,7 +65,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 19] = [
+    pub const ALL: [Event; 20] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -81,6 +83,7 @@ impl Event {
         Event::TooManyClients,
         Event::TooManyPins,
         Event::ExtendedProtection,
+        Event::TicketNotOpened,
         Event::ConnectionNotOwn,
         Event::RequestRefused,
     ];
@@ -106,6 +109,7 @@ impl Event {
             Event::TooManyPins => "FC133",
             Event::ExtendedProtection => "FC140",
             Event::ConnectionNotOwn => "FC141",
+            Event::TicketNotOpened => "FC142",
             Event::RequestRefused => "FC131",
         }
     }
@@ -116,7 +120,7 @@ impl Event {
             Event::ServerBack | Event::TopologyChanged | Event::RequestRefused | Event::MalformedRequest => {
                 Severity::Information
             }
-            Event::ActiveSyncRedirected | Event::DirectoryOddity => Severity::Warning,
+            Event::ActiveSyncRedirected | Event::DirectoryOddity | Event::TicketNotOpened => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
             | Event::ProxyTargetNotUsable
             | Event::ProxyTargetWithoutSsl
@@ -165,6 +169,9 @@ impl Event {
             Event::ExtendedProtection => {
                 "set the virtual directory's ExtendedProtectionTokenChecking to None: it asks for the client's own TLS \
                  channel to the server, which ends at the edge"
+            }
+            Event::TicketNotOpened => {
+                "see the reason; until then the client goes where hints say, and its server judges it"
             }
             Event::ConnectionNotOwn => {
                 "report it, with the log lines around it; the client was cut off, nobody was mixed up"

@@ -9,6 +9,7 @@ use std::{
     num::NonZero,
     ops::RangeInclusive,
     path::Path,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     directory::{cache, ldap},
+    identity::keytab::Keytab,
     routing::protocol::Protocol,
     secret::Secret,
 };
@@ -57,6 +59,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let limits = limits(&root.section("limits"));
     let pins = pins(&root.section("pins"), &limits);
     let affinity = affinity(&root.section("affinity"), surroundings);
+    let keytab = keytab(&root.section("kerberos"), surroundings);
     let log = log(&root.section("log"));
 
     drop(root);
@@ -77,6 +80,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         limits,
         pins,
         affinity,
+        keytab,
         log,
         threads: process.threads,
         drain_timeout: process.drain_timeout,
@@ -452,6 +456,10 @@ fn affinity(section: &Section<'_>, surroundings: &Surroundings) -> Affinity {
             .get("lifetime", duration(Duration::from_secs(60)..=DAY * 30))
             .unwrap_or(Duration::from_secs(12 * 60 * 60)),
     }
+}
+
+fn keytab(section: &Section<'_>, surroundings: &Surroundings) -> Option<Arc<Keytab>> {
+    section.get("keytab", |value| surroundings.keytab(value)).map(Arc::new)
 }
 
 fn log(section: &Section<'_>) -> Log {

@@ -18,7 +18,7 @@ use super::{
     section::{Wrong, wrong},
     values::text,
 };
-use crate::{edge::affinity::KEY_BYTES, secret::Secret};
+use crate::{edge::affinity::KEY_BYTES, identity::keytab::Keytab, secret::Secret};
 
 /// What a configuration depends on besides its text.
 pub struct Surroundings {
@@ -79,6 +79,16 @@ impl Surroundings {
             true => Err(wrong(format!("the first line of {} is empty", path.display()), "write the password there")),
             false => Ok(line),
         }
+    }
+
+    /// A keytab of the service account.
+    pub fn keytab(&self, value: &DeValue<'_>) -> Result<Keytab, Wrong> {
+        let path = self.working_directory.join(text(value)?);
+        Keytab::parse(&read(&path)?).map_err(|error| {
+            let text = error.to_string();
+            let (problem, cure) = text.split_once("; ").unwrap_or((&text, "export it again"));
+            wrong(format!("{}: {problem}", path.display()), cure)
+        })
     }
 
     /// A file of keys for affinity cookies, one a line.

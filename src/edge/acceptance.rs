@@ -34,11 +34,16 @@ use crate::{
     routing::{Decision, protocol::Protocol},
 };
 
-/// What a request's NTLM message says, and what follows if the server accepts it.
-pub(super) struct Claim {
-    pub(super) message: ntlm::Authenticate,
-    /// `None`: the directory knows nobody of that name, or does not answer.
-    pub(super) follows: Option<(Arc<Proven>, Next)>,
+/// Who signs in by a request's message, and what follows if the server accepts it.
+pub(super) enum Claim {
+    /// An NTLM message.
+    Message {
+        message: ntlm::Authenticate,
+        /// `None`: the directory knows nobody of that name, or does not answer.
+        follows: Option<(Arc<Proven>, Next)>,
+    },
+    /// A Kerberos ticket that the edge could open: it has proved the name already, and gone by it.
+    Ticket { person: Arc<Proven>, channel_bindings: bool },
 }
 
 /// What follows once somebody is proven.
@@ -100,17 +105,20 @@ impl Edge {
         }
         match sign_in {
             SignIn::Accepted { answers } => {
-                let Some(Claim { message, follows: Some((person, next)) }) = context.claim.take() else {
-                    return Ok(());
+                let (person, next) = match context.claim.take() {
+                    Some(Claim::Message { message, follows: Some((person, next)) })
+                        if proof::proves(answers.as_ref(), asked, &message, answered.status) =>
+                    {
+                        (person, next)
+                    }
+                    Some(Claim::Ticket { person, .. }) => (person, Next::Stays),
+                    Some(Claim::Message { .. }) | None => return Ok(()),
                 };
-                if !proof::proves(answers.as_ref(), asked, &message, answered.status) {
-                    return Ok(());
-                }
                 context.story.proven = Some(person.entry_name.clone());
                 pinned.is_proven(person);
                 self.follow(next, session, response, context).await
             }
-            SignIn::Rejected { after_answer: true } if context.claim.as_ref().is_some_and(Claim::is_channel_bound) => {
+            SignIn::Rejected { .. } if context.claim.as_ref().is_some_and(Claim::is_channel_bound) => {
                 let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
                 Event::ExtendedProtection.report(format_args!(
                     "{} refused a sign-in that is bound to the client's TLS channel; if the password was right, Extended \
@@ -164,7 +172,10 @@ impl Edge {
 
 impl Claim {
     fn is_channel_bound(&self) -> bool {
-        self.message.channel_bindings
+        match self {
+            Claim::Message { message, .. } => message.channel_bindings,
+            Claim::Ticket { channel_bindings, .. } => *channel_bindings,
+        }
     }
 }
 

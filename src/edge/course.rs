@@ -40,8 +40,8 @@ pub(super) enum Speaker {
     Hinted(MailboxName),
     /// By a name and password that are not verified yet.
     Claimed(MailboxName),
-    /// By the connection, over which they have proved it.
-    SignedIn(Arc<Proven>),
+    /// By the connection, over which they have proved it, or by a ticket that the edge could open.
+    Proven(Arc<Proven>),
 }
 
 impl Speaker {
@@ -49,7 +49,7 @@ impl Speaker {
         match self {
             Speaker::Unknown => None,
             Speaker::Hinted(name) | Speaker::Claimed(name) => Some(name),
-            Speaker::SignedIn(person) => Some(&person.name),
+            Speaker::Proven(person) => Some(&person.name),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Edge {
         let identity = identity::identify(&facts);
         let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
         context.story.identified(&identity);
-        if let Credential::Unreadable(why) = identity.credential {
+        if let Some(why) = unreadable(&identity.credential) {
             Event::MalformedRequest.report(format_args!("a credential could not be read: {why}"));
         }
         if protocol == Protocol::ActiveSync && query.is_some_and(identity::activesync::is_unreadable) {
@@ -106,7 +106,13 @@ impl Edge {
             self.pin(context)?;
         }
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.admit());
-        let speaker = self.speaker(&identity, proven, session);
+        let speaker = match self.ticket(&identity.credential).await? {
+            Some((person, claim)) => {
+                context.claim = Some(claim);
+                Speaker::Proven(person)
+            }
+            None => self.speaker(&identity, proven, session),
+        };
         context.story.speaks(&speaker);
 
         let lookup = match identity.routing_name(speaker.name()) {
@@ -119,14 +125,16 @@ impl Edge {
 
         if decision.tells_about_mailbox() {
             match (&speaker, self.prove(&identity.credential).await?) {
-                (Speaker::SignedIn(person), _) => context.story.proven = Some(person.entry_name.clone()),
+                (Speaker::Proven(person), _) => context.story.proven = Some(person.entry_name.clone()),
                 (_, Proof::Proven(entry)) => context.story.proven = Some(entry.name),
                 (_, Proof::Wrong) => return Err(Denial::WrongPassword),
                 (_, Proof::Absent) => decision = local_challenge(&request, &organisation),
             }
         }
         // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
-        let bound = bound.filter(|_| context.carries != Carries::PerRequest).and_then(|it| organisation.find(&it));
+        // A credential that says itself who asks may go elsewhere.
+        let says_who = context.carries == Carries::PerRequest || context.claim.is_some();
+        let bound = bound.filter(|_| !says_who).and_then(|it| organisation.find(&it));
         if let (Some(server), Decision::Proxy(..) | Decision::BackEnd(..)) = (bound, &decision) {
             context.claim = self.claim(&identity, &request, server, &organisation).await;
             context.story.decided(&decision, whose, &organisation.topology);
@@ -200,7 +208,7 @@ impl Edge {
         let hint = match (&identity.credential, proven) {
             (Credential::Basic { user, .. }, _) => return Speaker::Claimed(user.clone()),
             (Credential::Bearer | Credential::Unreadable(_), _) => return Speaker::Unknown,
-            (Credential::None, Some(person)) => return Speaker::SignedIn(person),
+            (Credential::None, Some(person)) => return Speaker::Proven(person),
             // A new handshake may be somebody else's; but most often it is the same person's.
             (Credential::ConnectionBound(_), Some(person)) => Some(person.name.clone()),
             (Credential::None | Credential::ConnectionBound(_), None) => {
@@ -210,6 +218,28 @@ impl Edge {
             }
         };
         hint.map_or(Speaker::Unknown, Speaker::Hinted)
+    }
+
+    /// Whom a Kerberos ticket was issued to, if there is one, the edge can open it, and the directory knows them.
+    async fn ticket(&self, credential: &Credential) -> Result<Option<(Arc<Proven>, Claim)>, Denial> {
+        let (Some(keytab), Credential::ConnectionBound(Token { shows: Shows::Ticket(ticket), .. })) =
+            (&self.config.keytab, credential)
+        else {
+            return Ok(None);
+        };
+        match keytab.open(ticket, SystemTime::now()) {
+            Ok(opened) => Ok(match self.find(&opened.client).await?.as_ref() {
+                Lookup::Found(entry) => {
+                    let person = Arc::new(Proven { name: opened.client, entry_name: entry.name.clone() });
+                    Some((person.clone(), Claim::Ticket { person, channel_bindings: opened.channel_bindings }))
+                }
+                Lookup::NotFound | Lookup::Ambiguous(_) => None, // the server may know them all the same
+            }),
+            Err(error) => {
+                Event::TicketNotOpened.report(format_args!("a Kerberos ticket could not be opened: {error}"));
+                Ok(None)
+            }
+        }
     }
 
     /// What follows if the server accepts the name in an NTLM message. The server has to judge it first; so this never
@@ -225,13 +255,25 @@ impl Edge {
             return None;
         };
         let message = (**message).clone();
-        let Some(user) = message.user.clone() else { return Some(Claim { message, follows: None }) };
-        let Ok(Lookup::Found(entry)) = self.find(&user).await.as_deref().cloned() else {
-            return Some(Claim { message, follows: None });
+        let follows = match message.user.clone() {
+            Some(user) => self.follows(user, identity, request, server, organisation).await,
+            None => None,
         };
+        Some(Claim::Message { message, follows })
+    }
+
+    async fn follows(
+        &self,
+        user: MailboxName,
+        identity: &Identity,
+        request: &Request<'_>,
+        server: ServerId,
+        organisation: &Organisation,
+    ) -> Option<(Arc<Proven>, Next)> {
+        let Ok(Lookup::Found(entry)) = self.find(&user).await.as_deref().cloned() else { return None };
         let person = Arc::new(Proven { name: user, entry_name: entry.name });
         let mailbox = identity.routing_name(Some(&person.name)).unwrap_or(&person.name).clone();
-        let Ok(lookup) = self.find(&mailbox).await else { return Some(Claim { message, follows: None }) };
+        let lookup = self.find(&mailbox).await.ok()?;
         let decision = routing::decide(request, whose(&lookup), &organisation.topology, &organisation.policy);
         let next = match decision {
             Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService) => Next::Stays,
@@ -250,7 +292,7 @@ impl Edge {
                 Next::Decided(decision, lookup.clone())
             }
         };
-        Some(Claim { message, follows: Some((person, next)) })
+        Some((person, next))
     }
 
     async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
@@ -355,6 +397,18 @@ pub(super) fn whose(lookup: &Lookup) -> Whose<'_> {
         Lookup::Found(Entry { mailbox: None, .. }) => Whose::WithoutMailbox,
         Lookup::NotFound => Whose::Unknown,
         Lookup::Ambiguous(_) => Whose::Ambiguous,
+    }
+}
+
+/// Why a credential, or the name in it, cannot be read.
+fn unreadable(credential: &Credential) -> Option<&dyn std::error::Error> {
+    match credential {
+        Credential::Unreadable(why) => Some(why),
+        Credential::ConnectionBound(Token { shows: Shows::Unreadable(why), .. }) => Some(why),
+        Credential::ConnectionBound(Token { shows: Shows::Account(message), .. }) => {
+            message.unreadable_name.as_ref().map(|why| why as _)
+        }
+        Credential::ConnectionBound(_) | Credential::None | Credential::Basic { .. } | Credential::Bearer => None,
     }
 }
 

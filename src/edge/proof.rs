@@ -15,21 +15,26 @@ use crate::identity::ntlm;
 /// - The status must be one that comes after the check: not one for a fault in the request's form or size (400, 413,
 ///   IIS's 404.13), and not a failure of the server.
 pub fn proves(challenged: Option<&Challenged>, asked: u64, message: &ntlm::Authenticate, status: u16) -> bool {
-    const NTLMSSP_NEGOTIATE_UNICODE: u32 = 1; // [MS-NLMP] 2.2.2.5
     let Some(Challenged { asked: challenged, ntlm: Some(challenge) }) = challenged else { return false };
-    let is_unicode = message.flags & NTLMSSP_NEGOTIATE_UNICODE != 0;
-    *challenged == asked && challenge.unicode == is_unicode && matches!(status, 200..=399 | 403 | 440)
+    *challenged == asked && message.user_answering(*challenge).is_some() && matches!(status, 200..=399 | 403 | 440)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::MailboxName;
 
     const UNICODE: ntlm::Challenge = ntlm::Challenge { unicode: true };
     const BEFORE: Challenged = Challenged { asked: 7, ntlm: Some(UNICODE) };
 
     fn message() -> ntlm::Authenticate {
-        ntlm::Authenticate { user: None, workstation: String::new(), flags: 1, channel_bindings: false }
+        ntlm::Authenticate {
+            user: Some(MailboxName::Bare("carla".into())),
+            unreadable_name: None,
+            workstation: String::new(),
+            flags: 1, // NTLMSSP_NEGOTIATE_UNICODE
+            channel_bindings: false,
+        }
     }
 
     #[test]

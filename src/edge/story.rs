@@ -83,7 +83,7 @@ impl Story {
             Speaker::Unknown => {}
             Speaker::Hinted(name) => self.hint = Some(name.clone()),
             Speaker::Claimed(name) => self.user = Some(name.clone()),
-            Speaker::SignedIn(person) => self.user = Some(person.name.clone()),
+            Speaker::Proven(person) => self.user = Some(person.name.clone()),
         }
     }
 

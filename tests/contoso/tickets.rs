@@ -163,6 +163,11 @@ pub fn judge(token: &[u8]) -> Option<String> {
 
 /// The keytab with the service's key, as `ktutil` writes it (MIT's format 0x502).
 pub fn keytab() -> Vec<u8> {
+    keytab_with(SERVICE_KEY)
+}
+
+/// A keytab with another key in its place.
+pub fn keytab_with(key: [u8; 32]) -> Vec<u8> {
     fn counted(bytes: &[u8]) -> Vec<u8> {
         #[allow(clippy::cast_possible_truncation)] // the constants of this file
         let length = (bytes.len() as u16).to_be_bytes();
@@ -179,7 +184,7 @@ pub fn keytab() -> Vec<u8> {
     entry.extend([0; 4]); // when it was written
     entry.push(KEY_VERSION);
     entry.extend(u16::from(AES256).to_be_bytes());
-    entry.extend(counted(&SERVICE_KEY));
+    entry.extend(counted(&key));
     entry.extend(u32::from(KEY_VERSION).to_be_bytes());
     #[allow(clippy::cast_possible_truncation)] // about a hundred
     let length = (entry.len() as u32).to_be_bytes();

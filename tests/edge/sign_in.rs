@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use http::Method;
 
 use crate::{
+    contoso::tickets::{self, Ticket},
     harness::{Answer, Client, House, Plan},
     record,
-    windows_client::Handshake,
+    windows_client::{self, Handshake},
     wire::play,
 };
 
@@ -268,4 +269,62 @@ async fn two_legs(status: u16) -> SocketAddr {
         edge.rest().await;
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_services_keys_the_edge_knows_who_a_ticket_was_issued_to() {
+    let house = with_keytab(&tickets::keytab()).await;
+    for (user, server) in [("ana", "cas-lis-"), ("bruno", "cas-opo-")] {
+        for value in [windows_client::kerberos(&Ticket::of(user)), windows_client::raw_kerberos(&Ticket::of(user))] {
+            let mut client = house.client().await;
+            let answer = ask(&mut client, &value, Method::GET, "/owa/by-ticket", &[]).await;
+            assert_eq!((answer.status.as_u16(), answer.user()), (200, user), "{answer:?}");
+            assert!(answer.server().starts_with(server), "{answer:?}");
+            let next = client.get("/owa/").send().await;
+            assert_eq!((next.user(), next.connection()), (user, answer.connection()));
+        }
+    }
+    let line = record::line(&["firstcas::access", " path=/owa/by-ticket ", "bruno"]).await;
+    assert!(line.contains(" credential=kerberos ") && line.contains(" proven=bruno@contoso.com "), "{line}");
+
+    let before = house.requests_behind();
+    let carla = windows_client::kerberos(&Ticket::of("carla"));
+    let page = ask(&mut house.client().await, &carla, Method::GET, "/owa/", &[]).await;
+    assert!(page.body.contains("https://mail.madrid.contoso.com/owa"), "{page:?}");
+    let target = "/Microsoft-Server-ActiveSync?Cmd=Sync&User=carla&DeviceId=d";
+    let moved = ask(&mut house.client().await, &carla, Method::POST, target, &[]).await;
+    assert_eq!(moved.status, 451, "{moved:?}");
+    assert_eq!(house.requests_behind(), before, "the ticket alone is proof");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_keys_a_ticket_goes_where_hints_say_and_tells_nothing() {
+    let other_keys = tickets::keytab_with([9; 32]);
+    for house in [House::start().await, with_keytab(&other_keys).await] {
+        let carla = windows_client::kerberos(&Ticket::of("carla"));
+        let answer = ask(&mut house.client().await, &carla, Method::GET, "/owa/", &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.user()), (200, "carla"), "{answer:?}");
+        assert!(answer.server().starts_with("cas-lis-"), "{answer:?}");
+        assert_eq!(answer.header("Set-Cookie"), "", "nobody knows who it was");
+    }
+    record::line(&["event=FC142", "no key of the keytab opens the ticket"]).await;
+}
+
+async fn with_keytab(keytab: &[u8]) -> House {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("http.keytab");
+    std::fs::write(&file, keytab).expect("the keytab is written");
+    House::with(&format!("kerberos.keytab = \"{}\"", file.display())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_that_extended_protection_foils_is_explained() {
+    let house = House::start().await;
+    for server in ["cas-lis-1", "cas-lis-2"] {
+        house.contoso.server(server).extended_protection();
+    }
+    let bound = ntlm("ana").channel_bindings([7; 16]);
+    let answer = sign_in(&mut house.client().await, &bound, Method::GET, "/owa/", &[]).await;
+    assert_eq!(answer.status, 401, "{answer:?}");
+    record::line(&["ERROR firstcas::event", "event=FC140", "cas-lis-", "Extended Protection", "cure="]).await;
 }

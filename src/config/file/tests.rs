@@ -27,6 +27,7 @@ impl Place {
         ] {
             place.write(name, contents);
         }
+        fs::write(place.path("http.keytab"), keytab()).unwrap();
         place
     }
 
@@ -61,6 +62,15 @@ impl Place {
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.0.path().join(name)
     }
+}
+
+/// A keytab with one AES256 key ("The Kerberos Keytab Binary File Format", MIT Kerberos documentation).
+fn keytab() -> Vec<u8> {
+    let text = |text: &str| [&u16::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat();
+    let principal = [vec![0, 2], text("CONTOSO.COM"), text("HTTP"), text("mail.contoso.com")].concat();
+    let key = [&[0, 0, 0, 1, 0, 0, 0, 0, 3, 0, 18, 0, 32][..], &[7; 32]].concat();
+    let entry = [principal, key].concat();
+    [&[5, 2][..], &u32::try_from(entry.len()).unwrap().to_be_bytes(), &entry].concat()
 }
 
 fn self_signed() -> (String, String) {
@@ -99,9 +109,8 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
     let only_active = place.read(SAMPLE).unwrap();
     // Taking the comments off options that repeat their default must change nothing.
     let numbers = uncommented();
-    let from = |title: &str| {
-        numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().replace("\nkey_file", "\n#")
-    };
+    let from =
+        |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().replace("\nkey", "\n#");
     for title in ["[cache]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
         let table = format!("{title}{}", from(title));
         let explicit = place.with(&table).unwrap();
@@ -125,6 +134,7 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
     }
     text = text.replace("/etc/firstcas/bind-password", "password");
     text = text.replace("/etc/firstcas/affinity-keys", "affinity-keys");
+    text = text.replace("/etc/firstcas/http.keytab", "http.keytab");
 
     let errors = place.read(&text).expect_err("a file and servers at once");
     assert_eq!(errors.mistakes.len(), 1, "{errors}");
@@ -142,6 +152,7 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
     assert_eq!(config.resolve.get("cas-far-1.contoso.com", 8443), Some("10.5.0.11:8443".parse().unwrap()));
     assert!(config.listeners[0].redirect_to_https.is_some());
     assert_eq!(config.affinity.keys.len(), 2);
+    assert_eq!(config.keytab.unwrap().keys().len(), 1);
 }
 
 #[test]
