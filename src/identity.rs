@@ -5,10 +5,15 @@
 
 pub mod activesync;
 pub mod anchor;
+mod asn1;
 pub mod authorization;
 pub mod kerberos;
+pub mod keytab;
 pub mod name;
 pub mod ntlm;
+#[cfg(test)]
+mod samples;
+mod spnego;
 pub mod token;
 
 pub use name::MailboxName;

@@ -7,7 +7,7 @@ use base64::{
 
 use super::{
     Credential, MailboxName, Token, UnreadableCredential,
-    token::{Leg, Shows},
+    token::{self, Leg, Shows, UnreadableToken},
 };
 use crate::secret::Secret;
 
@@ -22,22 +22,27 @@ pub fn credential(authorization: &[u8]) -> Credential {
     let (scheme, token) = authorization.split_at(end_of_scheme);
     let is = |name: &str| scheme.eq_ignore_ascii_case(name.as_bytes());
 
-    // Neither a base64 nor a Bearer token has a comma (RFC 9110 section 11.2), so there is a second credential behind it,
-    // and which of the two the server takes is anybody's guess.
-    if token.contains(&b',') {
-        return connection_bound();
+    let is_basic = is("Basic");
+    let is_bearer = !is_basic && is("Bearer");
+    if !is_basic && !is_bearer && !["Negotiate", "NTLM", "Nego2", "Kerberos"].into_iter().any(is) {
+        return connection_bound(Shows::Nothing); // `Digest` and its like have no token
     }
-    if is("Basic") {
+    // None of these schemes' tokens has a comma (RFC 9110 section 11.2), so there is a second credential behind it, and
+    // which of the two the server takes is anybody's guess.
+    if token.contains(&b',') {
+        return connection_bound(Shows::Unreadable(UnreadableToken::SeveralCredentials));
+    }
+    if is_basic {
         return basic(token.trim_ascii_start()).unwrap_or_else(Credential::Unreadable);
     }
-    if is("Bearer") {
+    if is_bearer {
         return Credential::Bearer;
     }
-    connection_bound()
+    Credential::ConnectionBound(token::read(token.trim_ascii_start()))
 }
 
-fn connection_bound() -> Credential {
-    Credential::ConnectionBound(Token { leg: Leg::First, shows: Shows::Nothing })
+fn connection_bound(shows: Shows) -> Credential {
+    Credential::ConnectionBound(Token { leg: Leg::First, shows })
 }
 
 fn basic(token: &[u8]) -> Result<Credential, UnreadableCredential> {
@@ -49,9 +54,9 @@ fn basic(token: &[u8]) -> Result<Credential, UnreadableCredential> {
     Ok(Credential::Basic { user, password })
 }
 
-/// The standard alphabet, whose padding may be missing. Browsers and phones always pad, hand-made clients forget to, and
-/// Microsoft's sample decoder for this very field copes (KB 191239). It changes no byte of what is read, so there is
-/// nothing to gain from being stricter than the server that will check the password.
+/// The standard alphabet, whose padding may be missing. Browsers and phones always pad, hand-made clients forget to,
+/// and Microsoft's sample decoder for this very field copes (KB 191239). It changes no byte of what is read, so there
+/// is nothing to gain from being stricter than the server that will check the password.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -132,6 +137,22 @@ mod tests {
         ] {
             assert!(matches!(credential(sent), Credential::ConnectionBound(_)), "{}", String::from_utf8_lossy(sent));
         }
+    }
+
+    #[test]
+    fn a_token_is_read_and_what_has_none_shows_nothing() {
+        let shows = |sent: &[u8]| {
+            let Credential::ConnectionBound(Token { shows, .. }) = credential(sent) else { panic!("not bound") };
+            shows
+        };
+        for sent in [&b"NTLM TlRMTVNTUAABAAAAB4IIogAAAAAAAAAAAAAAAAAAAAAGAbEdAAAADw=="[..], b"ntlm", b"Negotiate "] {
+            assert_eq!(shows(sent), Shows::Nothing);
+        }
+        assert_eq!(shows(b"Digest username=\"ana\", realm=\"Contoso\""), Shows::Nothing);
+        assert_eq!(shows(b"Nego2 YIIFmw=="), Shows::Unreadable(UnreadableToken::Spnego));
+        let several = Shows::Unreadable(UnreadableToken::SeveralCredentials);
+        assert_eq!(shows(b"Basic YW5hOnA=, Negotiate YIIFmw=="), several);
+        assert_eq!(shows(b"NTLM TlRMTVNTUAABAAAAB4IIog==, NTLM TlRMTVNTUAAB"), several);
     }
 
     #[test]

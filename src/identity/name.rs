@@ -42,6 +42,9 @@ pub enum NameError {
     /// `a\b\c`.
     #[error("the name has several backslashes; write DOMAIN\\user")]
     SeveralBackslashes,
+    /// Only of [`MailboxName::of_parts`]: a `\\`, `@`, colon, space or GUID where it could mean another name.
+    #[error("the name could be read in two ways; it must be an account in its domain, or user@domain without one")]
+    TwoReadings,
 }
 
 impl MailboxName {
@@ -55,8 +58,8 @@ impl MailboxName {
     ///
     /// Spaces around the text are dropped: phone keyboards add them. `DOMAIN\user@domain`, which phones send whose
     /// domain field was filled in needlessly, is the address. `DOMAIN/user` is not taken for an account: no source says
-    /// that Exchange does. A colon is refused because RFC 7617 refuses it, and because other namespaces are written with
-    /// one (`SID:S-1-5-..`).
+    /// that Exchange does. A colon is refused because RFC 7617 refuses it, and because other namespaces are written
+    /// with one (`SID:S-1-5-..`).
     ///
     /// # Errors
     /// When the text cannot be a name in any directory.
@@ -90,8 +93,8 @@ impl MailboxName {
         Ok(MailboxName::Account { domain: domain.to_lowercase(), account: account.to_lowercase() })
     }
 
-    /// Reads a name as a client sent it: UTF-8, else Latin-1, which older browsers and phones send (RFC 7617 section 2.1
-    /// leaves the encoding open).
+    /// Reads a name as a client sent it: UTF-8, else Latin-1, which older browsers and phones send (RFC 7617 section
+    /// 2.1 leaves the encoding open).
     ///
     /// # Errors
     /// As [`MailboxName::parse`].
@@ -102,6 +105,35 @@ impl MailboxName {
         let text = str::from_utf8(bytes)
             .map_or_else(|_| Cow::Owned(bytes.iter().copied().map(char::from).collect()), Cow::Borrowed);
         MailboxName::parse(&text)
+    }
+
+    /// Reads the two parts in which a message of Windows authentication names an account; the domain may be empty.
+    ///
+    /// Other than people, whose spellings [`parse`](MailboxName::parse) forgives, these messages are judged by another
+    /// server, and we may not read one person where it reads another. So nothing is trimmed or stripped, and a name is
+    /// refused if its parts could be put together in another way.
+    ///
+    /// # Errors
+    /// As [`MailboxName::parse`], and when there are two readings.
+    pub fn of_parts(domain: &str, user: &str) -> Result<MailboxName, NameError> {
+        if domain.contains(char::is_control) || user.contains(char::is_control) {
+            return Err(NameError::ControlCharacter);
+        }
+        let is_one_word = |part: &str| part.trim() == part && !part.contains(['\\', ':']);
+        if !is_one_word(domain) || !is_one_word(user) || domain.contains('@') {
+            return Err(NameError::TwoReadings);
+        }
+        if domain.is_empty() {
+            // A server looks for an account called so, not for a mailbox GUID.
+            return MailboxName::parse(user).and_then(|name| match name {
+                MailboxName::Guid(_) => Err(NameError::TwoReadings),
+                MailboxName::Address(_) | MailboxName::Account { .. } | MailboxName::Bare(_) => Ok(name),
+            });
+        }
+        if user.contains('@') {
+            return Err(NameError::TwoReadings);
+        }
+        MailboxName::parse(&format!("{domain}\\{user}"))
     }
 }
 
@@ -226,6 +258,33 @@ mod tests {
             ("a\\b\\c", NameError::SeveralBackslashes),
         ] {
             assert_eq!(MailboxName::parse(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_in_two_parts_is_read_only_if_there_is_one_way_to_put_them_together() {
+        let account = |domain: &str| MailboxName::Account { domain: domain.into(), account: "ana".into() };
+        for (domain, user, name) in [
+            ("CONTOSO", "Ana", Ok(account("contoso"))),
+            ("Contoso.com", "ana", Ok(account("contoso.com"))),
+            ("", "ana", Ok(MailboxName::Bare("ana".into()))),
+            ("", "Ana@contoso.com", Ok(MailboxName::Address("ana@contoso.com".into()))),
+            ("CONTOSO", "ana@contoso.com", Err(NameError::TwoReadings)),
+            ("CONTOSO", "ADATUM\\ana", Err(NameError::TwoReadings)),
+            ("", "CONTOSO\\ana", Err(NameError::TwoReadings)),
+            ("CONTOSO\\ana", "bruno", Err(NameError::TwoReadings)),
+            ("ana@contoso.com", "bruno", Err(NameError::TwoReadings)),
+            ("", "smtp:ana@contoso.com", Err(NameError::TwoReadings)),
+            ("", "4c1f053e-9ad2-4b47-8e6f-0123456789ab", Err(NameError::TwoReadings)),
+            ("", "4c1f053e-9ad2-4b47-8e6f-0123456789ab@contoso.com", Err(NameError::TwoReadings)),
+            ("CONTOSO", "ana ", Err(NameError::TwoReadings)),
+            ("CONTOSO", "\u{3000}ana", Err(NameError::TwoReadings)),
+            (" CONTOSO", "ana", Err(NameError::TwoReadings)),
+            ("CONTOSO", "", Err(NameError::HalfMissing)),
+            ("", "", Err(NameError::Empty)),
+            ("CONTOSO", "ana\0", Err(NameError::ControlCharacter)),
+        ] {
+            assert_eq!(MailboxName::of_parts(domain, user), name, "{domain:?} {user:?}");
         }
     }
 
