@@ -1,11 +1,18 @@
 //! What it costs to read who a request is about.
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    time::{Duration, SystemTime},
+};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use firstcas::{
     edge::{hygiene::is_forged, path::decode},
-    identity::{Facts, identify},
+    identity::{
+        Credential, Facts, identify,
+        keytab::Keytab,
+        token::{Shows, Token},
+    },
     routing::protocol::Protocol,
 };
 
@@ -14,8 +21,7 @@ fn identify_requests(c: &mut Criterion) {
         Facts { protocol: Protocol::Owa, path: "/owa/", query: None, authorization: None, anchor_mailbox: None };
     // CONTOSO\bruno:Pass-word1
     let basic = Facts { authorization: Some(b"Basic Q09OVE9TT1xicnVubzpQYXNzLXdvcmQx"), ..nobody };
-    let ntlm =
-        Facts { authorization: Some(b"NTLM TlRMTVNTUAABAAAAB4IIogAAAAAAAAAAAAAAAAAAAAAGAbEdAAAADw=="), ..nobody };
+    let bound = |token: &'static str| Facts { authorization: Some(token.as_bytes()), ..nobody };
     let activesync = |query| Facts {
         protocol: Protocol::ActiveSync,
         path: "/Microsoft-Server-ActiveSync",
@@ -27,7 +33,10 @@ fn identify_requests(c: &mut Criterion) {
     for (name, facts) in [
         ("nobody", nobody),
         ("basic", basic),
-        ("ntlm, not read yet", ntlm),
+        ("ntlm type 1", bound("NTLM TlRMTVNTUAABAAAAB4IIogAAAAAAAAAAAAAAAAAAAAAGAbEdAAAADw==")),
+        ("ntlm type 3", bound(include_str!("../tests/tokens/curl-ntlm-type-3"))),
+        ("ntlm type 3 in spnego", bound(include_str!("../tests/tokens/pyspnego-negotiate-3"))),
+        ("kerberos ap-req in spnego", bound(KERBEROS)),
         (
             "basic and activesync plain query",
             activesync("Cmd=Sync&User=CONTOSO%5Cbruno&DeviceId=ApplDNQJ74&DeviceType=iPhone"),
@@ -53,6 +62,26 @@ fn identify_requests(c: &mut Criterion) {
     group.finish();
 }
 
+/// A ticket of 400 bytes. One with the groups of a Windows user is some kilobytes longer, which are decrypted too.
+const KERBEROS: &str = include_str!("../tests/tokens/curl-kerberos-aes256");
+
+fn open_tickets(c: &mut Criterion) {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_375_319); // when the ticket was sent
+    let Ok(keytab) = Keytab::parse(include_bytes!("../tests/tokens/service.keytab")) else { panic!("no keytab") };
+    let facts = Facts {
+        protocol: Protocol::Owa,
+        path: "/owa/",
+        query: None,
+        authorization: Some(KERBEROS.as_bytes()),
+        anchor_mailbox: None,
+    };
+    let Credential::ConnectionBound(Token { shows: Shows::Ticket(ap_req), .. }) = identify(&facts).credential else {
+        panic!("no ticket");
+    };
+    assert!(keytab.open(&ap_req, then).is_ok());
+    c.bench_function("kerberos ap-req opened", |b| b.iter(|| keytab.open(black_box(&ap_req), then)));
+}
+
 fn check_requests(c: &mut Criterion) {
     let mut group = c.benchmark_group("hygiene");
     for (name, path) in [("plain path", "/owa/auth/logon.aspx"), ("escaped path", "/owa/bruno%40contoso.com/")] {
@@ -74,5 +103,5 @@ fn check_requests(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, identify_requests, check_requests);
+criterion_group!(benches, identify_requests, open_tickets, check_requests);
 criterion_main!(benches);
