@@ -1,5 +1,5 @@
-//! The direction of the arrows: what each part of the source may use. The core stays a pure function because its imports
-//! say so, not because somebody promised.
+//! The direction of the arrows: what each part of the source may use. The core stays a pure function because its
+//! imports say so, not because somebody promised.
 #![allow(clippy::expect_used)] // a test may fail by panicking
 
 use std::{
@@ -139,8 +139,8 @@ fn breaches_in(source: &str, ours: &[String], allowed: &[&str], forbidden: &[&st
     found
 }
 
-/// Whether a word stands in a path (`fs::read`, `std::{fs, net}`, `Instant` in a `use`) or is a call (`time.elapsed()`),
-/// rather than being a field or a variable that happens to be called so.
+/// Whether a word stands in a path (`fs::read`, `std::{fs, net}`, `Instant` in a `use`) or is a call
+/// (`time.elapsed()`), rather than being a field or a variable that happens to be called so.
 fn names_a_path(source: &str, at: usize, after: &str) -> bool {
     let before = source.get(..at).unwrap_or_default();
     let statement = before.rsplit(';').next().unwrap_or_default();

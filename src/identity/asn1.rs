@@ -1,7 +1,8 @@
 //! How a DER structure is read field by field, in the order its ASN.1 module lists them, to its last byte.
 //!
-//! The readers are DER's strict ones (X.690): a length that is indefinite or longer than it need be, a field out of order
-//! or there twice, bytes behind the end are all refused. Nothing here calls itself, so a message's nesting costs no stack.
+//! The readers are DER's strict ones (X.690): a length that is indefinite or longer than it need be, a field out of
+//! order or there twice, bytes behind the end are all refused. Nothing here calls itself, so a message's nesting costs
+//! no stack.
 
 use der::{
     Decode as _, Header, Reader as _, Result, SliceReader, Tag, TagNumber,

@@ -54,9 +54,9 @@ fn basic(token: &[u8]) -> Result<Credential, UnreadableCredential> {
     Ok(Credential::Basic { user, password })
 }
 
-/// The standard alphabet, whose padding may be missing. Browsers and phones always pad, hand-made clients forget to, and
-/// Microsoft's sample decoder for this very field copes (KB 191239). It changes no byte of what is read, so there is
-/// nothing to gain from being stricter than the server that will check the password.
+/// The standard alphabet, whose padding may be missing. Browsers and phones always pad, hand-made clients forget to,
+/// and Microsoft's sample decoder for this very field copes (KB 191239). It changes no byte of what is read, so there
+/// is nothing to gain from being stricter than the server that will check the password.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()

@@ -29,8 +29,8 @@ pub struct ApReq {
 pub struct Opened {
     /// Who the ticket was issued to.
     pub client: MailboxName,
-    /// Whether the client bound its authenticator to the TLS channel it sees (`Bnd`, RFC 4121 section 4.1.1.2): a server
-    /// that insists on Extended Protection then refuses it, because the edge ends that channel.
+    /// Whether the client bound its authenticator to the TLS channel it sees (`Bnd`, RFC 4121 section 4.1.1.2): a
+    /// server that insists on Extended Protection then refuses it, because the edge ends that channel.
     pub channel_bindings: bool,
 }
 
@@ -51,8 +51,9 @@ pub enum TicketError {
     },
     /// An encryption type that is not read here.
     #[error(
-        "the {part} is encrypted with type {etype} ({}), and only AES (17, 18) is read; give the service account AES keys \
-         (msDS-SupportedEncryptionTypes 24), set its password anew and export the keytab again", etype_name(*.etype)
+        "the {part} is encrypted with type {etype} ({}), and only AES (17, 18) is read; give the service account AES \
+         keys (msDS-SupportedEncryptionTypes 24), set its password anew and export the keytab again",
+        etype_name(*.etype)
     )]
     EncryptionType {
         /// Where.
@@ -62,8 +63,8 @@ pub enum TicketError {
     },
     /// The keys do not fit: the message is forged, or the keytab is older than the account's password.
     #[error(
-        "no key of the keytab opens the ticket, whose key version is {}; if the service account's password was changed, \
-         export the keytab again", kvno.map_or_else(|| "not given".to_owned(), |kvno| kvno.to_string())
+        "no key of the keytab opens the ticket, whose key version is {}; if the service account's password was \
+         changed, export the keytab again", kvno.map_or_else(|| "not given".to_owned(), |kvno| kvno.to_string())
     )]
     WrongKey {
         /// The ticket's key version.
@@ -198,8 +199,8 @@ fn suite(etype: i32, part: Part) -> Result<Box<dyn Cipher>, TicketError> {
     }
 }
 
-/// The plaintext, if its checksum is right. The crate's own `decrypt` compares checksums in a time that tells how much of
-/// one was right.
+/// The plaintext, if its checksum is right. The crate's own `decrypt` compares checksums in a time that tells how much
+/// of one was right.
 fn decrypt(suite: &dyn Cipher, key: &[u8], usage: i32, cipher: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let DecryptWithoutChecksum { plaintext, confounder, checksum, ki } =
         suite.decrypt_no_checksum(key, usage, cipher).ok()?;

@@ -1,5 +1,5 @@
-//! Keytab files of MIT Kerberos, version 2 ("The Kerberos Keytab Binary File Format", MIT Kerberos documentation), which
-//! `ktpass`, `ktutil`, `msktutil` and `samba-tool domain exportkeytab` write: the keys that open tickets.
+//! Keytab files of MIT Kerberos, version 2 ("The Kerberos Keytab Binary File Format", MIT Kerberos documentation),
+//! which `ktpass`, `ktutil`, `msktutil` and `samba-tool domain exportkeytab` write: the keys that open tickets.
 
 use std::fmt;
 
@@ -29,7 +29,8 @@ pub struct Key {
 pub enum KeytabError {
     /// It does not begin with `05 02`.
     #[error(
-        "not a keytab of MIT Kerberos, version 2 (it would begin with the bytes 05 02); export it again, as a binary file"
+        "not a keytab of MIT Kerberos, version 2, which would begin with the bytes 05 02; export it again, as a binary \
+         file"
     )]
     NotAKeytab,
     /// A file that was cut short, or changed by a transfer as text.

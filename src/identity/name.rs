@@ -58,8 +58,8 @@ impl MailboxName {
     ///
     /// Spaces around the text are dropped: phone keyboards add them. `DOMAIN\user@domain`, which phones send whose
     /// domain field was filled in needlessly, is the address. `DOMAIN/user` is not taken for an account: no source says
-    /// that Exchange does. A colon is refused because RFC 7617 refuses it, and because other namespaces are written with
-    /// one (`SID:S-1-5-..`).
+    /// that Exchange does. A colon is refused because RFC 7617 refuses it, and because other namespaces are written
+    /// with one (`SID:S-1-5-..`).
     ///
     /// # Errors
     /// When the text cannot be a name in any directory.
@@ -93,8 +93,8 @@ impl MailboxName {
         Ok(MailboxName::Account { domain: domain.to_lowercase(), account: account.to_lowercase() })
     }
 
-    /// Reads a name as a client sent it: UTF-8, else Latin-1, which older browsers and phones send (RFC 7617 section 2.1
-    /// leaves the encoding open).
+    /// Reads a name as a client sent it: UTF-8, else Latin-1, which older browsers and phones send (RFC 7617 section
+    /// 2.1 leaves the encoding open).
     ///
     /// # Errors
     /// As [`MailboxName::parse`].

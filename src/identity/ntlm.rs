@@ -88,7 +88,8 @@ impl Authenticate {
     /// messages of old clients; the payload may stand in their place.
     const HEADER_LENGTH: usize = 64;
 
-    /// Reads an `AUTHENTICATE_MESSAGE`. `None`: it is none, or its fields lie outside it, on its header or on each other.
+    /// Reads an `AUTHENTICATE_MESSAGE`. `None`: it is none, or its fields lie outside it, on its header or on each
+    /// other.
     pub(super) fn read(message: &[u8]) -> Option<Authenticate> {
         if message_type(message) != Some(MessageType::Authenticate) {
             return None;

@@ -2,8 +2,8 @@
 //! handshake. Nothing here proves anything; a server's judgement or a service key ([`Keytab`](super::keytab::Keytab))
 //! does.
 //!
-//! A message is read by what it is, not by the scheme it came with, as servers read it. Where a server could read another
-//! person in it than we do, it is unreadable: the server judges it all the same, but we build nothing upon it.
+//! A message is read by what it is, not by the scheme it came with, as servers read it. Where a server could read
+//! another person in it than we do, it is unreadable: the server judges it all the same, but we build nothing upon it.
 
 use base64::Engine as _;
 use der::asn1::ObjectIdentifier;
@@ -202,8 +202,8 @@ fn is_parameter(text: &[u8]) -> bool {
     text.iter().skip_while(|byte| **byte != b'=').any(|byte| *byte != b'=')
 }
 
-/// The elements of a list. A comma in a quoted string separates none, unless a quote stays open: then rather a challenge
-/// too many than one overlooked.
+/// The elements of a list. A comma in a quoted string separates none, unless a quote stays open: then rather a
+/// challenge too many than one overlooked.
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let stays_open = value.iter().fold(false, |is_open, byte| is_open ^ (*byte == b'"'));
     let mut is_quoted = false;

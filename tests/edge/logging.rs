@@ -10,7 +10,8 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn one_line_a_request_tells_the_whole_story() {
     let house = House::start().await;
-    house.get("CONTOSO\\bruno", "/owa/the-whole-story").await;
+    let mut client = house.client().await;
+    client.get("/owa/the-whole-story").basic("CONTOSO\\bruno", "Pass-word1").send().await;
     let line = record::line(&["firstcas::access", " path=/owa/the-whole-story "]).await;
     for part in [
         " client=127.0.0.1:",
@@ -32,11 +33,10 @@ async fn one_line_a_request_tells_the_whole_story() {
         assert!(line.contains(part), "{part:?} in {line}");
     }
     assert!(!line.contains(" rule=- "), "{line}");
-    house.get("bruno", "/owa/the-second-story").await;
+    client.get("/owa/the-second-story").basic("bruno", "Pass-word1").send().await;
     let line = record::line(&["firstcas::access", " path=/owa/the-second-story "]).await;
     assert!(line.contains(" upstream=reused "), "{line}");
 
-    let mut client = house.client().await;
     client.get("/owa/a-pinned-story").header("Authorization", "NTLM TlRMTVNTUAABAAAA").send().await;
     let line = record::line(&["firstcas::access", " path=/owa/a-pinned-story "]).await;
     assert!(line.contains(" connection=pinned ") && line.contains(" status=401 "), "{line}");

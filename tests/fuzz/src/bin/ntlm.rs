@@ -1,5 +1,5 @@
-//! Whatever follows the type of an NTLM `AUTHENTICATE_MESSAGE`: a name that is read stands in the message in one piece, in
-//! the character set that it claims, and is fit for a log.
+//! Whatever follows the type of an NTLM `AUTHENTICATE_MESSAGE`: a name that is read stands in the message in one piece,
+//! in the character set that it claims, and is fit for a log.
 #![no_main]
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
