@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO := cargo
 FUZZ_SECONDS ?= 10
+GATE_INTERLEAVINGS ?= 1000000
 
 # What the build needs: cmake (zlib-ng, BoringSSL), a C++ compiler (BoringSSL), libclang (BoringSSL's bindings).
 BUILD_PACKAGES := cmake g++ libclang-dev
@@ -12,11 +13,11 @@ TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core python
 TEST_PACKAGES += krb5-kdc krb5-admin-server krb5-user apache2-bin libapache2-mod-auth-gssapi gss-ntlmssp
 TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-exchangelib
 
-.PHONY: help run build test lint unit fuzz deny windows bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows bench build-packages test-packages
 
 help:
 	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
-	@echo 'make test    every check: format, lints, tests against real servers, fuzzing, the demo itself'
+	@echo 'make test    every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
 	@echo 'make bench   criterion benches, and requests per CPU-second beside a bare Pingora proxy'
 
 run: build
@@ -28,7 +29,7 @@ build: build-packages
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3
 
-test: test-packages lint deny unit fuzz build windows
+test: test-packages lint deny unit gate fuzz build windows
 	tests/shown_by
 
 lint: build-packages
@@ -37,6 +38,11 @@ lint: build-packages
 
 unit: test-packages
 	$(CARGO) test --locked
+
+# The gate among a million interleavings of clients, servers and failures; then the same for gates broken on purpose.
+gate:
+	$(CARGO) run --quiet --locked --release --manifest-path tests/gate/Cargo.toml -- $(GATE_INTERLEAVINGS)
+	tests/gate_mutants
 
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS)

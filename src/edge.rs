@@ -60,7 +60,7 @@ use affinity::Affinity;
 use client::{Client, Passage};
 use course::Course;
 use organisation::Organisation;
-use pin::{Carries, Closed};
+use pin::{Bounds, Carries, Closed};
 use respond::{Answer, Denial};
 use story::Story;
 
@@ -160,6 +160,10 @@ impl Edge {
         session.set_keepalive(None);
     }
 
+    fn pin_bounds(&self) -> Bounds {
+        Bounds { lifetime: self.config.pins.lifetime, requests_max: self.config.pins.requests_max }
+    }
+
     fn set_client_limits(&self, session: &mut HttpSession) {
         session.set_read_timeout(Some(self.config.timeouts.client));
         session.set_write_timeout(Some(self.config.timeouts.client));
@@ -239,6 +243,9 @@ impl ProxyHttp for Edge {
             Ok(Course::Answer(answer)) => answer,
             Err(denial) => deny(denial, session, context),
         };
+        if context.client.pinned().is_some_and(|pinned| pinned.has_expired(self.pin_bounds())) {
+            session.set_keepalive(None);
+        }
         send(&answer, session).await?;
         Ok(true)
     }
@@ -468,15 +475,16 @@ impl ProxyHttp for Edge {
     }
 }
 
-/// The own connection of a pinned client was gone; it gets another.
+/// The own connection of a pinned client was gone; the gate decides whether it gets another.
 const REOPENED: ErrorType = ErrorType::new("Reopened");
 
 /// What becomes of a request that the gate closed to.
 fn closed_to(closed: Closed, context: &mut Context) -> Box<Error> {
     match closed {
-        Closed::Reopen => return Error::explain(REOPENED, "another connection is opened"),
+        Closed::Reopen => return Error::explain(REOPENED, "the own connection is gone"),
         Closed::Lost if context.carries == Carries::Nothing => context.story.denial = Some(Denial::SignInLost),
         Closed::Lost => context.story.denial = Some(Denial::HandshakeLost),
+        Closed::Astray => context.story.denial = Some(Denial::SignInLost),
         Closed::Stranger => {
             Event::ConnectionNotOwn.report(closed);
             context.story.denial = Some(Denial::Internal);

@@ -23,7 +23,7 @@ use super::{
     Context, Edge,
     client::{Bound, Proven},
     client_ip, course, is_tls,
-    pin::{Answered, Bounds, SignIn},
+    pin::{Answered, SignIn},
     proof,
     respond::{self, Answer},
 };
@@ -96,10 +96,9 @@ impl Edge {
             let name = context.organisation.topology.server(server).name.clone();
             Bound { name, server }
         });
-        let bounds = Bounds { lifetime: self.config.pins.lifetime, requests_max: self.config.pins.requests_max };
         let request = session.req_header();
         let asked = self.numbers.number(&request.method, &request.uri);
-        let (sign_in, ends) = pinned.answered(passage, context.carries, asked, answered, bound, bounds);
+        let (sign_in, ends) = pinned.answered(passage, context.carries, asked, answered, bound, self.pin_bounds());
         if ends {
             session.set_keepalive(None);
         }

@@ -23,7 +23,7 @@ use pingora_core::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::pin::{Answered, Bounds, Carries, Closed, ConnectionNumber, Expect, Gate, ORIGINS_MAX, Origin, SignIn};
+use super::pin::{Answered, Bounds, Carries, Closed, ConnectionNumber, Expect, Gate, Origin, SignIn};
 use crate::{identity::MailboxName, routing::topology::ServerId};
 
 /// A client connection; `Default` is one that shares.
@@ -40,7 +40,7 @@ pub struct Pinned {
 
 struct State {
     gate: Gate,
-    /// Its open upstream connections, the oldest first.
+    /// Its upstream connections: those the gate owns, and the one that is being opened.
     held: Vec<Held>,
     bound: Option<Bound>,
     proven: Option<Arc<Proven>>,
@@ -120,7 +120,7 @@ impl Pinned {
     /// # Errors
     /// See [`Gate::approach`].
     pub fn approach(self: &Arc<Self>, peer: &mut HttpPeer, carries: Carries) -> Result<Passage, Closed> {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         peer.group_key = state.gate.number().group_key();
         let origin = peer.reuse_hash();
         let expect = state.gate.approach(origin, carries)?;
@@ -149,7 +149,12 @@ impl Pinned {
             found.identity = socket.cloned();
             found.number
         });
-        gate.connected(passage.origin, passage.expect, reused, number)
+        let passed = gate.connected(passage.origin, passage.expect, reused, number);
+        held.retain(|held| gate.owns(held.number));
+        if gate.is_over() {
+            self.over.cancel();
+        }
+        passed
     }
 
     /// The server has answered. See [`Gate::answered`] and [`Gate::ends`].
@@ -166,13 +171,21 @@ impl Pinned {
         let sign_in = state.gate.answered(passage.origin, carries, asked, answer);
         match sign_in {
             SignIn::Unchanged => {}
-            SignIn::Challenged | SignIn::Accepted { .. } => state.bound = server,
+            SignIn::Challenged | SignIn::Accepted { .. } => {
+                state.bound = server;
+                state.proven = None; // it may be somebody else; `is_proven` says who
+            }
             SignIn::Rejected { .. } => {
                 state.bound = None;
                 state.proven = None;
             }
         }
         (sign_in, state.gate.ends(passage.origin, answer, Instant::now(), bounds))
+    }
+
+    /// Whether the client connection has been pinned for as long, or has sent as many requests, as it may.
+    pub fn has_expired(&self, bounds: Bounds) -> bool {
+        self.state.lock().gate.has_expired(Instant::now(), bounds)
     }
 
     /// Somebody has proved who they are, for as long as the connection lasts or until it is signed in anew.
@@ -197,13 +210,9 @@ impl Pinned {
             };
             let twin = socket.as_fd().try_clone_to_owned().or_err(ErrorType::InternalError, "no descriptor is left")?;
             let mut state = pinned.state.lock();
-            let (gone, kept) = state.held.drain(..).partition(|held| held.origin == origin);
-            state.held = kept;
-            if state.held.len() == ORIGINS_MAX {
-                state.held.remove(0); // the gate forgets it too
-            }
-            state.held.push(Held { origin, number, twin: twin.into(), identity: None });
-            drop::<Vec<Held>>(gone);
+            let State { gate, held, .. } = &mut *state;
+            held.retain(|held| gate.owns(held.number)); // what is left of an attempt that failed
+            held.push(Held { origin, number, twin: twin.into(), identity: None });
             Ok(())
         }));
     }
@@ -211,7 +220,8 @@ impl Pinned {
     fn lost(&self, number: ConnectionNumber) {
         let mut state = self.state.lock();
         state.held.retain(|held| held.number != number);
-        if state.gate.lost(number) {
+        state.gate.lost(number);
+        if state.gate.is_over() {
             self.over.cancel();
         }
     }

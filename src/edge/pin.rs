@@ -1,20 +1,23 @@
 //! The gate: whose upstream connection a request may use. A pure state machine, without sockets or clock.
 //!
-//! A credential such as NTLM authenticates the *connection* (RFC 4559 section 6). So a client connection whose request or
-//! whose answer ever carried one is **pinned**: from then on its requests use upstream connections that belong to it
-//! alone, one for each origin. They are told apart by a process-wide counter, which is part of the key under which
+//! A credential such as NTLM authenticates the *connection* (RFC 4559 section 6). So a client connection whose request
+//! ever carried one ([`Carries::pins`]) is **pinned**: from then on its requests use upstream connections that belong to
+//! it alone, one for each origin. They are told apart by a process-wide counter, which is part of the key under which
 //! Pingora reuses connections; never by an address, a file descriptor or a user name, because all of those are used again
 //! for somebody else.
 //!
 //! For a request that is not connection-bound, on a client connection that is not pinned, there is no [`Gate`] at all:
-//! it costs nothing. A pinned client connection has one, and every one of its requests passes through it:
+//! it costs nothing. (If a server authenticates its connection all the same, [`Answered::pins`], nobody uses that one
+//! again.) A pinned client connection has one, and every one of its requests passes through it:
 //!
 //! ```text
-//! admit -> approach(origin) -> connected(reused, which) -> answered(status, token)
+//! admit -> approach(origin) -> connected(reused, which) -> answered(status, token) -> ends?
 //!                                     lost(which), at any time
 //! ```
 //!
-//! Whatever is not as expected fails closed: the request goes nowhere, and the client connection ends.
+//! Each own connection is anonymous, challenged or signed in. An anonymous one may be lost and replaced. With one of the
+//! others the client connection is over, as if the server itself had hung up. Whatever is not as expected fails closed:
+//! the request goes nowhere, and the client connection ends.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -70,11 +73,15 @@ pub enum Expect {
 /// Why a pinned request goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
-    /// The connection that the credential, or the handshake, belonged to is gone.
+    /// The connection that somebody was signed in over, or signing in, is gone, and with it what this request means.
     #[error("the server's connection that this client was signing in, or had signed in, over is gone")]
     Lost,
-    /// The own connection is gone, but the request may open another: nothing of it depends on the old one.
-    #[error("the own connection is gone; another is opened")]
+    /// It answers a challenge that another server gave, or that waits no more. (From a client that was never challenged, it
+    /// is the server's to judge.)
+    #[error("a message came that answers a challenge, but the one that this client was given does not wait there")]
+    Astray,
+    /// The own connection was gone before anything was sent. Approach again: another may take its place.
+    #[error("the own connection is gone")]
     Reopen,
     /// Pingora handed out a connection that is not this pin's. Cannot happen; if it does, nobody is served over it.
     #[error("a connection turned up that is not this client's own")]
@@ -124,21 +131,24 @@ pub struct Gate {
     number: PinNumber,
     since: Instant,
     requests: u64,
+    /// Some server has challenged it.
+    has_challenged: bool,
     /// A bound was passed, and a handshake was let finish.
     overdue: bool,
+    /// A connection was lost over which somebody was signed in, or signing in: the client connection must end.
+    over: bool,
     links: Vec<Link>,
 }
 
-/// The pin's connection to one origin.
+/// The pin's connection to one origin; it stands here as long as it is open.
 #[derive(Debug)]
 struct Link {
     origin: Origin,
-    /// `None`: it was lost.
-    connection: Option<ConnectionNumber>,
+    connection: ConnectionNumber,
     login: Login,
 }
 
-/// What a server knows of the client behind a connection.
+/// What a server has last said of the client behind a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Login {
     Nobody,
@@ -147,7 +157,8 @@ enum Login {
 }
 
 /// Origins that one client connection may have connections to at a time. Two are common (a mailbox's server and the
-/// local pool, for Outlook's address book); whoever needs more loses the oldest.
+/// local pool, for Outlook's address book); whoever needs more loses the oldest, and rather one that nobody is signed in
+/// over.
 pub const ORIGINS_MAX: usize = 4;
 
 impl Carries {
@@ -163,11 +174,6 @@ impl Carries {
     /// Whether it pins its client connection.
     pub fn pins(self) -> bool {
         matches!(self, Carries::Token(_))
-    }
-
-    /// Whether it means the same on any connection.
-    fn needs_no_history(self) -> bool {
-        matches!(self, Carries::PerRequest | Carries::Token(Leg::First))
     }
 }
 
@@ -191,7 +197,8 @@ impl Answered {
 impl Gate {
     /// A gate for a client connection that becomes pinned now.
     pub fn new(now: Instant) -> Self {
-        Gate { number: PinNumber::next(), since: now, requests: 0, overdue: false, links: Vec::new() }
+        let (number, links) = (PinNumber::next(), Vec::new());
+        Gate { number, since: now, requests: 0, has_challenged: false, overdue: false, over: false, links }
     }
 
     /// What keeps its connections apart from all others.
@@ -207,15 +214,16 @@ impl Gate {
     /// The request is about to go to an origin.
     ///
     /// # Errors
-    /// Its own connection there is gone, and what it carries meant something on that one only.
-    pub fn approach(&mut self, origin: Origin, carries: Carries) -> Result<Expect, Closed> {
-        match self.link(origin) {
-            None => Ok(Expect::New),
-            Some(Link { connection: Some(_), .. }) => Ok(Expect::Own),
-            Some(Link { connection: None, login, .. }) if *login == Login::Nobody || carries.needs_no_history() => {
-                Ok(Expect::New)
+    /// What it carries means something on one connection only, and that is not there.
+    pub fn approach(&self, origin: Origin, carries: Carries) -> Result<Expect, Closed> {
+        let link = self.link(origin);
+        let is_challenged = link.is_some_and(|link| link.login.is_challenged());
+        match carries {
+            Carries::Nothing | Carries::Token(_) if self.over => Err(Closed::Lost),
+            Carries::Token(Leg::Next) if self.has_challenged && !is_challenged => Err(Closed::Astray),
+            Carries::Nothing | Carries::PerRequest | Carries::Token(_) => {
+                Ok(if link.is_some() { Expect::Own } else { Expect::New })
             }
-            Some(_) => Err(Closed::Lost),
         }
     }
 
@@ -231,21 +239,18 @@ impl Gate {
         reused: bool,
         which: Option<ConnectionNumber>,
     ) -> Result<(), Closed> {
-        let known = self.link(origin).and_then(|link| link.connection);
+        let own = self.link(origin).map(|link| link.connection);
         match (expected, reused, which) {
-            (Expect::Own, true, Some(number)) if known == Some(number) => Ok(()),
+            (Expect::Own, true, Some(_)) if which == own => Ok(()),
             (Expect::Own, false, _) => {
-                if let Some(number) = known {
-                    self.lost(number);
+                if let Some(own) = own {
+                    self.lost(own); // Pingora would have found it
                 }
-                Err(Closed::Reopen) // it was opened without a leash
+                Err(Closed::Reopen)
             }
             (Expect::New, false, Some(number)) => {
-                self.links.retain(|link| link.origin != origin);
-                if self.links.len() == ORIGINS_MAX {
-                    self.links.remove(0);
-                }
-                self.links.push(Link { origin, connection: Some(number), login: Login::Nobody });
+                self.make_room(origin);
+                self.links.push(Link { origin, connection: number, login: Login::Nobody });
                 Ok(())
             }
             (Expect::Own, true, _) | (Expect::New, _, _) => Err(Closed::Stranger),
@@ -254,49 +259,93 @@ impl Gate {
 
     /// The server has answered. `asked` is a number of the request, the same for the same method and target.
     pub fn answered(&mut self, origin: Origin, carries: Carries, asked: u64, answer: Answered) -> SignIn {
-        let Some(link) = self.links.iter_mut().find(|link| link.origin == origin) else { return SignIn::Unchanged };
-        let answers = match link.login {
-            Login::Challenged(challenge) if carries == Carries::Token(Leg::Next) => Some(challenge),
-            Login::Challenged(_) | Login::Nobody | Login::SignedIn => None,
+        let Some(link) = self.links.iter_mut().find(|link| link.origin == origin) else {
+            self.over = true; // it went while it answered, and what the answer said of it is void
+            return SignIn::Unchanged;
         };
-        let (login, what) = match (answer.status, answer.token, carries) {
+        let is_answer = carries == Carries::Token(Leg::Next);
+        let answers = link.login.challenge().filter(|_| is_answer);
+        let (login, sign_in) = match (answer.status, answer.token, carries) {
             (401, Some(ntlm), _) => (Login::Challenged(Challenged { asked, ntlm }), SignIn::Challenged),
-            (401, None, _) => (Login::Nobody, SignIn::Rejected { after_answer: carries == Carries::Token(Leg::Next) }),
+            (401, None, _) => (Login::Nobody, SignIn::Rejected { after_answer: is_answer }),
             (_, _, Carries::Token(_)) => (Login::SignedIn, SignIn::Accepted { answers }),
             (_, _, Carries::Nothing | Carries::PerRequest) if answer.pins() => (Login::SignedIn, SignIn::Unchanged),
             (_, _, Carries::Nothing | Carries::PerRequest) => (link.login, SignIn::Unchanged),
         };
-        link.login = login;
-        what
+        if sign_in == SignIn::Challenged {
+            self.has_challenged = true;
+            // The client answers the latest challenge; whatever waited elsewhere is abandoned.
+            for link in self.links.iter_mut().filter(|link| link.login.is_challenged()) {
+                link.login = Login::Nobody;
+            }
+        }
+        if let Some(link) = self.links.iter_mut().find(|link| link.origin == origin) {
+            link.login = login;
+        }
+        sign_in
     }
 
-    /// Whether the client connection must end with the answer just noted: its own connection there is about to be gone,
-    /// or a bound is reached. A handshake may finish beyond the bound, but only one.
+    /// Whether the client connection must end with the answer just noted: an own connection that mattered is gone, or
+    /// about to be, or a bound is reached. A client that has just been challenged may answer beyond the bound, but once.
     pub fn ends(&mut self, origin: Origin, answer: Answered, now: Instant, bounds: Bounds) -> bool {
         let login = self.link(origin).map_or(Login::Nobody, |link| link.login);
-        let expired = self.requests >= bounds.requests_max || now.duration_since(self.since) >= bounds.lifetime;
-        let in_handshake = matches!(login, Login::Challenged(_));
-        let over = expired && (!in_handshake || self.overdue);
-        self.overdue |= expired;
-        over || answer.closes && login != Login::Nobody
+        let has_expired = self.has_expired(now, bounds);
+        let may_finish = login.is_challenged() && !self.overdue;
+        self.overdue |= has_expired;
+        self.over || has_expired && !may_finish || answer.closes && login != Login::Nobody
     }
 
-    /// A connection is gone. Returns whether the client connection must go with it: somebody was signed in, or signing
-    /// in, over it.
-    pub fn lost(&mut self, number: ConnectionNumber) -> bool {
-        let Some(link) = self.links.iter_mut().find(|link| link.connection == Some(number)) else { return false };
-        link.connection = None;
-        link.login != Login::Nobody
+    /// Whether a bound is reached.
+    pub fn has_expired(&self, now: Instant, bounds: Bounds) -> bool {
+        self.requests >= bounds.requests_max || now.duration_since(self.since) >= bounds.lifetime
     }
 
-    /// Whether what a request to this origin means depends on the connection: a handshake is under way there, or somebody
-    /// is signed in.
-    pub fn is_bound(&self, origin: Origin) -> bool {
-        self.link(origin).is_some_and(|link| link.login != Login::Nobody)
+    /// A connection is gone.
+    pub fn lost(&mut self, number: ConnectionNumber) {
+        if let Some(index) = self.links.iter().position(|link| link.connection == number) {
+            self.forget(index);
+        }
+    }
+
+    /// Whether the client connection must end: at once, or with the answer that is under way.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether it is one of the pin's connections. One that is not, or not any more, is to be closed.
+    pub fn owns(&self, number: ConnectionNumber) -> bool {
+        self.links.iter().any(|link| link.connection == number)
+    }
+
+    fn make_room(&mut self, origin: Origin) {
+        if let Some(index) = self.links.iter().position(|link| link.origin == origin) {
+            self.forget(index);
+        }
+        if self.links.len() >= ORIGINS_MAX {
+            let least = self.links.iter().position(|link| link.login == Login::Nobody);
+            self.forget(least.unwrap_or(0));
+        }
+    }
+
+    fn forget(&mut self, index: usize) {
+        self.over |= self.links.remove(index).login != Login::Nobody;
     }
 
     fn link(&self, origin: Origin) -> Option<&Link> {
         self.links.iter().find(|link| link.origin == origin)
+    }
+}
+
+impl Login {
+    fn challenge(self) -> Option<Challenged> {
+        match self {
+            Login::Challenged(challenge) => Some(challenge),
+            Login::Nobody | Login::SignedIn => None,
+        }
+    }
+
+    fn is_challenged(self) -> bool {
+        self.challenge().is_some()
     }
 }
 
@@ -318,3 +367,322 @@ impl PinNumber {
 
 /// Lower keys belong to shared connections: one for each way of trusting a server (`organisation`).
 pub const FIRST: u64 = 1 << 32;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may fail by panicking
+mod tests {
+    use super::*;
+    use crate::{
+        identity::{MailboxName, Token, UnreadableCredential, token::Shows},
+        secret::Secret,
+    };
+
+    const HERE: Origin = 1;
+    const THERE: Origin = 2;
+    const BEGIN: Carries = Carries::Token(Leg::First);
+    const REPLY: Carries = Carries::Token(Leg::Next);
+    const OK: Answered = Answered { status: 200, token: None, persistent: false, closes: false, offers_windows: false };
+    const REFUSAL: Answered = Answered { status: 401, offers_windows: true, ..OK };
+    const NTLM: ntlm::Challenge = ntlm::Challenge { unicode: true };
+    const CHALLENGE: Answered = Answered { token: Some(Some(NTLM)), ..REFUSAL };
+    const MANY: Bounds = Bounds { lifetime: Duration::MAX, requests_max: u64::MAX };
+
+    fn gate() -> Gate {
+        Gate::new(Instant::now())
+    }
+
+    /// A request opens connection `number` and gets this answer.
+    fn opened(gate: &mut Gate, origin: Origin, number: ConnectionNumber, carries: Carries, answer: Answered) -> SignIn {
+        assert_eq!(gate.approach(origin, carries), Ok(Expect::New));
+        assert_eq!(gate.connected(origin, Expect::New, false, Some(number)), Ok(()));
+        gate.answered(origin, carries, 7, answer)
+    }
+
+    /// A gate with connection 10 in this state.
+    fn anonymous() -> Gate {
+        let mut gate = gate();
+        assert_eq!(opened(&mut gate, HERE, 10, Carries::Nothing, OK), SignIn::Unchanged);
+        gate
+    }
+
+    fn challenged() -> Gate {
+        let mut gate = gate();
+        assert_eq!(opened(&mut gate, HERE, 10, BEGIN, CHALLENGE), SignIn::Challenged);
+        gate
+    }
+
+    fn signed_in() -> Gate {
+        let mut gate = gate();
+        assert_eq!(opened(&mut gate, HERE, 10, BEGIN, OK), SignIn::Accepted { answers: None });
+        gate
+    }
+
+    fn ends(gate: &mut Gate, answer: Answered) -> bool {
+        gate.ends(HERE, answer, Instant::now(), MANY)
+    }
+
+    #[test]
+    fn only_a_message_that_authenticates_the_connection_pins_it() {
+        let token = |leg| Credential::ConnectionBound(Token { leg, shows: Shows::Nothing });
+        let user = MailboxName::parse_bytes(b"ana").unwrap();
+        for (credential, carries, pins) in [
+            (Credential::None, Carries::Nothing, false),
+            (Credential::Bearer, Carries::PerRequest, false),
+            (Credential::Unreadable(UnreadableCredential::NoColon), Carries::PerRequest, false),
+            (Credential::Basic { user, password: Secret::new(&b"Pass-word1"[..]) }, Carries::PerRequest, false),
+            (token(Leg::First), BEGIN, true),
+            (token(Leg::Next), REPLY, true),
+        ] {
+            assert_eq!(Carries::of(&credential), carries, "{credential:?}");
+            assert_eq!(carries.pins(), pins, "{credential:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_with_a_token_or_persistent_auth_keeps_others_off_its_connection() {
+        for (answer, pins) in [
+            (OK, false),
+            (REFUSAL, false),
+            (CHALLENGE, true),
+            (Answered { token: Some(None), ..OK }, true),
+            (Answered { persistent: true, ..OK }, true),
+        ] {
+            assert_eq!(answer.pins(), pins, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn every_challenge_field_of_an_answer_counts() {
+        use token::Challenge::{Offer, PerRequest, Token};
+        let noted = |challenges: &[token::Challenge]| {
+            let mut answered = OK;
+            for challenge in challenges {
+                answered.note(*challenge);
+            }
+            (answered.offers_windows, answered.token)
+        };
+        assert_eq!(noted(&[PerRequest]), (false, None));
+        assert_eq!(noted(&[PerRequest, Offer]), (true, None));
+        assert_eq!(noted(&[Token(None), Offer]), (true, Some(None)));
+        assert_eq!(noted(&[Token(None), Token(Some(NTLM))]), (true, Some(Some(NTLM))));
+        assert_eq!(noted(&[Token(Some(NTLM)), Token(None)]), (true, Some(Some(NTLM))));
+    }
+
+    #[test]
+    fn no_two_pins_share_a_number_nor_a_key_with_shared_connections() {
+        let (one, other) = (gate().number(), gate().number());
+        assert_ne!(one, other);
+        assert!(one.group_key() >= FIRST && other.group_key() > one.group_key());
+    }
+
+    #[test]
+    fn a_handshake_stays_on_the_connection_that_it_began_on() {
+        let mut gate = challenged();
+        assert_eq!(gate.approach(HERE, REPLY), Ok(Expect::Own));
+        assert_eq!(gate.connected(HERE, Expect::Own, true, Some(10)), Ok(()));
+        let answers = Some(Challenged { asked: 7, ntlm: Some(NTLM) });
+        assert_eq!(gate.answered(HERE, REPLY, 7, OK), SignIn::Accepted { answers });
+        assert!(!ends(&mut gate, OK));
+        assert_eq!(gate.approach(HERE, Carries::Nothing), Ok(Expect::Own));
+        assert_eq!(gate.connected(HERE, Expect::Own, true, Some(10)), Ok(()));
+        assert_eq!(gate.answered(HERE, Carries::Nothing, 8, OK), SignIn::Unchanged);
+        assert!(!ends(&mut gate, OK));
+    }
+
+    #[test]
+    fn a_refused_answer_and_a_refused_sign_in_are_told_apart() {
+        assert_eq!(challenged().answered(HERE, REPLY, 7, REFUSAL), SignIn::Rejected { after_answer: true });
+        assert_eq!(challenged().answered(HERE, BEGIN, 7, REFUSAL), SignIn::Rejected { after_answer: false });
+        assert_eq!(signed_in().answered(HERE, Carries::Nothing, 7, REFUSAL), SignIn::Rejected { after_answer: false });
+    }
+
+    #[test]
+    fn whoever_is_signed_in_may_sign_in_anew() {
+        let mut gate = signed_in();
+        assert_eq!(gate.approach(HERE, BEGIN), Ok(Expect::Own));
+        assert_eq!(gate.answered(HERE, BEGIN, 9, CHALLENGE), SignIn::Challenged);
+        let answers = Some(Challenged { asked: 9, ntlm: Some(NTLM) });
+        assert_eq!(gate.answered(HERE, REPLY, 9, OK), SignIn::Accepted { answers });
+    }
+
+    #[test]
+    fn a_message_that_begins_a_handshake_answers_nothing_even_if_it_is_accepted() {
+        assert_eq!(challenged().answered(HERE, BEGIN, 7, OK), SignIn::Accepted { answers: None });
+    }
+
+    #[test]
+    fn a_mechanism_with_three_legs_may_take_them() {
+        let mut gate = challenged();
+        let again = Answered { token: Some(None), ..REFUSAL };
+        assert_eq!(gate.answered(HERE, REPLY, 7, again), SignIn::Challenged);
+        assert_eq!(gate.approach(HERE, REPLY), Ok(Expect::Own));
+        let answers = Some(Challenged { asked: 7, ntlm: None });
+        assert_eq!(gate.answered(HERE, REPLY, 7, OK), SignIn::Accepted { answers });
+    }
+
+    #[test]
+    fn the_answer_to_a_challenge_goes_nowhere_but_to_where_it_waits() {
+        assert_eq!(challenged().approach(HERE, REPLY), Ok(Expect::Own));
+        assert_eq!(challenged().approach(THERE, REPLY), Err(Closed::Astray), "another server asked");
+        let mut gate = challenged();
+        assert_eq!(opened(&mut gate, THERE, 11, BEGIN, CHALLENGE), SignIn::Challenged);
+        assert_eq!(gate.approach(HERE, REPLY), Err(Closed::Astray), "another server asked since");
+        assert_eq!(gate.approach(THERE, REPLY), Ok(Expect::Own));
+    }
+
+    #[test]
+    fn an_answer_that_nobody_asked_for_is_the_servers_to_judge() {
+        assert_eq!(gate().approach(HERE, REPLY), Ok(Expect::New));
+        assert_eq!(anonymous().approach(HERE, REPLY), Ok(Expect::Own));
+        assert_eq!(signed_in().approach(HERE, REPLY), Ok(Expect::Own));
+    }
+
+    #[test]
+    fn a_token_in_an_answer_that_nobody_asked_for_binds_the_connection() {
+        for carries in [Carries::Nothing, Carries::PerRequest] {
+            for answer in [Answered { token: Some(None), ..OK }, Answered { persistent: true, ..OK }] {
+                let mut gate = anonymous();
+                assert_eq!(gate.answered(HERE, carries, 7, answer), SignIn::Unchanged);
+                gate.lost(10);
+                assert!(gate.is_over(), "{carries:?} {answer:?}");
+            }
+            let mut gate = anonymous();
+            assert_eq!(gate.answered(HERE, carries, 7, CHALLENGE), SignIn::Challenged);
+            assert_eq!(gate.approach(HERE, REPLY), Ok(Expect::Own));
+        }
+    }
+
+    #[test]
+    fn an_anonymous_connection_that_is_lost_is_replaced() {
+        let mut gate = anonymous();
+        gate.lost(10);
+        assert!(!gate.is_over());
+        assert!(!gate.owns(10));
+        assert_eq!(opened(&mut gate, HERE, 11, Carries::Nothing, OK), SignIn::Unchanged);
+        assert!(gate.owns(11));
+    }
+
+    #[test]
+    fn with_a_connection_that_somebody_is_signing_in_over_the_client_connection_is_over() {
+        for mut gate in [challenged(), signed_in()] {
+            gate.lost(10);
+            assert!(gate.is_over());
+            for carries in [Carries::Nothing, BEGIN, REPLY] {
+                assert_eq!(gate.approach(HERE, carries), Err(Closed::Lost), "{carries:?}");
+                assert_eq!(gate.approach(THERE, carries), Err(Closed::Lost), "{carries:?}");
+            }
+            assert_eq!(opened(&mut gate, HERE, 11, Carries::PerRequest, OK), SignIn::Unchanged);
+            assert!(ends(&mut gate, OK), "a request that was on its way is the last");
+        }
+    }
+
+    #[test]
+    fn a_loss_that_is_noticed_late_ends_nothing() {
+        let mut gate = anonymous();
+        assert_eq!(gate.connected(HERE, Expect::Own, false, None), Err(Closed::Reopen));
+        assert_eq!(opened(&mut gate, HERE, 11, BEGIN, OK), SignIn::Accepted { answers: None });
+        gate.lost(10);
+        assert!(!gate.is_over() && gate.owns(11));
+    }
+
+    #[test]
+    fn a_connection_that_goes_while_it_answers_takes_the_client_connection_with_it() {
+        let mut gate = gate();
+        assert_eq!(gate.connected(HERE, Expect::New, false, Some(10)), Ok(()));
+        gate.lost(10);
+        assert_eq!(gate.answered(HERE, BEGIN, 7, CHALLENGE), SignIn::Unchanged);
+        assert!(ends(&mut gate, CHALLENGE));
+    }
+
+    #[test]
+    fn an_own_connection_that_pingora_no_longer_has_is_lost_before_anything_is_sent() {
+        let mut gate = anonymous();
+        assert_eq!(gate.connected(HERE, Expect::Own, false, None), Err(Closed::Reopen));
+        assert_eq!(gate.approach(HERE, Carries::Nothing), Ok(Expect::New));
+        for mut gate in [challenged(), signed_in()] {
+            assert_eq!(gate.connected(HERE, Expect::Own, false, None), Err(Closed::Reopen));
+            assert!(gate.is_over());
+            assert_eq!(gate.approach(HERE, REPLY), Err(Closed::Lost));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_not_the_own_is_a_stranger() {
+        let mut gate = anonymous();
+        assert_eq!(opened(&mut gate, THERE, 11, Carries::Nothing, OK), SignIn::Unchanged);
+        for which in [None, Some(11), Some(99)] {
+            assert_eq!(gate.connected(HERE, Expect::Own, true, which), Err(Closed::Stranger), "{which:?}");
+        }
+        for (reused, which) in [(true, None), (true, Some(12)), (true, Some(10)), (false, None)] {
+            assert_eq!(gate.connected(3, Expect::New, reused, which), Err(Closed::Stranger), "{reused} {which:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_closes_ends_the_client_connection_only_if_somebody_signs_in_there() {
+        let closing = Answered { closes: true, ..OK };
+        assert!(!ends(&mut anonymous(), closing));
+        assert!(ends(&mut challenged(), Answered { closes: true, ..CHALLENGE }));
+        assert!(ends(&mut signed_in(), closing));
+        let mut gate = challenged();
+        assert_eq!(gate.answered(HERE, REPLY, 7, REFUSAL), SignIn::Rejected { after_answer: true });
+        assert!(
+            !ends(&mut gate, Answered { closes: true, ..REFUSAL }),
+            "a wrong password may be followed by a right one"
+        );
+    }
+
+    #[test]
+    fn the_last_request_that_a_pin_may_send_ends_it() {
+        let bounds = Bounds { requests_max: 2, ..MANY };
+        let mut gate = signed_in();
+        gate.admit();
+        assert!(!gate.ends(HERE, OK, Instant::now(), bounds));
+        gate.admit();
+        assert!(gate.ends(HERE, OK, Instant::now(), bounds));
+    }
+
+    #[test]
+    fn a_pin_ends_with_the_first_answer_after_its_lifetime() {
+        let bounds = Bounds { lifetime: Duration::from_secs(60), ..MANY };
+        let (mut gate, since) = (signed_in(), Instant::now());
+        assert!(!gate.ends(HERE, OK, since + Duration::from_secs(59), bounds));
+        assert!(gate.ends(HERE, OK, since + Duration::from_secs(60), bounds));
+    }
+
+    #[test]
+    fn one_handshake_may_finish_beyond_the_bound_but_only_one() {
+        let bounds = Bounds { requests_max: 0, ..MANY };
+        let mut gate = challenged();
+        assert!(!gate.ends(HERE, CHALLENGE, Instant::now(), bounds), "the client may answer");
+        assert_eq!(gate.approach(HERE, REPLY), Ok(Expect::Own));
+        gate.answered(HERE, REPLY, 7, OK);
+        assert!(gate.ends(HERE, OK, Instant::now(), bounds), "and that is the end");
+
+        let mut gate = challenged();
+        assert!(!gate.ends(HERE, CHALLENGE, Instant::now(), bounds));
+        gate.answered(HERE, BEGIN, 7, CHALLENGE);
+        assert!(gate.ends(HERE, CHALLENGE, Instant::now(), bounds), "another handshake is one too many");
+    }
+
+    #[test]
+    fn whoever_needs_one_origin_too_many_loses_the_oldest_that_nobody_is_signed_in_over() {
+        let mut gate = signed_in();
+        for other in 1..ORIGINS_MAX as u64 {
+            opened(&mut gate, HERE + other, 10 + other, Carries::PerRequest, OK);
+        }
+        opened(&mut gate, 100, 100, Carries::PerRequest, OK);
+        assert!(gate.owns(10) && !gate.owns(11) && gate.owns(12) && gate.owns(100));
+        assert!(!gate.is_over());
+    }
+
+    #[test]
+    fn whoever_is_signed_in_everywhere_and_needs_one_more_is_over() {
+        let mut gate = gate();
+        for number in 0..=ORIGINS_MAX as u64 {
+            opened(&mut gate, number, number, BEGIN, OK);
+        }
+        assert!(!gate.owns(0) && gate.owns(1));
+        assert!(gate.is_over());
+    }
+}
