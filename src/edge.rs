@@ -38,6 +38,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use nix::sys::socket::Shutdown;
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     modules::http::HttpModules,
@@ -94,6 +95,8 @@ pub struct Context {
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
     socket: Option<RawFd>,
+    /// The upstream connection may serve nobody else.
+    is_isolated: bool,
     destination: Option<Destination>,
     /// Servers that did not let this request in.
     tried: Vec<ServerId>,
@@ -144,22 +147,6 @@ impl Edge {
         self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
     }
 
-    /// A server has authenticated a shared connection, or begun to, although nobody asked for it. Nobody may use that
-    /// connection any more: its client's answer may still come, but nothing is ever sent over it again.
-    fn isolate(&self, session: &mut Session, context: &Context) {
-        if let Some(socket) = context.socket
-            && let Err(error) = nix::sys::socket::shutdown(socket, nix::sys::socket::Shutdown::Write)
-        {
-            log::debug!("the server had closed its connection already: {error}");
-        }
-        let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
-        Event::ConnectionNotOwn.report(format_args!(
-            "{} authenticated a connection without being asked; it was closed",
-            server.map_or("a server", String::as_str)
-        ));
-        session.set_keepalive(None);
-    }
-
     fn pin_bounds(&self) -> Bounds {
         Bounds { lifetime: self.config.pins.lifetime, requests_max: self.config.pins.requests_max }
     }
@@ -188,6 +175,7 @@ impl ProxyHttp for Edge {
             claim: None,
             instead: None,
             socket: None,
+            is_isolated: false,
             destination: None,
             tried: Vec::new(),
             is_about_mailbox: false,
@@ -277,7 +265,7 @@ impl ProxyHttp for Edge {
             peer.options.idle_timeout = Some(self.config.pins.idle_timeout); // as long as its client may pause
             match pinned.approach(&mut peer, context.carries) {
                 Ok(passage) => context.passage = Some(passage),
-                Err(closed) => return Err(closed_to(closed, context)),
+                Err(closed) => return closed_to(closed, context),
             }
         }
         Ok(Box::new(peer))
@@ -307,7 +295,7 @@ impl ProxyHttp for Edge {
         if let (Some(pinned), Some(passage)) = (context.client.pinned(), context.passage)
             && let Err(closed) = pinned.connected(passage, reused, digest)
         {
-            return Err(closed_to(closed, context));
+            return closed_to(closed, context);
         }
         let Some(server) = context.story.server else { return Ok(()) };
         if !reused {
@@ -398,7 +386,7 @@ impl ProxyHttp for Edge {
         if context.client.pinned().is_some() {
             self.signed_in_or_not(session, response, context, answered).await?;
         } else if answered.pins() {
-            self.isolate(session, context);
+            isolate(session, context);
         }
         if let Some(Destination::BackEnd(server)) = context.destination
             && response.status == 401
@@ -410,6 +398,19 @@ impl ProxyHttp for Edge {
             ));
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        is_last: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if is_last && context.is_isolated {
+            close(context.socket, Shutdown::Both);
+        }
+        Ok(None)
     }
 
     fn error_while_proxy(
@@ -475,13 +476,36 @@ impl ProxyHttp for Edge {
     }
 }
 
+/// A server has authenticated a shared connection, or begun to, although nobody asked for it. Nobody may use that
+/// connection any more: nothing is ever sent over it again, and once its answer has come it is closed, so that Pingora
+/// does not keep it.
+fn isolate(session: &mut Session, context: &mut Context) {
+    close(context.socket, Shutdown::Write);
+    context.is_isolated = true;
+    let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
+    Event::ConnectionNotOwn.report(format_args!(
+        "{} authenticated a connection without being asked; it was closed",
+        server.map_or("a server", String::as_str)
+    ));
+    session.set_keepalive(None);
+}
+
+/// Closes a connection that is in use, and so cannot have become another one's descriptor.
+fn close(socket: Option<RawFd>, how: Shutdown) {
+    if let Some(socket) = socket
+        && let Err(error) = nix::sys::socket::shutdown(socket, how)
+    {
+        log::debug!("the server had closed its connection already: {error}");
+    }
+}
+
 /// The own connection of a pinned client was gone; the gate decides whether it gets another.
 const REOPENED: ErrorType = ErrorType::new("Reopened");
 
 /// What becomes of a request that the gate closed to.
-fn closed_to(closed: Closed, context: &mut Context) -> Box<Error> {
+fn closed_to<T>(closed: Closed, context: &mut Context) -> Result<T> {
     match closed {
-        Closed::Reopen => return Error::explain(REOPENED, "the own connection is gone"),
+        Closed::Reopen => return Error::e_explain(REOPENED, "the own connection is gone"),
         Closed::Lost if context.carries == Carries::Nothing => context.story.denial = Some(Denial::SignInLost),
         Closed::Lost => context.story.denial = Some(Denial::HandshakeLost),
         Closed::Astray => context.story.denial = Some(Denial::SignInLost),
@@ -490,7 +514,7 @@ fn closed_to(closed: Closed, context: &mut Context) -> Box<Error> {
             context.story.denial = Some(Denial::Internal);
         }
     }
-    Error::explain(ErrorType::InternalError, "the gate is closed")
+    Error::e_explain(ErrorType::InternalError, "the gate is closed")
 }
 
 /// Answers a request that cannot go on, and ends its connection.

@@ -164,10 +164,10 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = async move {
         serving.start_service(Some(sockets), stopped, 1).await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
-        let _: Option<()> = runtime.block_on(end.run_until_cancelled(work));
+        let _ = runtime.block_on(end.run_until_cancelled(work));
     })?;
     Ok(())
 }

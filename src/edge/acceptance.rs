@@ -146,7 +146,7 @@ impl Edge {
                 context.story.decided(&decision, course::whose(&lookup), &organisation.topology);
                 course::report(&decision, context.story.user.as_ref(), Some(&lookup));
                 match respond::decided(&decision, protocol) {
-                    Some(answer) => Err(replaced(answer, context)),
+                    Some(answer) => replace(answer, context),
                     None => Ok(()),
                 }
             }
@@ -160,7 +160,7 @@ impl Edge {
                     && let Some(answer) = respond::to_own_site(&session.req_header().uri, cookie.clone())
                 {
                     context.story.rule = Some("to-own-site");
-                    return Err(replaced(answer, context));
+                    return replace(answer, context);
                 }
                 response.append_header(SET_COOKIE, cookie)?;
                 Ok(())
@@ -193,9 +193,9 @@ impl Numbers {
 }
 
 /// Leaves the server's answer where it is, for another.
-fn replaced(answer: Answer, context: &mut Context) -> Box<Error> {
+fn replace(answer: Answer, context: &mut Context) -> Result<()> {
     context.instead = Some(answer);
-    Error::explain(REPLACED, "the edge answers itself")
+    Error::e_explain(REPLACED, "the edge answers itself")
 }
 
 /// Whether a browser asks for a page, and may safely ask for it again: whatever else the server has done is done.

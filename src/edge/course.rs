@@ -212,9 +212,9 @@ impl Edge {
             // A new handshake may be somebody else's; but most often it is the same person's.
             (Credential::ConnectionBound(_), Some(person)) => Some(person.name.clone()),
             (Credential::None | Credential::ConnectionBound(_), None) => {
-                let cookies = session.req_header().headers.get_all(COOKIE).iter();
+                let mut cookies = session.req_header().headers.get_all(COOKIE).iter();
                 let now = SystemTime::now();
-                cookies.filter_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now)).next()
+                cookies.find_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now))
             }
         };
         hint.map_or(Speaker::Unknown, Speaker::Hinted)
@@ -276,7 +276,8 @@ impl Edge {
         let lookup = self.find(&mailbox).await.ok()?;
         let decision = routing::decide(request, whose(&lookup), &organisation.topology, &organisation.policy);
         let next = match decision {
-            Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService) => Next::Stays,
+            Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService)
+            | Decision::Refuse(Refusal::UnknownUser | Refusal::AmbiguousName) => Next::Stays,
             Decision::Proxy(pool, _) => {
                 let members = routing::members(pool, &organisation.topology, &organisation.policy);
                 if members.into_iter().any(|(member, _)| member == server) {
@@ -287,7 +288,6 @@ impl Edge {
             }
             Decision::BackEnd(home, _) if home == server => Next::Stays,
             Decision::BackEnd(..) => Next::Elsewhere(mailbox),
-            Decision::Refuse(Refusal::UnknownUser | Refusal::AmbiguousName) => Next::Stays,
             Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
                 Next::Decided(decision, lookup.clone())
             }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use log::kv::ToValue;
 use pingora_proxy::Session;
 
-use super::{Context, course::Speaker, respond::Denial};
+use super::{Context, acceptance::REPLACED, course::Speaker, respond::Denial};
 use crate::{
     identity::{Credential, Identity, MailboxName, token::Shows},
     routing::{
@@ -140,7 +140,7 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
         bytes_out = session.body_bytes_sent() as u64,
         first_byte_ms = milliseconds(story.answered.unwrap_or_else(Instant::now)),
         total_ms = milliseconds(Instant::now()),
-        error = error.map_or(dash, |error| error.etype().as_str());
+        error = error.filter(|error| *error.etype() != REPLACED).map_or(dash, |error| error.etype().as_str());
         ""
     );
 }

@@ -293,3 +293,18 @@ async fn the_affinity_cookie_stays_with_the_edge() {
         assert_eq!(cookie.unwrap_or_default(), passed, "{sent}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_client_that_only_the_edge_answers_ends_too() {
+    let house = House::with("pins.requests_max = 10").await;
+    let mut client = house.wire().await;
+    for number in 1..=10 {
+        let nowhere = format!("GET /nowhere HTTP/1.1\r\nHost: h\r\nAuthorization: {NEGOTIATE}\r\n\r\n");
+        let pinning = if number == 1 { get(Some(NEGOTIATE)) } else { nowhere };
+        client.send(pinning).await;
+        let head = client.head().await;
+        client.body(&head).await;
+        let expected = if number == 10 { "close" } else { "keep-alive" };
+        assert_eq!(field(&head, "connection"), Some(expected), "request {number}: {head}");
+    }
+}
