@@ -193,6 +193,9 @@ impl ProxyHttp for Edge {
         if let Ok(client) = previous.downcast::<Client>() {
             context.client = *client;
         }
+        if let Some(pinned) = context.client.pinned() {
+            pinned.admit();
+        }
     }
 
     fn persist_connection_context(&self, _: &Session, context: &Context) -> Option<Box<dyn Any + Send + Sync>> {

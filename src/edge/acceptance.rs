@@ -92,10 +92,10 @@ impl Edge {
         answered: Answered,
     ) -> Result<()> {
         let (Some(pinned), Some(passage)) = (context.client.pinned().cloned(), context.passage) else { return Ok(()) };
-        let bound = context.story.server.map(|server| {
-            let name = context.organisation.topology.server(server).name.clone();
-            Bound { name, server }
-        });
+        let bound = || {
+            let server = context.story.server?;
+            Some(Bound { name: context.organisation.topology.server(server).name.clone(), server })
+        };
         let request = session.req_header();
         let asked = self.numbers.number(&request.method, &request.uri);
         let (sign_in, ends) = pinned.answered(passage, context.carries, asked, answered, bound, self.pin_bounds());

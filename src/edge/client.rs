@@ -42,7 +42,7 @@ struct State {
     gate: Gate,
     /// Its upstream connections: those the gate owns, and the one that is being opened.
     held: Vec<Held>,
-    bound: Option<Bound>,
+    bound: Option<Arc<Bound>>,
     proven: Option<Arc<Proven>>,
 }
 
@@ -82,14 +82,16 @@ pub struct Passage {
 }
 
 impl Client {
-    /// Pins the connection, if it is not.
+    /// Pins the connection from this request on, if it is not.
     ///
     /// # Errors
     /// `places` has none left.
     pub fn pin(&mut self, places: &Arc<Semaphore>, now: Instant) -> Result<(), NoPlace> {
         if self.0.is_none() {
             let place = places.clone().try_acquire_owned().map_err(|_| NoPlace)?;
-            let state = State { gate: Gate::new(now), held: Vec::new(), bound: None, proven: None };
+            let mut gate = Gate::new(now);
+            gate.admit();
+            let state = State { gate, held: Vec::new(), bound: None, proven: None };
             let (state, over) = (Mutex::new(state), CancellationToken::new());
             self.0 = Some(Arc::new(Pinned { state, over, _place: place }));
         }
@@ -108,10 +110,14 @@ impl Client {
 pub struct NoPlace;
 
 impl Pinned {
-    /// A request has come. Returns the server that the connection is bound to and whom it is signed in as.
-    pub fn admit(&self) -> (Option<Bound>, Option<Arc<Proven>>) {
-        let mut state = self.state.lock();
-        state.gate.admit();
+    /// A further request has come.
+    pub fn admit(&self) {
+        self.state.lock().gate.admit();
+    }
+
+    /// The server that the connection is bound to, and whom it is signed in as.
+    pub fn standing(&self) -> (Option<Arc<Bound>>, Option<Arc<Proven>>) {
+        let state = self.state.lock();
         (state.bound.clone(), state.proven.clone())
     }
 
@@ -157,14 +163,14 @@ impl Pinned {
         passed
     }
 
-    /// The server has answered. See [`Gate::answered`] and [`Gate::ends`].
+    /// The server has answered; `bound` says which, if it is asked for. See [`Gate::answered`] and [`Gate::ends`].
     pub fn answered(
         &self,
         passage: Passage,
         carries: Carries,
         asked: u64,
         answer: Answered,
-        server: Option<Bound>,
+        bound: impl FnOnce() -> Option<Bound>,
         bounds: Bounds,
     ) -> (SignIn, bool) {
         let mut state = self.state.lock();
@@ -172,7 +178,7 @@ impl Pinned {
         match sign_in {
             SignIn::Unchanged => {}
             SignIn::Challenged | SignIn::Accepted { .. } => {
-                state.bound = server;
+                state.bound = bound().map(Arc::new);
                 state.proven = None; // it may be somebody else; `is_proven` says who
             }
             SignIn::Rejected { .. } => {

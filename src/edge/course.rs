@@ -105,7 +105,7 @@ impl Edge {
             }
             self.pin(context)?;
         }
-        let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.admit());
+        let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
         let speaker = match self.ticket(&identity.credential).await? {
             Some((person, claim)) => {
                 context.claim = Some(claim);
