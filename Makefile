@@ -59,6 +59,7 @@ bench: build
 	$(CARGO) build --locked --release --example bare
 	$(CARGO) bench --locked
 	loadtest/cpu
+	loadtest/pinned
 
 # Installs what is missing, with sudo where it is needed; silent where all is there.
 define install

@@ -1,7 +1,8 @@
 //! Who is asking, when they sign in by NTLM or Kerberos: what the edge learns from it, and where it takes them.
 
-use std::net::SocketAddr;
+use std::{collections::HashSet, net::SocketAddr};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use http::Method;
 
 use crate::{
@@ -327,4 +328,37 @@ async fn a_sign_in_that_extended_protection_foils_is_explained() {
     let answer = sign_in(&mut house.client().await, &bound, Method::GET, "/owa/", &[]).await;
     assert_eq!(answer.status, 401, "{answer:?}");
     record::line(&["ERROR firstcas::event", "event=FC140", "cas-lis-", "Extended Protection", "cure="]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_messages_are_the_servers_to_judge_and_never_share_a_connection() {
+    let house = House::start().await;
+    let real = BASE64_STANDARD.decode(&ntlm("ana").first()[5..]).expect("base64");
+    let looping = [&real[..12], &[0xff; 52]].concat();
+    let ticket = Ticket::of("ana").token();
+    let mut seen = HashSet::new();
+    for (scheme, bytes) in [
+        ("NTLM", &b"NTLMSSP\0\x03"[..]),
+        ("NTLM", &real[..11]),
+        ("NTLM", &looping),
+        ("Negotiate", b"NTLMSSP\0\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff"),
+        ("Negotiate", b"\x60\x84\xff\xff\xff\xff\x06\x06+\x06\x01\x05\x05\x02"),
+        ("Negotiate", &ticket[..ticket.len() / 2]),
+        ("Negotiate", &[0xa1; 48 * 1024]),
+        ("Nego2", &[0x30; 4096]),
+    ] {
+        let value = format!("{scheme} {}", BASE64_STANDARD.encode(bytes));
+        let mut client = house.client().await;
+        let answer = ask(&mut client, &value, Method::GET, "/owa/hostile", &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.user()), (401, "-"), "{answer:?}");
+        assert!(answer.server().starts_with("cas-lis-"), "the server judged it: {answer:?}");
+        assert!(seen.insert(answer.connection().to_owned()), "two clients shared {answer:?}");
+        let next = client.get("/owa/").send().await;
+        assert_eq!(next.connection(), answer.connection(), "the client is pinned");
+    }
+    let shared = house.get("ana", "/owa/").await;
+    assert!(!seen.contains(shared.connection()), "{shared:?}");
+    record::line(&["event=FC130", "a credential could not be read", "NTLM message is cut short"]).await;
+    let line = record::line(&["firstcas::access", " path=/owa/hostile "]).await;
+    assert!(line.contains(" credential=unreadable ") && line.contains(" connection=pinned "), "{line}");
 }
