@@ -42,7 +42,8 @@ struct State {
     gate: Gate,
     /// Its upstream connections: those the gate owns, and the one that is being opened.
     held: Vec<Held>,
-    bound: Option<Arc<Bound>>,
+    /// The server that the client is signed in at, or signing in, and the origin of the connection that it is so over.
+    bound: Option<(Origin, Arc<Bound>)>,
     proven: Option<Arc<Proven>>,
 }
 
@@ -118,7 +119,7 @@ impl Pinned {
     /// The server that the connection is bound to, and whom it is signed in as.
     pub fn standing(&self) -> (Option<Arc<Bound>>, Option<Arc<Proven>>) {
         let state = self.state.lock();
-        (state.bound.clone(), state.proven.clone())
+        (state.bound.as_ref().map(|(_, bound)| bound.clone()), state.proven.clone())
     }
 
     /// Gives the peer what sets its connections apart, and finds out whether the client's own is open there.
@@ -174,16 +175,20 @@ impl Pinned {
         bounds: Bounds,
     ) -> (SignIn, bool) {
         let mut state = self.state.lock();
-        let sign_in = state.gate.answered(passage.origin, carries, asked, answer);
+        let State { gate, held, .. } = &mut *state;
+        let sign_in = gate.answered(passage.origin, carries, asked, answer);
+        held.retain(|held| gate.owns(held.number));
         match sign_in {
             SignIn::Unchanged => {}
             SignIn::Challenged | SignIn::Accepted { .. } => {
-                state.bound = bound().map(Arc::new);
+                state.bound = bound().map(|bound| (passage.origin, Arc::new(bound)));
                 state.proven = None; // it may be somebody else; `is_proven` says who
             }
-            SignIn::Rejected { .. } => {
-                state.bound = None;
-                state.proven = None;
+            SignIn::Rejected => {
+                if state.bound.as_ref().is_some_and(|(origin, _)| *origin == passage.origin) {
+                    state.bound = None;
+                    state.proven = None;
+                }
             }
         }
         (sign_in, state.gate.ends(passage.origin, answer, Instant::now(), bounds))

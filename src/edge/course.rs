@@ -33,22 +33,23 @@ pub(super) enum Course {
 }
 
 /// Who asks.
-pub(super) enum Speaker {
+pub(super) enum Speaker<'i> {
     /// Nobody knows.
     Unknown,
     /// Most likely this one: it was so before, on this connection or by its affinity cookie.
     Hinted(MailboxName),
     /// By a name and password that are not verified yet.
-    Claimed(MailboxName),
+    Claimed(&'i MailboxName),
     /// By the connection, over which they have proved it, or by a ticket that the edge could open.
     Proven(Arc<Proven>),
 }
 
-impl Speaker {
+impl Speaker<'_> {
     pub(super) fn name(&self) -> Option<&MailboxName> {
         match self {
             Speaker::Unknown => None,
-            Speaker::Hinted(name) | Speaker::Claimed(name) => Some(name),
+            Speaker::Hinted(name) => Some(name),
+            Speaker::Claimed(name) => Some(name),
             Speaker::Proven(person) => Some(&person.name),
         }
     }
@@ -106,17 +107,19 @@ impl Edge {
             self.pin(context)?;
         }
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
-        let speaker = match self.ticket(&identity.credential).await? {
-            Some((person, claim)) => {
-                context.claim = Some(claim);
-                Speaker::Proven(person)
-            }
-            None => self.speaker(&identity, proven, session),
-        };
+        let speaker;
+        (speaker, context.claim) = self.speaker(&identity, proven, session).await?;
         context.story.speaks(&speaker);
+        // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
+        // A credential that says itself who asks may go elsewhere.
+        let says_who = context.carries == Carries::PerRequest || context.claim.is_some();
+        let bound = bound.filter(|_| !says_who).and_then(|it| organisation.find(&it));
 
         let lookup = match identity.routing_name(speaker.name()) {
-            Some(name) if protocol.asks_for_mailbox() => Some(self.find(name).await?),
+            Some(name) if protocol.asks_for_mailbox() => match self.find(name).await {
+                Err(_) if bound.is_some() => None, // it is known where to go without the directory
+                found => Some(found?),
+            },
             Some(_) | None => None,
         };
         let whose = lookup.as_deref().map_or(Whose::Nobody, whose);
@@ -131,10 +134,6 @@ impl Edge {
                 (_, Proof::Absent) => decision = local_challenge(&request, &organisation),
             }
         }
-        // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
-        // A credential that says itself who asks may go elsewhere.
-        let says_who = context.carries == Carries::PerRequest || context.claim.is_some();
-        let bound = bound.filter(|_| !says_who).and_then(|it| organisation.find(&it));
         if let (Some(server), Decision::Proxy(..) | Decision::BackEnd(..)) = (bound, &decision) {
             context.claim = self.claim(&identity, &request, server, &organisation).await;
             context.story.decided(&decision, whose, &organisation.topology);
@@ -203,12 +202,20 @@ impl Edge {
         })
     }
 
-    /// Who asks, by the best that is known before the request is passed on.
-    fn speaker(&self, identity: &Identity, proven: Option<Arc<Proven>>, session: &Session) -> Speaker {
+    /// Who asks, by the best that is known before the request is passed on; and whom its server will be asked about.
+    async fn speaker<'i>(
+        &self,
+        identity: &'i Identity,
+        proven: Option<Arc<Proven>>,
+        session: &Session,
+    ) -> Result<(Speaker<'i>, Option<Claim>), Denial> {
+        if let Some((person, claim)) = self.ticket(&identity.credential).await? {
+            return Ok((Speaker::Proven(person), Some(claim)));
+        }
         let hint = match (&identity.credential, proven) {
-            (Credential::Basic { user, .. }, _) => return Speaker::Claimed(user.clone()),
-            (Credential::Bearer | Credential::Unreadable(_), _) => return Speaker::Unknown,
-            (Credential::None, Some(person)) => return Speaker::Proven(person),
+            (Credential::Basic { user, .. }, _) => return Ok((Speaker::Claimed(user), None)),
+            (Credential::Bearer | Credential::Unreadable(_), _) => return Ok((Speaker::Unknown, None)),
+            (Credential::None, Some(person)) => return Ok((Speaker::Proven(person), None)),
             // A new handshake may be somebody else's; but most often it is the same person's.
             (Credential::ConnectionBound(_), Some(person)) => Some(person.name.clone()),
             (Credential::None | Credential::ConnectionBound(_), None) => {
@@ -217,7 +224,7 @@ impl Edge {
                 cookies.find_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now))
             }
         };
-        hint.map_or(Speaker::Unknown, Speaker::Hinted)
+        Ok((hint.map_or(Speaker::Unknown, Speaker::Hinted), None))
     }
 
     /// Whom a Kerberos ticket was issued to, if there is one, the edge can open it, and the directory knows them.

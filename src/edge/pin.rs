@@ -100,11 +100,8 @@ pub enum SignIn {
         /// The challenge before.
         answers: Option<Challenged>,
     },
-    /// The server wants a credential, and whoever was signed in is no more.
-    Rejected {
-        /// Whether what it rejects is the last message of a handshake.
-        after_answer: bool,
-    },
+    /// The server wants a credential, and whoever was signed in there is no more.
+    Rejected,
 }
 
 /// A challenge that waits for its answer.
@@ -146,6 +143,8 @@ struct Link {
     origin: Origin,
     connection: ConnectionNumber,
     login: Login,
+    /// Somebody has signed in over it, or begun to; the server may still take them for it after a refusal.
+    is_personal: bool,
 }
 
 /// What a server has last said of the client behind a connection.
@@ -250,7 +249,7 @@ impl Gate {
             }
             (Expect::New, false, Some(number)) => {
                 self.make_room(origin);
-                self.links.push(Link { origin, connection: number, login: Login::Nobody });
+                self.links.push(Link { origin, connection: number, login: Login::Nobody, is_personal: false });
                 Ok(())
             }
             (Expect::Own, true, _) | (Expect::New, _, _) => Err(Closed::Stranger),
@@ -263,24 +262,20 @@ impl Gate {
             self.over = true; // it went while it answered, and what the answer said of it is void
             return SignIn::Unchanged;
         };
-        let is_answer = carries == Carries::Token(Leg::Next);
-        let answers = link.login.challenge().filter(|_| is_answer);
+        let answers = link.login.challenge().filter(|_| carries == Carries::Token(Leg::Next));
         let (login, sign_in) = match (answer.status, answer.token, carries) {
             (401, Some(ntlm), _) => (Login::Challenged(Challenged { asked, ntlm }), SignIn::Challenged),
-            (401, None, _) => (Login::Nobody, SignIn::Rejected { after_answer: is_answer }),
+            (401, None, _) => (Login::Nobody, SignIn::Rejected),
             (_, _, Carries::Token(_)) => (Login::SignedIn, SignIn::Accepted { answers }),
             (_, _, Carries::Nothing | Carries::PerRequest) if answer.pins() => (Login::SignedIn, SignIn::Unchanged),
-            (_, _, Carries::Nothing | Carries::PerRequest) => (link.login, SignIn::Unchanged),
+            (_, _, Carries::Nothing | Carries::PerRequest) => return SignIn::Unchanged,
         };
-        if sign_in == SignIn::Challenged {
-            self.has_challenged = true;
-            // The client answers the latest challenge; whatever waited elsewhere is abandoned.
-            for link in self.links.iter_mut().filter(|link| link.login.is_challenged()) {
-                link.login = Login::Nobody;
-            }
-        }
-        if let Some(link) = self.links.iter_mut().find(|link| link.origin == origin) {
-            link.login = login;
+        link.login = login;
+        link.is_personal |= login != Login::Nobody;
+        self.has_challenged |= sign_in == SignIn::Challenged;
+        if login != Login::Nobody {
+            // Whoever signs in last is who the client connection is: nobody is signed in elsewhere over it, or signing in.
+            self.links.retain(|link| link.origin == origin || !link.is_personal);
         }
         sign_in
     }
@@ -491,9 +486,9 @@ mod tests {
 
     #[test]
     fn a_refused_answer_and_a_refused_sign_in_are_told_apart() {
-        assert_eq!(challenged().answered(HERE, REPLY, 7, REFUSAL), SignIn::Rejected { after_answer: true });
-        assert_eq!(challenged().answered(HERE, BEGIN, 7, REFUSAL), SignIn::Rejected { after_answer: false });
-        assert_eq!(signed_in().answered(HERE, Carries::Nothing, 7, REFUSAL), SignIn::Rejected { after_answer: false });
+        assert_eq!(challenged().answered(HERE, REPLY, 7, REFUSAL), SignIn::Rejected);
+        assert_eq!(challenged().answered(HERE, BEGIN, 7, REFUSAL), SignIn::Rejected);
+        assert_eq!(signed_in().answered(HERE, Carries::Nothing, 7, REFUSAL), SignIn::Rejected);
     }
 
     #[test]
@@ -625,7 +620,7 @@ mod tests {
         assert!(ends(&mut challenged(), Answered { closes: true, ..CHALLENGE }));
         assert!(ends(&mut signed_in(), closing));
         let mut gate = challenged();
-        assert_eq!(gate.answered(HERE, REPLY, 7, REFUSAL), SignIn::Rejected { after_answer: true });
+        assert_eq!(gate.answered(HERE, REPLY, 7, REFUSAL), SignIn::Rejected);
         assert!(
             !ends(&mut gate, Answered { closes: true, ..REFUSAL }),
             "a wrong password may be followed by a right one"

@@ -78,11 +78,11 @@ impl Story {
         self.target = identity.target.as_ref().map(|target| target.name.clone());
     }
 
-    pub(super) fn speaks(&mut self, speaker: &Speaker) {
+    pub(super) fn speaks(&mut self, speaker: &Speaker<'_>) {
         match speaker {
             Speaker::Unknown => {}
             Speaker::Hinted(name) => self.hint = Some(name.clone()),
-            Speaker::Claimed(name) => self.user = Some(name.clone()),
+            Speaker::Claimed(name) => self.user = Some((*name).clone()),
             Speaker::Proven(person) => self.user = Some(person.name.clone()),
         }
     }

@@ -85,7 +85,7 @@ struct Client {
     /// The connection whose challenge it has, and the request's user.
     challenge: Option<(usize, usize)>,
     /// Users that servers have authenticated for this client connection.
-    was: [bool; USERS],
+    last: Option<usize>,
     /// Who it is after its last message was accepted.
     is: Option<usize>,
     requests: u64,
@@ -521,7 +521,7 @@ impl World {
         it.personal |= login != Login::Nobody;
         let client = &mut self.clients[index];
         match (request.brings, served_as) {
-            (Brings::Nothing, Some(user)) if !client.was[user] => {
+            (Brings::Nothing, Some(user)) if client.last != Some(user) => {
                 return Err("c: a request without credential is served as somebody who did not sign in here");
             }
             (Brings::Nothing, user) if calm && client.is.is_some() && client.is != user => {
@@ -529,7 +529,9 @@ impl World {
             }
             (Brings::Nothing, _) | (_, None) => {}
             (_, Some(user)) => {
-                client.was[user] |= login == Login::SignedIn(user);
+                if login == Login::SignedIn(user) && !matches!(request.brings, Brings::Basic(_)) || says.pins() {
+                    client.last = Some(user);
+                }
                 client.is = if request.brings.is_token() { Some(user) } else { client.is };
             }
         }
@@ -563,7 +565,7 @@ impl World {
             match gate.answered(origin, carries, 0, says) {
                 SignIn::Unchanged => {}
                 SignIn::Challenged | SignIn::Accepted { .. } => client.bound = Some(request.server),
-                SignIn::Rejected { .. } => client.bound = None,
+                SignIn::Rejected => client.bound = None,
             }
             gate.ends(origin, says, self.now, bounds)
         } else {
@@ -575,10 +577,11 @@ impl World {
         if is_expired && self.connections[connection].told != Login::Challenged && !ends {
             return Err("g: a client that signs in no more is served beyond its lifetime or number of requests");
         }
+        self.shut_what_is_not_owned(index);
         if must_end && !ends {
             return Err("f: a client connection outlives the connection that it was signed in over");
         }
-        let (is_told, it) = (client.gate.is_some(), &self.connections[connection]);
+        let (is_told, it) = (self.clients[index].gate.is_some(), &self.connections[connection]);
         if is_told && says.closes && it.told != Login::Nobody && !ends {
             return Err("f: a client is not told that its connection ends");
         }
@@ -610,9 +613,9 @@ impl World {
             _ if request.brings.is_token() || says.token.is_some() || says.persistent => Login::SignedIn(0),
             _ => self.connections[connection].told,
         };
-        if told == Login::Challenged && self.clients[index].gate.is_some() {
+        if told != Login::Nobody && self.clients[index].gate.is_some() {
             let others = self.connections.iter_mut().filter(|it| it.leash == Some(index));
-            others.filter(|it| it.told == Login::Challenged).for_each(|it| it.told = Login::Nobody);
+            others.for_each(|it| it.told = Login::Nobody);
         }
         self.connections[connection].told = told;
     }
@@ -715,7 +718,7 @@ impl Client {
             bound: None,
             stage: Stage::Idle,
             challenge: None,
-            was: [false; USERS],
+            last: None,
             is: None,
             requests: 0,
             answers_after_expiry: 0,
