@@ -4,11 +4,13 @@
 //! |---|---|
 //! | before any | [`door`] bounds how long a client may take to send a header |
 //! | `early_request_filter` | the client gets its time limits |
+//! | `on_connection_reuse` | a further request of a pinned client counts |
 //! | `request_filter` | [`course`]: facts, identity, directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
 //! | `connected_to_upstream` | the server's certificate and TLS version are judged before anything is sent |
 //! | `upstream_request_filter` | [`hygiene`] takes away what only Exchange servers may say, we add what only we may |
 //! | `response_filter` | [`pin`] learns what the answer did to the connection; [`acceptance`]: who is proven by it, and what follows |
+//! | `response_body_filter` | a connection that may serve nobody else is closed with its answer |
 //! | `logging` | [`story`] writes the access log line; who still sends is heard out |
 
 mod acceptance;
@@ -18,6 +20,7 @@ mod course;
 pub mod door;
 pub mod health;
 pub mod hygiene;
+mod lately;
 pub mod organisation;
 pub mod path;
 pub mod pin;
@@ -56,12 +59,14 @@ use crate::{
     events::Event,
     routing::{Pool, protocol::Protocol, topology::ServerId},
 };
-use acceptance::{Claim, Numbers, Sent};
+use acceptance::Claim;
 use affinity::Affinity;
 use client::{Client, Passage};
 use course::Course;
+use lately::{Lately, Sent};
 use organisation::Organisation;
 use pin::{Bounds, Carries, Closed};
+use proof::Numbers;
 use respond::{Answer, Denial};
 use story::Story;
 
@@ -78,6 +83,7 @@ pub struct Edge {
     pins: Arc<Semaphore>,
     affinity: Arc<Affinity>,
     sent: Sent,
+    lately: Lately,
     numbers: Numbers,
 }
 
@@ -131,8 +137,9 @@ impl Edge {
         affinity: Affinity,
     ) -> Self {
         let pins = Arc::new(Semaphore::new(config.pins.connections_max));
-        let (affinity, sent, numbers) = (Arc::new(affinity), Sent::new(), Numbers::new());
-        Edge { config, directory, organisation, redirects, in_flight, pins, affinity, sent, numbers }
+        let (affinity, sent, lately) = (Arc::new(affinity), Sent::new(), Lately::new());
+        let numbers = Numbers::default();
+        Edge { config, directory, organisation, redirects, in_flight, pins, affinity, sent, lately, numbers }
     }
 
     /// Where the listener that this client came to sends everybody, if it does.
@@ -389,7 +396,7 @@ impl ProxyHttp for Edge {
         if context.client.pinned().is_some() {
             self.signed_in_or_not(session, response, context, answered).await?;
         } else if answered.pins() {
-            isolate(session, context);
+            isolate(session, response, context);
         }
         if let Some(Destination::BackEnd(server)) = context.destination
             && response.status == 401
@@ -448,16 +455,17 @@ impl ProxyHttp for Edge {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
-        if let (Some(answer), None) = (context.instead.take(), session.response_written()) {
+        let is_answered = is_answered(session);
+        if let (Some(answer), false) = (context.instead.take(), is_answered) {
             return give_up_with(&answer, session).await;
         }
         let denial = context.story.denial.or_else(|| denial_of(error));
         context.story.denial = denial;
-        match (denial, session.response_written()) {
-            (Some(Denial::HandshakeLost) | None, _) | (_, Some(_)) => {
+        match (denial, is_answered) {
+            (Some(Denial::HandshakeLost) | None, _) | (_, true) => {
                 FailToProxy { error_code: 0, can_reuse_downstream: false }
             }
-            (Some(denial), None) => give_up_with(&denied(denial, context), session).await,
+            (Some(denial), false) => give_up_with(&denied(denial, context), session).await,
         }
     }
 
@@ -482,8 +490,11 @@ impl ProxyHttp for Edge {
 /// A server has authenticated a shared connection, or begun to, although nobody asked for it. Nobody may use that
 /// connection any more: nothing is ever sent over it again, and once its answer has come it is closed, so that Pingora
 /// does not keep it.
-fn isolate(session: &mut Session, context: &mut Context) {
-    close(context.socket, Shutdown::Write);
+fn isolate(session: &mut Session, response: &ResponseHeader, context: &mut Context) {
+    let is_whole = session.req_header().method == http::Method::HEAD
+        || matches!(response.status.as_u16(), 204 | 304)
+        || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
+    close(context.socket, if is_whole { Shutdown::Both } else { Shutdown::Write });
     context.is_isolated = true;
     let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
     Event::ConnectionNotOwn.report(format_args!(
@@ -510,8 +521,7 @@ fn closed_to<T>(closed: Closed, context: &mut Context) -> Result<T> {
     match closed {
         Closed::Reopen => return Error::e_explain(REOPENED, "the own connection is gone"),
         Closed::Lost if context.carries == Carries::Nothing => context.story.denial = Some(Denial::SignInLost),
-        Closed::Lost => context.story.denial = Some(Denial::HandshakeLost),
-        Closed::Astray => context.story.denial = Some(Denial::SignInLost),
+        Closed::Lost | Closed::Astray => context.story.denial = Some(Denial::HandshakeLost),
         Closed::Stranger => {
             Event::ConnectionNotOwn.report(closed);
             context.story.denial = Some(Denial::Internal);
@@ -631,7 +641,7 @@ async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
 /// client that sends before it reads would never see the answer (RFC 9112 section 9.6).
 async fn linger(session: &mut Session) {
     const LONGEST: Duration = Duration::from_secs(5); // some 60 MB at 100 Mbit/s; a client slower than that retries
-    let is_told = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    let is_told = is_answered(session);
     let waits = session.req_header().headers.contains_key(EXPECT);
     let http = session.as_downstream_mut();
     if !is_told || waits || http.as_http1().is_none() || http.is_body_done() {
@@ -642,6 +652,11 @@ async fn linger(session: &mut Session) {
     if tokio::time::timeout(LONGEST, rest).await.is_err() {
         log::debug!("a client was still sending after its answer and was cut off");
     }
+}
+
+/// Whether the client has its answer, or the beginning of it. A `100 Continue` is none; a 101 is the last there is.
+fn is_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|answer| !answer.status.is_informational() || answer.status == 101)
 }
 
 fn announces_long_body(request: &RequestHeader) -> bool {

@@ -120,7 +120,10 @@ impl Event {
             Event::ServerBack | Event::TopologyChanged | Event::RequestRefused | Event::MalformedRequest => {
                 Severity::Information
             }
-            Event::ActiveSyncRedirected | Event::DirectoryOddity | Event::TicketNotOpened => Severity::Warning,
+            Event::ActiveSyncRedirected
+            | Event::DirectoryOddity
+            | Event::TicketNotOpened
+            | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
             | Event::ProxyTargetNotUsable
             | Event::ProxyTargetWithoutSsl
@@ -131,7 +134,6 @@ impl Event {
             | Event::ServerCertificate
             | Event::TooManyClients
             | Event::TooManyPins
-            | Event::ExtendedProtection
             | Event::ConnectionNotOwn
             | Event::DirectoryAway => Severity::Error,
         }

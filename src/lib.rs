@@ -11,9 +11,11 @@
 //! 2. [`identity::identify`] says whose mailbox it is about, as far as the request claims.
 //! 3. [`directory`] says where that mailbox lives; a bounded cache stands in front.
 //! 4. [`routing::decide`] decides: pure, no I/O, no clock. **The core; read it first.**
-//! 5. [`edge::respond`] turns redirects and refusals into answers.
-//! 6. [`edge::pools`] picks the server, [`edge::pin`] says whose connection may be used.
-//! 7. Pingora proxies; one access log line tells the whole story.
+//! 5. `edge::course` carries out 1 to 4; [`edge::respond`] turns redirects and refusals into answers.
+//! 6. [`edge::pools`] picks the server, [`edge::pin`] says whose connection may be used, [`edge::client`] holds the pinned
+//!    ones together with their client.
+//! 7. Pingora proxies. Where the answer shows that somebody has signed in ([`edge::proof`]), `edge::acceptance` does what
+//!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie; one access log line tells the whole story.
 //!
 //! # Invariants
 //!

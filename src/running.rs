@@ -172,10 +172,13 @@ fn serve(
     Ok(())
 }
 
-/// Places for a thread's idle upstream connections. Pingora has one list for all and drops the one that was used longest ago, whoever
-/// it belongs to; so there are as many as can ever be, and no pinned client loses the connection it is signed in over.
+/// Places for a thread's idle upstream connections. Pingora has one list for all and drops the one that was used longest
+/// ago, whoever it belongs to; so there are as many as can be, and no pinned client loses the connection it is signed in
+/// over. Shared ones: as many as there are requests at a time, at as many servers as they all may visit in turn before
+/// `upstream.idle_timeout` ends the first.
 fn idle_connections_max(config: &Config) -> usize {
-    config.limits.client_connections + config.pins.connections_max * pin::ORIGINS_MAX
+    const SERVERS_IN_TURN: usize = 8;
+    config.limits.client_connections * SERVERS_IN_TURN + config.pins.connections_max * pin::ORIGINS_MAX
 }
 
 impl Running {

@@ -3,18 +3,9 @@
 //! The name in an NTLM message is seen only when the server that challenged has been chosen already. That server judges
 //! it; once it has accepted, the name is proven, and what should have been decided at first is done now.
 
-use std::{
-    hash::RandomState,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
-    },
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use http::{Method, header::SET_COOKIE};
-use moka::future::Cache;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -59,29 +50,6 @@ pub(super) enum Next {
 /// The answer is replaced by one of the edge's own.
 pub(super) const REPLACED: ErrorType = ErrorType::new("Replaced");
 
-/// Counts how often a client was sent to its own site lately, so that one without a memory for cookies is not sent in
-/// circles.
-#[derive(Clone)]
-pub(super) struct Sent(Cache<(IpAddr, MailboxName), Arc<AtomicU8>>);
-
-impl Sent {
-    /// A client that keeps its cookie is sent once. Several browsers of one person may come at once; a browser that is
-    /// sent in circles gives up after 20 times, which it must not come to.
-    const TIMES_MAX: u8 = 5;
-
-    pub(super) fn new() -> Self {
-        const CLIENTS_MAX: u64 = 10_000;
-        const REMEMBERED: Duration = Duration::from_secs(30); // a handshake over a slow line is long done by then
-        Sent(Cache::builder().max_capacity(CLIENTS_MAX).time_to_live(REMEMBERED).build())
-    }
-
-    /// Whether this client may be sent once more; then it is counted.
-    async fn may_go(&self, client: IpAddr, mailbox: &MailboxName) -> bool {
-        let times = self.0.get_with((client, mailbox.clone()), async { Arc::default() }).await;
-        times.fetch_update(Relaxed, Relaxed, |times| (times < Sent::TIMES_MAX).then_some(times + 1)).is_ok()
-    }
-}
-
 impl Edge {
     /// Notes what the answer to a pinned request did to its sign-in, and acts on it.
     pub(super) async fn signed_in_or_not(
@@ -97,10 +65,17 @@ impl Edge {
             Some(Bound { name: context.organisation.topology.server(server).name.clone(), server })
         };
         let request = session.req_header();
-        let asked = self.numbers.number(&request.method, &request.uri);
+        let asked = match context.carries.pins() {
+            true => self.numbers.number(&request.method, &request.uri, &request.headers),
+            false => 0, // no handshake is under way
+        };
         let (sign_in, ends) = pinned.answered(passage, context.carries, asked, answered, bound, self.pin_bounds());
         if ends {
             session.set_keepalive(None);
+        } else if matches!(sign_in, SignIn::Challenged | SignIn::Rejected) && session.get_keepalive().is_some() {
+            // A place is not held for long by somebody who is not signed in.
+            let patience = self.config.pins.idle_timeout.min(self.config.timeouts.client);
+            session.set_keepalive(Some(patience.as_secs().max(1)));
         }
         match sign_in {
             SignIn::Accepted { answers } => {
@@ -117,16 +92,18 @@ impl Edge {
                 pinned.is_proven(person);
                 self.follow(next, session, response, context).await
             }
-            SignIn::Rejected { .. } if context.claim.as_ref().is_some_and(Claim::is_channel_bound) => {
+            SignIn::Rejected if context.claim.as_ref().is_some_and(Claim::is_channel_bound) => {
                 let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
-                Event::ExtendedProtection.report(format_args!(
-                    "{} refused a sign-in that is bound to the client's TLS channel; if the password was right, Extended \
-                     Protection is why",
-                    server.map_or("a server", String::as_str)
-                ));
+                let server = server.map_or("a server", String::as_str);
+                if self.lately.is_news(Event::ExtendedProtection, server).await {
+                    Event::ExtendedProtection.report(format_args!(
+                        "{server} refused a sign-in that is bound to the client's TLS channel; if the password was right, \
+                         Extended Protection is why"
+                    ));
+                }
                 Ok(())
             }
-            SignIn::Rejected { .. } | SignIn::Challenged | SignIn::Unchanged => Ok(()),
+            SignIn::Rejected | SignIn::Challenged | SignIn::Unchanged => Ok(()),
         }
     }
 
@@ -141,6 +118,12 @@ impl Edge {
         let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
         match next {
             Next::Stays => Ok(()),
+            // Done is done: a refusal comes too late for a request that has changed something.
+            Next::Decided(Decision::Refuse(_), _)
+                if response.status.is_success() && !session.req_header().method.is_safe() =>
+            {
+                Ok(())
+            }
             Next::Decided(decision, lookup) => {
                 let organisation = context.organisation.clone();
                 context.story.decided(&decision, course::whose(&lookup), &organisation.topology);
@@ -175,20 +158,6 @@ impl Claim {
             Claim::Message { message, .. } => message.channel_bindings,
             Claim::Ticket { channel_bindings, .. } => *channel_bindings,
         }
-    }
-}
-
-/// Numbers requests: the same method and target get the same number, and nobody can find two others that do.
-#[derive(Clone)]
-pub(super) struct Numbers(RandomState);
-
-impl Numbers {
-    pub(super) fn new() -> Self {
-        Numbers(RandomState::new())
-    }
-
-    fn number(&self, method: &Method, target: &http::Uri) -> u64 {
-        std::hash::BuildHasher::hash_one(&self.0, (method, target.path(), target.query()))
     }
 }
 

@@ -19,7 +19,10 @@ use super::{
 use crate::{
     directory::{DirectoryError, Entry, cache::Lookup},
     events::{self, Event},
-    identity::{self, Credential, Facts, Identity, MailboxName, Token, authorization, token::Shows},
+    identity::{
+        self, Credential, Facts, Identity, MailboxName, Token, authorization,
+        token::{Leg, Shows},
+    },
     routing::{self, Decision, Refusal, Request, Rule, mailbox::Whose, protocol::Protocol, topology::ServerId},
     secret::Secret,
 };
@@ -108,11 +111,12 @@ impl Edge {
         }
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
         let speaker;
-        (speaker, context.claim) = self.speaker(&identity, proven, session).await?;
+        (speaker, context.claim) = self.speaker(&identity, proven, session).await;
         context.story.speaks(&speaker);
         // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
         // A credential that says itself who asks may go elsewhere.
-        let says_who = context.carries == Carries::PerRequest || context.claim.is_some();
+        let says_who = context.carries == Carries::PerRequest
+            || context.claim.is_some() && context.carries == Carries::Token(Leg::First);
         let bound = bound.filter(|_| !says_who).and_then(|it| organisation.find(&it));
 
         let lookup = match identity.routing_name(speaker.name()) {
@@ -134,8 +138,17 @@ impl Edge {
                 (_, Proof::Absent) => decision = local_challenge(&request, &organisation),
             }
         }
-        if let (Some(server), Decision::Proxy(..) | Decision::BackEnd(..)) = (bound, &decision) {
-            context.claim = self.claim(&identity, &request, server, &organisation).await;
+        let stays = |server| {
+            context.carries == Carries::Token(Leg::Next)
+                || leads_to(&decision, server, &organisation)
+                || organisation.serves(server, protocol)
+        };
+        if let Decision::Proxy(..) | Decision::BackEnd(..) = decision
+            && let Some(server) = bound.filter(|server| stays(*server))
+        {
+            if let Some(claim) = self.claim(&identity, &request, server, &organisation).await {
+                context.claim = Some(claim);
+            }
             context.story.decided(&decision, whose, &organisation.topology);
             context.story.rule = Some("signed-in-connection");
             context.is_about_mailbox = true;
@@ -208,14 +221,14 @@ impl Edge {
         identity: &'i Identity,
         proven: Option<Arc<Proven>>,
         session: &Session,
-    ) -> Result<(Speaker<'i>, Option<Claim>), Denial> {
-        if let Some((person, claim)) = self.ticket(&identity.credential).await? {
-            return Ok((Speaker::Proven(person), Some(claim)));
+    ) -> (Speaker<'i>, Option<Claim>) {
+        if let Some((person, claim)) = self.ticket(&identity.credential).await {
+            return (Speaker::Proven(person), Some(claim));
         }
         let hint = match (&identity.credential, proven) {
-            (Credential::Basic { user, .. }, _) => return Ok((Speaker::Claimed(user), None)),
-            (Credential::Bearer | Credential::Unreadable(_), _) => return Ok((Speaker::Unknown, None)),
-            (Credential::None, Some(person)) => return Ok((Speaker::Proven(person), None)),
+            (Credential::Basic { user, .. }, _) => return (Speaker::Claimed(user), None),
+            (Credential::Bearer | Credential::Unreadable(_), _) => return (Speaker::Unknown, None),
+            (Credential::None, Some(person)) => return (Speaker::Proven(person), None),
             // A new handshake may be somebody else's; but most often it is the same person's.
             (Credential::ConnectionBound(_), Some(person)) => Some(person.name.clone()),
             (Credential::None | Credential::ConnectionBound(_), None) => {
@@ -224,27 +237,30 @@ impl Edge {
                 cookies.find_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now))
             }
         };
-        Ok((hint.map_or(Speaker::Unknown, Speaker::Hinted), None))
+        (hint.map_or(Speaker::Unknown, Speaker::Hinted), None)
     }
 
     /// Whom a Kerberos ticket was issued to, if there is one, the edge can open it, and the directory knows them.
-    async fn ticket(&self, credential: &Credential) -> Result<Option<(Arc<Proven>, Claim)>, Denial> {
+    async fn ticket(&self, credential: &Credential) -> Option<(Arc<Proven>, Claim)> {
         let (Some(keytab), Credential::ConnectionBound(Token { shows: Shows::Ticket(ticket), .. })) =
             (&self.config.keytab, credential)
         else {
-            return Ok(None);
+            return None;
         };
         match keytab.open(ticket, SystemTime::now()) {
-            Ok(opened) => Ok(match self.find(&opened.client).await?.as_ref() {
-                Lookup::Found(entry) => {
+            Ok(opened) => match self.find(&opened.client).await.as_deref() {
+                Ok(Lookup::Found(entry)) => {
                     let person = Arc::new(Proven { name: opened.client, entry_name: entry.name.clone() });
                     Some((person.clone(), Claim::Ticket { person, channel_bindings: opened.channel_bindings }))
                 }
-                Lookup::NotFound | Lookup::Ambiguous(_) => None, // the server may know them all the same
-            }),
+                // The server may know them all the same, and the directory's silence is an event already.
+                Ok(Lookup::NotFound | Lookup::Ambiguous(_)) | Err(_) => None,
+            },
             Err(error) => {
-                Event::TicketNotOpened.report(format_args!("a Kerberos ticket could not be opened: {error}"));
-                Ok(None)
+                if self.lately.is_news(Event::TicketNotOpened, &error.to_string()).await {
+                    Event::TicketNotOpened.report(format_args!("a Kerberos ticket could not be opened: {error}"));
+                }
+                None
             }
         }
     }
@@ -283,18 +299,11 @@ impl Edge {
         let lookup = self.find(&mailbox).await.ok()?;
         let decision = routing::decide(request, whose(&lookup), &organisation.topology, &organisation.policy);
         let next = match decision {
+            // Whom the directory does not know the server may; a service's account has no mailbox and needs none.
             Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService)
-            | Decision::Refuse(Refusal::UnknownUser | Refusal::AmbiguousName) => Next::Stays,
-            Decision::Proxy(pool, _) => {
-                let members = routing::members(pool, &organisation.topology, &organisation.policy);
-                if members.into_iter().any(|(member, _)| member == server) {
-                    Next::Stays
-                } else {
-                    Next::Elsewhere(mailbox)
-                }
-            }
-            Decision::BackEnd(home, _) if home == server => Next::Stays,
-            Decision::BackEnd(..) => Next::Elsewhere(mailbox),
+            | Decision::Refuse(Refusal::UnknownUser | Refusal::AmbiguousName | Refusal::NoMailbox) => Next::Stays,
+            Decision::Proxy(..) | Decision::BackEnd(..) if leads_to(&decision, server, organisation) => Next::Stays,
+            Decision::Proxy(..) | Decision::BackEnd(..) => Next::Elsewhere(mailbox),
             Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
                 Next::Decided(decision, lookup.clone())
             }
@@ -404,6 +413,18 @@ pub(super) fn whose(lookup: &Lookup) -> Whose<'_> {
         Lookup::Found(Entry { mailbox: None, .. }) => Whose::WithoutMailbox,
         Lookup::NotFound => Whose::Unknown,
         Lookup::Ambiguous(_) => Whose::Ambiguous,
+    }
+}
+
+/// Whether a decision leads, or may lead, to this server.
+fn leads_to(decision: &Decision, server: ServerId, organisation: &Organisation) -> bool {
+    match decision {
+        Decision::Proxy(pool, _) => {
+            let mut members = routing::members(*pool, &organisation.topology, &organisation.policy);
+            members.any(|(member, _)| member == server)
+        }
+        Decision::BackEnd(home, _) => *home == server,
+        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => false,
     }
 }
 

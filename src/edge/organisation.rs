@@ -154,6 +154,15 @@ impl Organisation {
         servers.iter().filter_map(directory).any(|directory| directory.internal_authentication.integrated_windows())
     }
 
+    /// Whether a server has a protocol's virtual directory. An Exchange 2003 server's are not objects that the edge reads.
+    pub fn serves(&self, server: ServerId, protocol: Protocol) -> bool {
+        let server = self.topology.server(server);
+        match server.version.generation() {
+            Some(Generation::Exchange2003) => matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync),
+            _ => protocol.virtual_directory().is_none() || server.virtual_directory(protocol).is_some(),
+        }
+    }
+
     /// Where the server that a client is signed in at stands in this topology.
     pub fn find(&self, bound: &Bound) -> Option<ServerId> {
         let unmoved = self.topology.servers().get(bound.server.0).is_some_and(|server| server.name == bound.name);

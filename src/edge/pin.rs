@@ -672,12 +672,16 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_signed_in_everywhere_and_needs_one_more_is_over() {
-        let mut gate = gate();
-        for number in 0..=ORIGINS_MAX as u64 {
-            opened(&mut gate, number, number, BEGIN, OK);
+    fn whoever_signs_in_elsewhere_is_not_signed_in_here_any_more() {
+        for refused in [false, true] {
+            let mut gate = signed_in();
+            if refused {
+                // Perhaps only that one request; the server may go on serving others to whoever signed in before.
+                assert_eq!(gate.answered(HERE, Carries::PerRequest, 7, REFUSAL), SignIn::Rejected);
+            }
+            assert_eq!(opened(&mut gate, THERE, 11, BEGIN, CHALLENGE), SignIn::Challenged);
+            assert!(!gate.owns(10) && gate.owns(11), "the connection of before is closed");
+            assert!(!gate.is_over());
         }
-        assert!(!gate.owns(0) && gate.owns(1));
-        assert!(gate.is_over());
     }
 }

@@ -25,6 +25,8 @@ pub struct Story {
     pub(super) credential: &'static str,
     /// The name that an affinity cookie, or an earlier sign-in over the connection, suggests.
     pub(super) hint: Option<MailboxName>,
+    /// The machine that an NTLM client says it is on; empty if it says none.
+    pub(super) workstation: String,
     /// The name that signs in, as claimed, or that is signed in over the connection.
     pub(super) user: Option<MailboxName>,
     /// The mailbox asked for, where it is not the user's own.
@@ -46,6 +48,7 @@ impl Story {
             started: Instant::now(),
             protocol: None,
             credential: "-",
+            workstation: String::new(),
             hint: None,
             user: None,
             target: None,
@@ -69,6 +72,7 @@ impl Story {
                 Shows::Nothing => "windows",
                 Shows::Account(message) => {
                     self.user.clone_from(&message.user);
+                    self.workstation.clone_from(&message.workstation);
                     "ntlm"
                 }
                 Shows::Ticket(_) => "kerberos",
@@ -125,6 +129,7 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
         path = request.uri.path(),
         protocol = story.protocol.map_or(dash, Protocol::name),
         credential = story.credential,
+        workstation = if story.workstation.is_empty() { dash } else { &story.workstation },
         hint = hint.as_deref().unwrap_or(dash),
         user = user.as_deref().unwrap_or(dash),
         target = target.as_deref().unwrap_or(dash),

@@ -91,8 +91,8 @@ pub enum TicketError {
     /// The option `use-session-key` (RFC 4120 section 5.5.1).
     #[error("the ticket is encrypted for a user, not for the service")]
     UserToUser,
-    /// Neither an account nor an enterprise name: a service, an anonymous client (RFC 8062).
-    #[error("the ticket's client is no account or address that a mailbox could have")]
+    /// Not an account: an enterprise name, a service, an anonymous client (RFC 8062).
+    #[error("the ticket's client is no account that a mailbox could have")]
     NoMailboxName,
     /// It is no name in any directory, or could be read as two.
     #[error("the ticket's client: {0}")]
@@ -122,8 +122,9 @@ const SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 
 impl Keytab {
     /// Opens an `AP-REQ` with the service's keys and checks what RFC 4120 section 3.2.3 has a server check, but for
-    /// replays: the same bytes prove the same name again for as long as their authenticator is fresh. That is for the
-    /// server behind to refuse; so nothing may follow from the proof that whoever copied the message should not learn.
+    /// replays: the same bytes prove the same name again for as long as their authenticator is fresh. Passing them on is
+    /// safe, because the server behind refuses replays; whoever can copy a message off the client's TLS could also copy
+    /// what the edge answers to it.
     ///
     /// A key serves every service name: accounts have one set of keys for all of theirs, and what Windows calls
     /// `HTTP/mail` may stand as `HOST/mail` in the keytab.
@@ -268,15 +269,13 @@ impl Client<'_> {
         self.realm == other.realm && self.components == other.components
     }
 
-    /// An account in its domain (`NT-PRINCIPAL`, RFC 4120 section 6.2), or an address (`NT-ENTERPRISE`, RFC 6806
-    /// section 5).
+    /// An account in its domain (`NT-PRINCIPAL`, RFC 4120 section 6.2). Not an address (`NT-ENTERPRISE`, RFC 6806 section
+    /// 5): any trusted realm may write any address there, and a domain controller puts the account in its place anyway.
     fn mailbox_name(&self) -> Result<MailboxName, TicketError> {
         const PRINCIPAL: i32 = 1;
-        const ENTERPRISE: i32 = 10;
 
         match (self.name_type, self.components.as_slice()) {
             (PRINCIPAL, [account]) if !self.realm.is_empty() => Ok(MailboxName::of_parts(self.realm, account)?),
-            (ENTERPRISE, [address]) if address.contains('@') => Ok(MailboxName::of_parts("", address)?),
             _ => Err(TicketError::NoMailboxName),
         }
     }
@@ -434,10 +433,11 @@ mod tests {
             (samples::CURL_KERBEROS_AES128, ana(), false),
             (samples::KERBEROS_BARE, ana(), false),
             (samples::KERBEROS_BOUND, ana(), true),
-            (samples::KERBEROS_ENTERPRISE, MailboxName::Address("carla@contoso.com".into()), false),
         ] {
             assert_eq!(keytab().open(&ap_req(sample), at(THEN)), Ok(Opened { client, channel_bindings }));
         }
+        let enterprise = keytab().open(&ap_req(samples::KERBEROS_ENTERPRISE), at(THEN));
+        assert_eq!(enterprise, Err(TicketError::NoMailboxName));
     }
 
     #[test]
@@ -484,19 +484,17 @@ mod tests {
     }
 
     #[test]
-    fn only_an_account_or_an_address_is_a_name() {
+    fn only_an_account_is_a_name() {
         let named = |name_type, name| {
             let made = Made { name_type, ticket_name: name, authenticator_name: name, ..Made::default() };
             made.opened().map(|opened| opened.client.to_string())
         };
         assert_eq!(named(1, "ana"), Ok("contoso.com\\ana".into()));
-        assert_eq!(named(10, "ana@contoso.com"), Ok("ana@contoso.com".into()));
+        assert_eq!(named(10, "ana@contoso.com"), Err(TicketError::NoMailboxName), "any realm could say so");
         assert_eq!(named(10, "ana"), Err(TicketError::NoMailboxName));
         assert_eq!(named(11, "WELLKNOWN"), Err(TicketError::NoMailboxName));
         assert_eq!(named(2, "ana"), Err(TicketError::NoMailboxName));
-        for (name_type, name) in
-            [(1, "carla@contoso.com"), (1, "ADATUM\\carla"), (10, "CONTOSO\\carla@contoso.com"), (1, "carla ")]
-        {
+        for (name_type, name) in [(1, "carla@contoso.com"), (1, "ADATUM\\carla"), (1, "carla ")] {
             assert_eq!(named(name_type, name), Err(TicketError::BadName(NameError::TwoReadings)), "{name}");
         }
         assert_eq!(named(1, "carla\0"), Err(TicketError::BadName(NameError::ControlCharacter)));
