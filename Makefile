@@ -13,11 +13,13 @@ TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core python
 TEST_PACKAGES += krb5-kdc krb5-admin-server krb5-user apache2-bin libapache2-mod-auth-gssapi gss-ntlmssp
 TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-exchangelib
 
-.PHONY: help run build test lint unit gate fuzz deny windows bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
 	@echo 'make test    every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
+	@echo 'make peers   whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
+	@echo 'make mutants breaks the gate on purpose, and expects the isolation hammer to see it'
 	@echo 'make bench   criterion benches, and requests per CPU-second beside a bare Pingora proxy'
 
 run: build
@@ -53,6 +55,14 @@ deny:
 # Windows authentication with real servers and real clients; pyspnego and requests-ntlm come from PyPI.
 windows: test-packages build
 	tests/windows/run
+
+# Installs the peers, some 30 MB, if they are missing.
+peers: build-packages
+	tests/peers/run 10
+
+# A build for each way of breaking the gate: some minutes.
+mutants: test-packages
+	tests/hammer_mutants
 
 bench: build
 	$(call install,$(LOAD_PACKAGES))

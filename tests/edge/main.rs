@@ -7,8 +7,11 @@ mod contoso;
 mod directory;
 mod drain;
 mod gate;
+#[path = "../hammer/mod.rs"]
+mod hammer;
 mod harness;
 mod hygiene;
+mod isolation;
 mod logging;
 #[allow(dead_code)] // its TLS is for tests/directory.rs
 #[path = "../openldap/mod.rs"]
