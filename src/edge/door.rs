@@ -90,6 +90,8 @@ impl HttpServerApp for Door {
         if session.as_http1().is_none() {
             return self.proxy.process_new_http(session, shutdown).await; // over HTTP/2 the header is here already
         }
+        // Off by default: a request that comes early would then break the one that is being answered (RFC 9112 section 9.3.2).
+        session.set_pipelining_enabled(true);
         // The edge leaves something with every connection that it will read a second request from.
         let left = session.take_connection_user_context();
         let client = left.as_ref().and_then(|left| left.downcast_ref::<Client>());

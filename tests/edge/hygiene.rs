@@ -238,3 +238,22 @@ async fn an_absolute_request_target_leads_no_further_than_its_path() {
     assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     assert_eq!(house.requests_behind(), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_come_early_are_answered_one_after_the_other() {
+    let house = House::start().await;
+    let mut wire = house.wire().await;
+    let post = |user: &str, path: &str| {
+        let credential = credential(user);
+        format!("POST {path} HTTP/1.1\r\nHost: h\r\nAuthorization: {credential}\r\nContent-Length: 5\r\n\r\nhello")
+    };
+    let held = post("ana", "/owa/first").replace("\r\n\r\n", "\r\nX-Contoso-Hold-Ms: 200\r\n\r\n");
+    wire.send(&held).await; // and while it is held:
+    wire.send(post("bruno", "/owa/second") + &post("ana", "/owa/third")).await;
+    for user in ["ana", "bruno", "ana"] {
+        let head = wire.head().await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(head.to_lowercase().contains(&format!("x-contoso-user: {user}")), "{head}");
+        wire.body(&head).await;
+    }
+}
