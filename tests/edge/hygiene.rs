@@ -247,8 +247,8 @@ async fn requests_that_come_early_are_answered_one_after_the_other() {
         let credential = credential(user);
         format!("POST {path} HTTP/1.1\r\nHost: h\r\nAuthorization: {credential}\r\nContent-Length: 5\r\n\r\nhello")
     };
-    let held = post("ana", "/owa/first").replace("\r\n\r\n", "\r\nX-Contoso-Hold-Ms: 200\r\n\r\n");
-    wire.send(&held).await; // and while it is held:
+    let first = post("ana", "/owa/first").replace("\r\n\r\n", "\r\nX-Contoso-Hold-Ms: 200\r\n\r\n");
+    wire.send(&first).await; // and while it is held:
     wire.send(post("bruno", "/owa/second") + &post("ana", "/owa/third")).await;
     for user in ["ana", "bruno", "ana"] {
         let head = wire.head().await;
