@@ -103,6 +103,8 @@ pub struct Context {
     socket: Option<RawFd>,
     /// The upstream connection may serve nobody else.
     is_isolated: bool,
+    /// The answer broke off in its middle, and must not look whole.
+    is_broken_off: bool,
     destination: Option<Destination>,
     /// Servers that did not let this request in.
     tried: Vec<ServerId>,
@@ -183,6 +185,7 @@ impl ProxyHttp for Edge {
             instead: None,
             socket: None,
             is_isolated: false,
+            is_broken_off: false,
             destination: None,
             tried: Vec::new(),
             is_about_mailbox: false,
@@ -382,7 +385,10 @@ impl ProxyHttp for Edge {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
-        if response.status.is_informational() {
+        // Pingora closes a connection that is answered before the request's body is all there; a `100 Continue` is no answer.
+        let is_final = !response.status.is_informational();
+        session.as_downstream_mut().set_close_on_response_before_downstream_finish(is_final);
+        if !is_final {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
@@ -463,6 +469,7 @@ impl ProxyHttp for Edge {
         context.story.denial = denial;
         match (denial, is_answered) {
             (Some(Denial::HandshakeLost) | None, _) | (_, true) => {
+                context.is_broken_off = is_answered;
                 FailToProxy { error_code: 0, can_reuse_downstream: false }
             }
             (Some(denial), false) => give_up_with(&denied(denial, context), session).await,
@@ -483,7 +490,9 @@ impl ProxyHttp for Edge {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         story::tell(session, context, error);
-        linger(session).await;
+        if !context.is_broken_off {
+            linger(session).await;
+        }
     }
 }
 

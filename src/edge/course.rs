@@ -107,7 +107,7 @@ impl Edge {
             if session.as_downstream().is_http2() {
                 return Ok(Course::Http11Required);
             }
-            self.pin(context)?;
+            self.pin(context).await?;
         }
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
         let speaker;
@@ -207,12 +207,15 @@ impl Edge {
     }
 
     /// Gives the client upstream connections of its own from now on.
-    fn pin(&self, context: &mut Context) -> Result<(), Denial> {
-        context.client.pin(&self.pins, context.story.started).map_err(|no_place| {
-            let most = self.config.pins.connections_max;
-            Event::TooManyPins.report(format_args!("{no_place}: all {most} are taken"));
-            Denial::TooManyPins
-        })
+    async fn pin(&self, context: &mut Context) -> Result<(), Denial> {
+        if let Err(no_place) = context.client.pin(&self.pins, context.story.started) {
+            if self.lately.is_news(Event::TooManyPins, "").await {
+                let most = self.config.pins.connections_max;
+                Event::TooManyPins.report(format_args!("{no_place}: all {most} are taken"));
+            }
+            return Err(Denial::TooManyPins);
+        }
+        Ok(())
     }
 
     /// Who asks, by the best that is known before the request is passed on; and whom its server will be asked about.
@@ -302,7 +305,11 @@ impl Edge {
             // Whom the directory does not know the server may; a service's account has no mailbox and needs none.
             Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService)
             | Decision::Refuse(Refusal::UnknownUser | Refusal::AmbiguousName | Refusal::NoMailbox) => Next::Stays,
-            Decision::Proxy(..) | Decision::BackEnd(..) if leads_to(&decision, server, organisation) => Next::Stays,
+            Decision::Proxy(..) | Decision::BackEnd(..)
+                if leads_to(&decision, server, organisation) || !leads_to_life(&decision, organisation) =>
+            {
+                Next::Stays
+            }
             Decision::Proxy(..) | Decision::BackEnd(..) => Next::Elsewhere(mailbox),
             Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
                 Next::Decided(decision, lookup.clone())
@@ -418,12 +425,21 @@ pub(super) fn whose(lookup: &Lookup) -> Whose<'_> {
 
 /// Whether a decision leads, or may lead, to this server.
 fn leads_to(decision: &Decision, server: ServerId, organisation: &Organisation) -> bool {
+    leads_to_any(decision, organisation, |it| it == server)
+}
+
+/// Whether a decision leads to a server that answers, as far as is known.
+fn leads_to_life(decision: &Decision, organisation: &Organisation) -> bool {
+    leads_to_any(decision, organisation, |server| organisation.health.is_alive(server))
+}
+
+fn leads_to_any(decision: &Decision, organisation: &Organisation, is_it: impl Fn(ServerId) -> bool) -> bool {
     match decision {
         Decision::Proxy(pool, _) => {
             let mut members = routing::members(*pool, &organisation.topology, &organisation.policy);
-            members.any(|(member, _)| member == server)
+            members.any(|(member, _)| is_it(member))
         }
-        Decision::BackEnd(home, _) => *home == server,
+        Decision::BackEnd(home, _) => is_it(*home),
         Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => false,
     }
 }

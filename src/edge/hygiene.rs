@@ -63,6 +63,11 @@ pub enum Malformed {
     /// RFC 9112 section 3.2: none in HTTP/1.1, several, or one that is no host name.
     #[error("the request has no single valid Host; send one host name, with or without a port")]
     Host,
+    /// RFC 9110 section 7.6.1: a field named there is taken away on the way, so the server would not see what was judged here.
+    #[error(
+        "the request's Connection names a field that is not the connection's; send keep-alive, close, te or upgrade"
+    )]
+    Connection,
     /// RFC 9110 section 11.6.2: which of them the server believes is anybody's guess.
     #[error("the request has several Authorization fields; send one")]
     SeveralAuthorizations,
@@ -95,11 +100,24 @@ pub fn check(version: Version, headers: &HeaderMap) -> Result<(), Malformed> {
         return Err(Malformed::Host);
     }
 
+    let nominated =
+        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_the_connections = |option: &[u8]| {
+        let option = option.trim_ascii();
+        option.is_empty() || CONNECTION_OPTIONS.iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    if !nominated.into_iter().all(is_the_connections) {
+        return Err(Malformed::Connection);
+    }
+
     match headers.get_all(header::AUTHORIZATION).iter().nth(1) {
         Some(_) => Err(Malformed::SeveralAuthorizations),
         None => Ok(()),
     }
 }
+
+/// What clients nominate in `Connection`: options, and fields that are the connection's alone.
+const CONNECTION_OPTIONS: [&str; 6] = ["keep-alive", "close", "te", "upgrade", "http2-settings", "proxy-connection"];
 
 /// RFC 9110 section 8.6: digits only. A list such as `5, 5` is refused: the section allows it, and no client sends one.
 fn is_number(value: &HeaderValue) -> bool {
@@ -200,6 +218,8 @@ mod tests {
             &[("host", "127.0.0.1"), ("content-length", "1073741824"), ("content-length", "1073741824")],
             &[("host", "CAS-LIS-1"), ("authorization", "Basic YW5hOnA=")],
             &[("host", "cas_lis.contoso.com.")],
+            &[("host", "h"), ("connection", "Keep-Alive, TE"), ("connection", "close")],
+            &[("host", "h"), ("connection", "Upgrade, HTTP2-Settings,")],
         ] {
             assert_eq!(check(Version::HTTP_11, &map(fields)), Ok(()), "{fields:?}");
         }
@@ -225,6 +245,9 @@ mod tests {
             (&[host, ("transfer-encoding", "gzip, chunked")], Malformed::TransferEncoding),
             (&[host, ("transfer-encoding", "xchunked")], Malformed::TransferEncoding),
             (&[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "identity")], Malformed::TransferEncoding),
+            (&[host, ("connection", "keep-alive, Authorization")], Malformed::Connection),
+            (&[host, ("connection", "close"), ("connection", "x-anchormailbox")], Malformed::Connection),
+            (&[host, ("connection", "cookie")], Malformed::Connection),
             (&[], Malformed::Host),
             (&[host, host], Malformed::Host),
             (&[("host", "")], Malformed::Host),

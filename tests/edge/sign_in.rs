@@ -413,3 +413,51 @@ async fn whoever_signs_in_last_is_who_the_connection_is() {
     let next = client.ask(Method::POST, "/EWS/Exchange.asmx").send().await;
     assert_eq!(next.user(), "carla", "{next:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_waits_for_its_100_does_not_cost_the_sign_in() {
+    let house = House::start().await;
+    let (ana, mut client) = (ntlm("ana"), house.wire().await);
+    let post = |fields: &str| {
+        format!(
+            "POST /EWS/Exchange.asmx HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        )
+    };
+    let mut authorization = format!("Authorization: {}\r\n", ana.first());
+    let mut connections = HashSet::new();
+    for status in ["401", "200", "200", "200"] {
+        client.send(post(&authorization)).await;
+        let interim = client.head().await;
+        assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");
+        client.send("hello").await;
+        let head = client.head().await;
+        client.body(&head).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert_eq!(field(&head, "connection"), Some("keep-alive"), "{head}");
+        connections.insert(field(&head, "x-contoso-connection").map(ToOwned::to_owned));
+        authorization = match field(&head, "www-authenticate") {
+            Some(challenge) => format!("Authorization: {}\r\n", ana.answer(challenge)),
+            None => String::new(),
+        };
+    }
+    assert_eq!(connections.len(), 1, "{connections:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_would_be_taken_away_on_the_way_is_refused() {
+    let house = House::start().await;
+    let forged = [("Connection", "keep-alive, Authorization")];
+    let answer = ask(&mut house.client().await, &ntlm("carla").first(), Method::GET, "/owa/", &forged).await;
+    assert_eq!((answer.status.as_u16(), answer.server()), (400, ""), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_sent_to_a_site_that_is_down() {
+    let house = House::start().await;
+    for server in ["cas-opo-1", "cas-opo-2"] {
+        house.contoso.server(server).stop().await;
+    }
+    house.get("bruno", "/owa/").await; // finds out
+    let answer = get(&house, "bruno", "/owa/").await;
+    assert_eq!((answer.status.as_u16(), answer.user()), (200, "bruno"), "Lisbon's answer stands: {answer:?}");
+}

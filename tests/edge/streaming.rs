@@ -132,3 +132,19 @@ async fn thirty_megabytes_arrive_unchanged_both_ways() {
     let received = ask.header("X-Contoso-Size", &LENGTH.to_string()).send().await;
     assert_eq!(received.body.len(), LENGTH);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_does_not_look_whole_even_while_the_client_still_sends() {
+    let server = play(|_, mut edge| async move {
+        edge.head().await;
+        edge.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    })
+    .await;
+    let instead = vec![("ex03-opo.contoso.com:80", server)];
+    let house = House::planned(Plan { instead, ..Plan::default() }).await;
+    let mut client = house.wire().await;
+    client.send("POST /exchange/duarte/ HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf").await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(client.rest().await, "5\r\nhello\r\n", "no last chunk");
+}
