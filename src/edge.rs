@@ -234,6 +234,8 @@ impl ProxyHttp for Edge {
                     let silence = Some(self.config.timeouts.client(protocol));
                     session.as_downstream_mut().set_read_timeout(silence);
                     session.as_downstream_mut().set_write_timeout(silence);
+                    // An early request hides its client's leaving until the answer; where that takes hours, it may not come.
+                    session.as_downstream_mut().set_pipelining_enabled(!may_be_held(protocol));
                 }
                 return Ok(false);
             }
@@ -385,14 +387,20 @@ impl ProxyHttp for Edge {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
-        // Pingora closes a connection that is answered before the request's body is all there; a `100 Continue` is no answer.
         let is_final = !response.status.is_informational();
-        session.as_downstream_mut().set_close_on_response_before_downstream_finish(is_final);
+        let answered = acceptance::read(response);
+        // Pingora closes a connection that is answered before the request's body is all there. A `100 Continue` is no answer;
+        // and a handshake must go on over its connection, so the body of a message that is challenged is passed on to its
+        // end, unless the client may have kept it back.
+        let goes_on = answered.token.is_some() && !session.req_header().headers.contains_key(EXPECT);
+        session.as_downstream_mut().set_close_on_response_before_downstream_finish(is_final && !goes_on);
         if !is_final {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
-        let answered = acceptance::read(response);
+        if session.is_process_shutting_down() {
+            session.set_keepalive(None);
+        }
         if response.status == 401 {
             respond::anonymise(response)?;
             if answered.offers_windows {
@@ -627,7 +635,8 @@ fn join_cookies(request: &mut RequestHeader) -> Result<()> {
 
 async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     // A client that waits for a 100 before its body, or has a long one to send, must not be waited for in turn.
-    if session.req_header().headers.contains_key(EXPECT) || announces_long_body(session.req_header()) {
+    let waits = session.req_header().headers.contains_key(EXPECT) || announces_long_body(session.req_header());
+    if waits || session.is_process_shutting_down() {
         session.set_keepalive(None);
     }
     let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 3))?;
@@ -666,6 +675,11 @@ async fn linger(session: &mut Session) {
 /// Whether the client has its answer, or the beginning of it. A `100 Continue` is none; a 101 is the last there is.
 fn is_answered(session: &Session) -> bool {
     session.response_written().is_some_and(|answer| !answer.status.is_informational() || answer.status == 101)
+}
+
+/// Whether a server may hold a request on purpose, for minutes or hours.
+fn may_be_held(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::ActiveSync | Protocol::Ews | Protocol::OutlookAnywhere | Protocol::Mapi)
 }
 
 fn announces_long_body(request: &RequestHeader) -> bool {

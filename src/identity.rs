@@ -1,7 +1,8 @@
 //! Who is asking, and whose mailbox the request is about. Pure: reads a request's facts, proves nothing.
 //!
-//! Everything here is *claimed*, but for a Kerberos ticket that [`keytab::Keytab::open`] opens. Routing a request by a claim is fine, because the server it reaches authenticates it;
-//! answering with anything about a mailbox is not, and waits for a proof (`directory::Directory::verify`).
+//! Everything here is *claimed*, but for a Kerberos ticket that [`keytab::Keytab::open`] opens. Routing a request by a claim
+//! is fine, because the server it reaches authenticates it; answering with anything about a mailbox is not, and waits for
+//! a proof (`directory::Directory::verify`, `edge::proof`).
 
 pub mod activesync;
 pub mod anchor;

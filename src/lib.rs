@@ -15,7 +15,8 @@
 //! 6. [`edge::pools`] picks the server, [`edge::pin`] says whose connection may be used, [`edge::client`] holds the pinned
 //!    ones together with their client.
 //! 7. Pingora proxies. Where the answer shows that somebody has signed in ([`edge::proof`]), `edge::acceptance` does what
-//!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie; one access log line tells the whole story.
+//!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie. One access log line tells the whole
+//!    story.
 //!
 //! # Invariants
 //!

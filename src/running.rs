@@ -110,6 +110,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let places = Arc::new(Places::new(config.limits.client_connections));
     let (stop, stopped) = watch::channel(false);
     let end = CancellationToken::new();
+    let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
         let serving = service(&config, edge.clone(), places.clone(), &addresses)?;
         serve(number, serving, own(&sockets)?, stopped.clone(), end.clone())?;
@@ -118,6 +119,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
     }
     log::info!("firstcas is ready");
+    unless_started.disarm();
     let drain_timeout = config.drain_timeout;
     Ok(Running { addresses, stop, end, in_flight, drain_timeout, directory: Some(directory_runtime) })
 }

@@ -72,7 +72,10 @@ impl Edge {
         let (sign_in, ends) = pinned.answered(passage, context.carries, asked, answered, bound, self.pin_bounds());
         if ends {
             session.set_keepalive(None);
-        } else if matches!(sign_in, SignIn::Challenged | SignIn::Rejected) && session.get_keepalive().is_some() {
+        } else if matches!(sign_in, SignIn::Challenged | SignIn::Rejected)
+            && !pinned.is_signed_in()
+            && session.get_keepalive().is_some()
+        {
             // A place is not held for long by somebody who is not signed in.
             let patience = self.config.pins.idle_timeout.min(self.config.timeouts.client);
             session.set_keepalive(Some(patience.as_secs().max(1)));

@@ -191,12 +191,21 @@ impl Pinned {
                 }
             }
         }
+        if state.bound.as_ref().is_some_and(|(origin, _)| !state.gate.is_open(*origin)) {
+            state.bound = None;
+            state.proven = None;
+        }
         (sign_in, state.gate.ends(passage.origin, answer, Instant::now(), bounds))
     }
 
     /// Whether the client connection has been pinned for as long, or has sent as many requests, as it may.
     pub fn has_expired(&self, bounds: Bounds) -> bool {
         self.state.lock().gate.has_expired(Instant::now(), bounds)
+    }
+
+    /// Whether somebody is signed in, as far as the servers have said.
+    pub fn is_signed_in(&self) -> bool {
+        self.state.lock().gate.is_signed_in()
     }
 
     /// Somebody has proved who they are, for as long as the connection lasts or until it is signed in anew.

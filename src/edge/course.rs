@@ -141,7 +141,7 @@ impl Edge {
         let stays = |server| {
             context.carries == Carries::Token(Leg::Next)
                 || leads_to(&decision, server, &organisation)
-                || organisation.serves(server, protocol)
+                || matches!(decision, Decision::Proxy(..)) && organisation.serves(server, protocol)
         };
         if let Decision::Proxy(..) | Decision::BackEnd(..) = decision
             && let Some(server) = bound.filter(|server| stays(*server))
@@ -260,7 +260,7 @@ impl Edge {
                 Ok(Lookup::NotFound | Lookup::Ambiguous(_)) | Err(_) => None,
             },
             Err(error) => {
-                if self.lately.is_news(Event::TicketNotOpened, &error.to_string()).await {
+                if self.lately.is_news(Event::TicketNotOpened, "").await {
                     Event::TicketNotOpened.report(format_args!("a Kerberos ticket could not be opened: {error}"));
                 }
                 None

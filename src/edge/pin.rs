@@ -15,8 +15,9 @@
 //!                                     lost(which), at any time
 //! ```
 //!
-//! Each own connection is anonymous, challenged or signed in. An anonymous one may be lost and replaced. With one of the
-//! others the client connection is over, as if the server itself had hung up. Whatever is not as expected fails closed:
+//! Each own connection is anonymous, challenged or signed in. An anonymous one may be lost and replaced. If one of the
+//! others is lost, the client connection is over, as if the server itself had hung up. Whoever signs in over one of them is
+//! not signed in over the others any more. Whatever is not as expected fails closed:
 //! the request goes nowhere, and the client connection ends.
 
 use std::{
@@ -252,6 +253,8 @@ impl Gate {
                 self.links.push(Link { origin, connection: number, login: Login::Nobody, is_personal: false });
                 Ok(())
             }
+            // One of its own that was given up; Pingora had not noticed yet that it is closed.
+            (Expect::New, true, None) => Err(Closed::Reopen),
             (Expect::Own, true, _) | (Expect::New, _, _) => Err(Closed::Stranger),
         }
     }
@@ -305,6 +308,16 @@ impl Gate {
     /// Whether the client connection must end: at once, or with the answer that is under way.
     pub fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// Whether it has a connection there.
+    pub fn is_open(&self, origin: Origin) -> bool {
+        self.link(origin).is_some()
+    }
+
+    /// Whether somebody is signed in over any of its connections.
+    pub fn is_signed_in(&self) -> bool {
+        self.links.iter().any(|link| link.login == Login::SignedIn)
     }
 
     /// Whether it is one of the pin's connections. One that is not, or not any more, is to be closed.
@@ -608,9 +621,11 @@ mod tests {
         for which in [None, Some(11), Some(99)] {
             assert_eq!(gate.connected(HERE, Expect::Own, true, which), Err(Closed::Stranger), "{which:?}");
         }
-        for (reused, which) in [(true, None), (true, Some(12)), (true, Some(10)), (false, None)] {
+        for (reused, which) in [(true, Some(12)), (true, Some(10)), (false, None)] {
             assert_eq!(gate.connected(3, Expect::New, reused, which), Err(Closed::Stranger), "{reused} {which:?}");
         }
+        let given_up = gate.connected(3, Expect::New, true, None);
+        assert_eq!(given_up, Err(Closed::Reopen), "one that was the pin's own before");
     }
 
     #[test]

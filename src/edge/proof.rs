@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use http::{HeaderMap, HeaderName, Method, Uri, header};
 
-use super::pin::Challenged;
+use super::{hygiene::is_forged, pin::Challenged};
 use crate::identity::ntlm;
 
 /// Whether `message`, sent with request number `asked` and answered by `status`, was accepted by the server that had
@@ -32,14 +32,16 @@ impl Numbers {
     /// Another `Host`, or an `Origin`, could be answered by something that does not ask who sends it.
     pub fn number(&self, method: &Method, target: &Uri, fields: &HeaderMap) -> u64 {
         let line = self.0.hash_one((method, target.path(), target.query()));
-        let fields = fields.iter().filter(|(name, _)| !DIFFER.contains(name));
+        let is_seen =
+            |name: &HeaderName| !DIFFER.contains(name) && !UNSEEN.contains(&name.as_str()) && !is_forged(name.as_str());
+        let fields = fields.iter().filter(|(name, _)| is_seen(name));
         fields.map(|field| self.0.hash_one(field)).fold(line, u64::wrapping_add) // in any order
     }
 }
 
 /// Fields in which a client's messages of one handshake differ: the first is often sent without its body, and the
 /// challenge may set a cookie.
-const DIFFER: [HeaderName; 8] = [
+const DIFFER: [HeaderName; 9] = [
     header::AUTHORIZATION,
     header::CONNECTION,
     header::CONTENT_ENCODING,
@@ -47,8 +49,12 @@ const DIFFER: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     header::COOKIE,
     header::EXPECT,
+    header::TE,
     header::TRANSFER_ENCODING,
 ];
+
+/// Fields that never reach a server, besides those that are taken away as forged.
+const UNSEEN: [&str; 2] = ["keep-alive", "proxy-connection"];
 
 #[cfg(test)]
 mod tests {

@@ -308,3 +308,30 @@ async fn a_pinned_client_that_only_the_edge_answers_ends_too() {
         assert_eq!(field(&head, "connection"), Some(expected), "request {number}: {head}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_before_the_body_is_all_there_does_not_end_the_handshake() {
+    let server = play(|_, mut edge| async move {
+        edge.head().await;
+        edge.send(challenge()).await;
+        edge.take(100_000).await;
+        edge.head().await;
+        edge.send(answer("200 OK", "")).await;
+        edge.rest().await;
+    })
+    .await;
+    let house = house(server, "").await;
+    let mut client = house.wire().await;
+    let post = |authorization: &str, bytes: usize| {
+        format!("POST {PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: {authorization}\r\nContent-Length: {bytes}\r\n\r\n")
+    };
+    client.send(post(NEGOTIATE, 100_000) + &"x".repeat(1_000)).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+    assert_eq!(field(&head, "connection"), Some("keep-alive"), "{head}");
+    client.body(&head).await;
+    client.send("x".repeat(99_000)).await;
+    client.send(post(AUTHENTICATE, 0)).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
