@@ -164,10 +164,7 @@ impl Edge {
         session.set_read_timeout(Some(self.config.timeouts.client));
         session.set_write_timeout(Some(self.config.timeouts.client));
         session.set_total_drain_timeout(Some(self.config.timeouts.client));
-        // Pingora's own default keeps idle clients for ever; what the client asked for (close or not) stays in force.
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(self.config.timeouts.client_keepalive.as_secs().max(1)));
-        }
+        keep_alive(session, self.config.timeouts.client_keepalive); // Pingora's own default keeps idle clients for ever
     }
 }
 
@@ -227,8 +224,8 @@ impl ProxyHttp for Edge {
         let answer = match self.course(session, context).await {
             Ok(Course::Onward(destination)) => {
                 context.destination = Some(destination);
-                if context.client.pinned().is_some() && session.get_keepalive().is_some() {
-                    session.set_keepalive(Some(self.config.pins.idle_timeout.as_secs().max(1)));
+                if context.client.pinned().is_some() {
+                    keep_alive(session.as_downstream_mut(), self.config.pins.idle_timeout);
                 }
                 if let Some(protocol) = context.story.protocol {
                     let silence = Some(self.config.timeouts.client(protocol));
@@ -545,6 +542,13 @@ fn closed_to<T>(closed: Closed, context: &mut Context) -> Result<T> {
         }
     }
     Error::e_explain(ErrorType::InternalError, "the gate is closed")
+}
+
+/// Lets a client wait so long with its next request. If its connection is to end with this answer, that stays in force.
+fn keep_alive(session: &mut HttpSession, patience: Duration) {
+    if session.get_keepalive().is_some() {
+        session.set_keepalive(Some(patience.as_secs().max(1)));
+    }
 }
 
 /// Answers a request that cannot go on, and ends its connection.

@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use http::{Method, header::SET_COOKIE};
+use http::{
+    HeaderName, Method,
+    header::{CONNECTION, SET_COOKIE, WWW_AUTHENTICATE},
+};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -13,7 +16,7 @@ use pingora_proxy::Session;
 use super::{
     Context, Edge,
     client::{Bound, Proven},
-    client_ip, course, is_tls,
+    client_ip, course, is_tls, keep_alive,
     pin::{Answered, SignIn},
     proof,
     respond::{self, Answer},
@@ -72,13 +75,9 @@ impl Edge {
         let (sign_in, ends) = pinned.answered(passage, context.carries, asked, answered, bound, self.pin_bounds());
         if ends {
             session.set_keepalive(None);
-        } else if matches!(sign_in, SignIn::Challenged | SignIn::Rejected)
-            && !pinned.is_signed_in()
-            && session.get_keepalive().is_some()
-        {
+        } else if matches!(sign_in, SignIn::Challenged | SignIn::Rejected) && !pinned.is_signed_in() {
             // A place is not held for long by somebody who is not signed in.
-            let patience = self.config.pins.idle_timeout.min(self.config.timeouts.client);
-            session.set_keepalive(Some(patience.as_secs().max(1)));
+            keep_alive(session.as_downstream_mut(), self.config.pins.idle_timeout.min(self.config.timeouts.client));
         }
         match sign_in {
             SignIn::Accepted { answers } => {
@@ -176,17 +175,20 @@ fn is_navigation(method: &Method, protocol: Protocol) -> bool {
     is_browsers && matches!(*method, Method::GET | Method::HEAD)
 }
 
+/// By which IIS says that the connection is authenticated from now on.
+const PERSISTENT_AUTH: HeaderName = HeaderName::from_static("persistent-auth");
+
 /// What the header of an answer says about the connection it came over.
 pub(super) fn read(response: &ResponseHeader) -> Answered {
     let mut answered = Answered { status: response.status.as_u16(), ..Answered::default() };
-    for challenge in response.headers.get_all(http::header::WWW_AUTHENTICATE) {
+    for challenge in response.headers.get_all(WWW_AUTHENTICATE) {
         answered.note(token::challenge(challenge.as_bytes()));
     }
-    let is = |name: &str, value: &str| {
+    let is = |name: &HeaderName, value: &str| {
         let field = response.headers.get(name);
         field.is_some_and(|field| field.as_bytes().trim_ascii().eq_ignore_ascii_case(value.as_bytes()))
     };
-    answered.persistent = is("Persistent-Auth", "true");
-    answered.closes = is("Connection", "close") || response.version == http::Version::HTTP_10;
+    answered.persistent = is(&PERSISTENT_AUTH, "true");
+    answered.closes = is(&CONNECTION, "close") || response.version == http::Version::HTTP_10;
     answered
 }

@@ -111,8 +111,8 @@ impl HttpServerApp for Door {
         tokio::select! {
             biased;
             stream = request => stream,
-            () = late(patience, &arrived) => None,
-            () = server_gone(over, &arrived) => None,
+            () = unless(&arrived, tokio::time::sleep(patience)) => None,
+            () = unless(&arrived, server_gone(over)) => None,
         }
     }
 
@@ -134,23 +134,20 @@ pub(super) fn header_arrived() {
     let _ = ARRIVED.try_with(|arrived| arrived.store(true, Relaxed)); // over HTTP/2 nobody asks
 }
 
-/// Ends when the client's server connection has, and no header has come: the client then begins anew, as it would have
-/// to if it were connected to the server itself.
-async fn server_gone(over: Option<CancellationToken>, arrived: &AtomicBool) {
-    match over {
-        Some(over) => over.cancelled().await,
-        None => std::future::pending().await,
-    }
+/// Ends when this has, unless a header has come by then.
+async fn unless(arrived: &AtomicBool, end: impl Future<Output = ()>) {
+    end.await;
     if arrived.load(Relaxed) {
         std::future::pending::<()>().await;
     }
 }
 
-/// Ends when the patience has and no header has come.
-async fn late(patience: Duration, arrived: &AtomicBool) {
-    tokio::time::sleep(patience).await;
-    if arrived.load(Relaxed) {
-        std::future::pending::<()>().await;
+/// Ends when the client's server connection has: the client then begins anew, as it would have to if it were connected to
+/// the server itself.
+async fn server_gone(over: Option<CancellationToken>) {
+    match over {
+        Some(over) => over.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 

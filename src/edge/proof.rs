@@ -6,7 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use http::{HeaderMap, HeaderName, Method, Uri, header};
+use http::{HeaderMap, Method, Uri};
 
 use super::{hygiene::is_forged, pin::Challenged};
 use crate::identity::ntlm;
@@ -32,29 +32,27 @@ impl Numbers {
     /// Another `Host`, or an `Origin`, could be answered by something that does not ask who sends it.
     pub fn number(&self, method: &Method, target: &Uri, fields: &HeaderMap) -> u64 {
         let line = self.0.hash_one((method, target.path(), target.query()));
-        let is_seen =
-            |name: &HeaderName| !DIFFER.contains(name) && !UNSEEN.contains(&name.as_str()) && !is_forged(name.as_str());
-        let fields = fields.iter().filter(|(name, _)| is_seen(name));
+        let counts = |name: &str| !DIFFER.contains(&name) && !is_forged(name); // a forged one never reaches a server
+        let fields = fields.iter().filter(|(name, _)| counts(name.as_str()));
         fields.map(|field| self.0.hash_one(field)).fold(line, u64::wrapping_add) // in any order
     }
 }
 
 /// Fields in which a client's messages of one handshake differ: the first is often sent without its body, and the
-/// challenge may set a cookie.
-const DIFFER: [HeaderName; 9] = [
-    header::AUTHORIZATION,
-    header::CONNECTION,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::COOKIE,
-    header::EXPECT,
-    header::TE,
-    header::TRANSFER_ENCODING,
+/// challenge may set a cookie. Or they are the connection's own and reach no server.
+const DIFFER: [&str; 11] = [
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
 ];
-
-/// Fields that never reach a server, besides those that are taken away as forged.
-const UNSEEN: [&str; 2] = ["keep-alive", "proxy-connection"];
 
 #[cfg(test)]
 mod tests {
@@ -93,7 +91,7 @@ mod tests {
         let numbers = Numbers::default();
         let number = |method: &Method, target: &'static str, fields: &[(&'static str, &'static str)]| {
             let field = |(name, value): &(&'static str, &'static str)| {
-                (HeaderName::from_static(name), http::HeaderValue::from_static(value))
+                (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
             };
             numbers.number(method, &Uri::from_static(target), &fields.iter().map(field).collect())
         };
