@@ -44,6 +44,19 @@ fn challenge() -> String {
     answer("401 Unauthorized", &format!("WWW-Authenticate: {CHALLENGE}\r\n"))
 }
 
+/// A server's part: whoever asks is challenged.
+async fn ask_who(edge: &mut Wire) {
+    edge.head().await;
+    edge.send(challenge()).await;
+}
+
+/// A server's part: whoever answers the challenge is let in.
+async fn let_in(edge: &mut Wire) {
+    ask_who(edge).await;
+    edge.head().await;
+    edge.send(answer("200 OK", "")).await;
+}
+
 /// A client that has sent its first message and been challenged.
 async fn challenged(house: &House) -> Wire {
     let mut client = house.wire().await;
@@ -83,8 +96,7 @@ async fn a_server_that_closes_in_mid_handshake_ends_its_client_with_the_answer()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_lost_between_the_legs_ends_its_client() {
     let server = play(|_, mut edge| async move {
-        edge.head().await;
-        edge.send(challenge()).await;
+        ask_who(&mut edge).await;
     })
     .await;
     let house = house(server, "").await;
@@ -95,10 +107,7 @@ async fn a_connection_lost_between_the_legs_ends_its_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_lost_after_the_sign_in_ends_its_idle_client() {
     let server = play(|_, mut edge| async move {
-        edge.head().await;
-        edge.send(challenge()).await;
-        edge.head().await;
-        edge.send(answer("200 OK", "")).await;
+        let_in(&mut edge).await;
     })
     .await;
     let house = house(server, "").await;
@@ -109,8 +118,7 @@ async fn a_connection_lost_after_the_sign_in_ends_its_idle_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_sign_in_leaves_its_client_free_to_begin_anew_even_if_the_server_closes() {
     let server = play(|number, mut edge| async move {
-        edge.head().await;
-        edge.send(challenge()).await;
+        ask_who(&mut edge).await;
         edge.head().await;
         match number {
             0 => edge.send(answer("401 Unauthorized", "WWW-Authenticate: NTLM\r\n")).await,
@@ -141,10 +149,7 @@ async fn a_request_that_its_own_connection_breaks_under_is_never_sent_again() {
     let server = play(move |_, mut edge| {
         let seen = seen.clone();
         async move {
-            edge.head().await;
-            edge.send(challenge()).await;
-            edge.head().await;
-            edge.send(answer("200 OK", "")).await;
+            let_in(&mut edge).await;
             edge.head().await;
             seen.fetch_add(1, SeqCst); // and nothing is answered
         }
@@ -191,8 +196,7 @@ async fn a_connection_that_a_server_authenticates_unasked_serves_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_clients_as_the_configuration_allows_are_pinned_and_no_more() {
     let server = play(|_, mut edge| async move {
-        edge.head().await;
-        edge.send(challenge()).await;
+        ask_who(&mut edge).await;
         edge.rest().await;
     })
     .await;
@@ -215,8 +219,7 @@ async fn as_many_clients_as_the_configuration_allows_are_pinned_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_connection_ends_politely_after_its_requests() {
     let server = play(|_, mut edge| async move {
-        edge.head().await;
-        edge.send(challenge()).await;
+        ask_who(&mut edge).await;
         for _ in 0..9 {
             edge.head().await;
             edge.send(answer("200 OK", "")).await;
@@ -239,10 +242,7 @@ async fn a_pinned_connection_ends_politely_after_its_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_connection_ends_politely_after_its_lifetime() {
     let server = play(|_, mut edge| async move {
-        edge.head().await;
-        edge.send(challenge()).await;
-        edge.head().await;
-        edge.send(answer("200 OK", "")).await;
+        let_in(&mut edge).await;
         edge.rest().await;
     })
     .await;
@@ -259,8 +259,7 @@ async fn a_pinned_connection_ends_politely_after_its_lifetime() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_pinned_connection_has_a_patience_of_its_own() {
     let server = play(|_, mut edge| async move {
-        edge.head().await;
-        edge.send(challenge()).await;
+        ask_who(&mut edge).await;
         edge.rest().await;
     })
     .await;
@@ -312,8 +311,7 @@ async fn a_pinned_client_that_only_the_edge_answers_ends_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_challenge_before_the_body_is_all_there_does_not_end_the_handshake() {
     let server = play(|_, mut edge| async move {
-        edge.head().await;
-        edge.send(challenge()).await;
+        ask_who(&mut edge).await;
         edge.take(100_000).await;
         edge.head().await;
         edge.send(answer("200 OK", "")).await;

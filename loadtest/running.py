@@ -1,0 +1,50 @@
+"""What the measurements share: contoso and the edge as programs, and what the system says of them."""
+import os, re, signal, subprocess, sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+BIN = "target/release"
+EDGE = 18080
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid):
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def memory_kib(pid):
+    return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{pid}/status").read()).group(1))
+
+
+def start(ready, *command):
+    """A program that has said that it is ready."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if ready in line:
+            break
+    else:
+        sys.exit(f"{command[0]} ended before it was ready")
+    # Somebody must read on, or the program stops when the pipe is full.
+    subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
+    return process
+
+
+def start_contoso():
+    subprocess.run([f"{BIN}/examples/contoso", "pki", "state/demo"], check=True)
+    return start("contoso is ready", f"{BIN}/examples/contoso", "run", "--ldif", "conf/contoso.ldif",
+                 "--pki", "state/demo", "-c", "conf/firstcas.toml")
+
+
+def start_edge(folder):
+    """The demo's edge on the port EDGE; its configuration is written into the folder."""
+    config = open("conf/firstcas.toml").read()
+    config = config.replace("127.0.0.1:8080", f"127.0.0.1:{EDGE}").replace("127.0.0.1:8443", "127.0.0.1:18443")
+    file = os.path.join(folder, "firstcas.toml")
+    open(file, "w").write(config)
+    return start("firstcas is ready", f"{BIN}/firstcas", "run", "-c", file)
+
+
+def stop(processes):
+    for process in reversed(processes):
+        process.send_signal(signal.SIGINT)
+        process.wait()
