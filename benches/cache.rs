@@ -25,7 +25,12 @@ fn hit(criterion: &mut Criterion) {
             max_proofs: 1,
             proof_lifetime: Duration::from_secs(1),
             disproof_lifetime: Duration::from_secs(1),
+            stale_lifetime: Duration::from_secs(3600),
+            not_found_max: 1000,
+            wrong_passwords_max: 3,
+            wrong_passwords_window: Duration::from_secs(600),
         },
+        Arc::new(drop),
     );
     let bruno = MailboxName::parse("CONTOSO\\bruno").expect("a name");
     criterion.bench_function("a cache hit", |bencher| {

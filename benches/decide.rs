@@ -157,7 +157,7 @@ fn server(name: String, site: usize) -> Server {
 }
 
 fn mailbox_in(site: usize) -> Mailbox {
-    Mailbox { key: 7, home_server: legacy_dn(&format!("mbx-{site}-0")), home_database: None }
+    Mailbox { key: 7, home_server: legacy_dn(&format!("mbx-{site}-0")).into(), home_database: None }
 }
 
 /// As long as real ones are: it is hashed for each decision.

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
 use crate::{
@@ -62,7 +63,7 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         }
     };
     let explained = wait_for(async {
-        let directory = config.directory.open().map_err(|error| whole_chain(&error))?;
+        let directory = config.directory.open(Arc::new(drop)).map_err(|error| whole_chain(&error))?;
         let reading = directory.topology().await.map_err(|error| whole_chain(&error))?;
         let topology = Topology::new(reading.parts);
         let policy = config.policy(&topology).map_err(|errors| mistakes(file, &errors.mistakes))?;
@@ -84,9 +85,8 @@ fn summary(file: &Path, config: &Config) -> Result<String, String> {
     let _ = writeln!(text, "listeners  {}", listeners.join("\n           "));
     match &config.directory {
         config::Directory::Ldif(ldif) => text.push_str(&wait_for(ldif_summary(file, ldif, config))?),
-        config::Directory::Ldap(settings) => {
-            let urls: Vec<_> = settings.urls.iter().map(url::Url::as_str).collect();
-            let _ = writeln!(text, "directory  {}, not asked by this check", urls.join(", "));
+        config::Directory::Ldap { forest, .. } => {
+            let _ = writeln!(text, "directory  {}, not asked by this check", forest.servers);
         }
     }
     Ok(text)
@@ -99,7 +99,7 @@ async fn ldif_summary(file: &Path, ldif: &Path, config: &Config) -> Result<Strin
         }
         mistakes(file, &[whole_chain(&error)])
     };
-    let directory = config.directory.open().map_err(of_directory)?;
+    let directory = config.directory.open(Arc::new(drop)).map_err(of_directory)?;
     let reading = directory.topology().await.map_err(of_directory)?;
     let mut oddities = reading.oddities;
     oddities.extend(directory.people_oddities(&reading.parts).unwrap_or_default());

@@ -33,6 +33,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where people, mailboxes and the organisation are looked up.
     pub directory: Directory,
+    /// How often the directory is asked for what has changed.
+    pub watch_interval: Duration,
+    /// Where the last good topology and the known mailboxes are kept for a start without directory; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
     /// How long and how many answers of the directory are remembered.
     pub cache: directory::cache::Settings,
     /// What the administrator decides about the routing rules.
@@ -89,7 +93,12 @@ pub enum Directory {
     /// An LDIF file, read into memory.
     Ldif(PathBuf),
     /// LDAP servers.
-    Ldap(directory::ldap::Settings),
+    Ldap {
+        /// Those of the forest that Exchange is in.
+        forest: Box<directory::ldap::Settings>,
+        /// Those of the forests whose accounts have linked mailboxes.
+        account_forests: Vec<directory::ldap::Settings>,
+    },
 }
 
 /// Choices about the rules; [`crate::routing::Policy`] once the topology is known.
@@ -252,10 +261,15 @@ impl Directory {
     ///
     /// # Errors
     /// The file is not LDIF, or the servers' settings cannot work.
-    pub fn open(&self) -> Result<directory::organisation::Organisation, directory::DirectoryError> {
+    pub fn open(
+        &self,
+        tell: directory::Tell,
+    ) -> Result<directory::organisation::Organisation, directory::DirectoryError> {
         match self {
             Directory::Ldif(path) => directory::ldif::open(path),
-            Directory::Ldap(settings) => directory::ldap::open(settings.clone()),
+            Directory::Ldap { forest, account_forests } => {
+                directory::ldap::open((**forest).clone(), account_forests.clone(), tell)
+            }
         }
     }
 }

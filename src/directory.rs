@@ -10,7 +10,10 @@ pub mod ldif;
 pub mod organisation;
 pub mod schema;
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 
@@ -33,18 +36,114 @@ pub trait Directory: Send + Sync + 'static {
     /// Whether this is the person's password, asked of the directory itself (an LDAP bind; for an LDIF file the stored
     /// hash). An empty password is never right (RFC 4513 section 5.1.2).
     async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, DirectoryError>;
+
+    /// What has changed since the last call; the first one only remembers where the directory stands.
+    async fn changes(&self) -> Result<Changes, DirectoryError>;
+}
+
+/// Something that an administrator should know, told once as it happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// No server answers any more.
+    Away {
+        /// What the last one said.
+        problem: String,
+    },
+    /// One does again.
+    Back,
+    /// One of several servers does not answer any more.
+    ServerAway {
+        /// Its URL.
+        server: String,
+        /// What happened.
+        problem: String,
+    },
+    /// It answers again.
+    ServerBack {
+        /// Its URL.
+        server: String,
+    },
+    /// A server's certificate ends soon.
+    CertificateEnds {
+        /// Its URL.
+        server: String,
+        /// Whole days left; negative: since when it has ended.
+        days: i64,
+    },
+    /// Too many wrong passwords came for a person; the directory is not asked about more of them.
+    WrongPasswords {
+        /// The person's name, as in [`Entry::name`].
+        name: String,
+        /// For how long.
+        pause: Duration,
+    },
+    /// A person's home server or database has changed.
+    MailboxMoved {
+        /// The person's name, as in [`Entry::name`].
+        name: String,
+        /// Where the mailbox was; `None`: there was none.
+        from: Option<Mailbox>,
+        /// Where it is now; `None`: there is none any more.
+        to: Option<Mailbox>,
+    },
+}
+
+/// Whom notices are told to. Called on the directory's threads: it must not block.
+pub type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
+
+/// Somebody the edge knew, kept for a start while the directory is away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The names that were asked for, at least one.
+    pub names: Vec<MailboxName>,
+    /// As the directory had the person.
+    pub entry: Entry,
+    /// When it was asked.
+    pub read_at: SystemTime,
+}
+
+/// What has changed in the directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// People whose entries are new or were changed in whatever way.
+    pub people: Vec<Changed>,
+    /// There may be more changes, which nobody can tell any more: another server answers now, or there were too many.
+    pub may_have_missed: bool,
+    /// Something in the configuration container was changed, so the topology is worth reading again.
+    pub topology: bool,
+}
+
+/// A person as changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// As it is now.
+    pub entry: Entry,
+    /// Every name the person has now.
+    pub names: Vec<MailboxName>,
 }
 
 /// A person (or a shared mailbox) as the directory has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// What stays the same when everything else about the person changes.
+    pub id: EntryId,
     /// Distinguished name, as the directory spells it.
     pub dn: String,
     /// What logs and pages call the person: the UPN, else the primary SMTP address, else the `sAMAccountName`.
     pub name: String,
     /// The mailbox, if the person has one.
     pub mailbox: Option<Mailbox>,
+    /// `msExchMasterAccountSid` of a linked mailbox: the account of another forest that signs in to it.
+    pub master_account: Option<Sid>,
 }
+
+/// `objectGUID` or `entryUUID`; where the directory shows neither, the hash of the DN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntryId(pub [u8; 16]);
+
+/// A security identifier as stored ([MS-DTYP] 2.4.2.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sid(pub Arc<[u8]>);
 
 /// A topology as read, and what was odd about it.
 #[derive(Clone, Debug, Default)]

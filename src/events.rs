@@ -32,8 +32,22 @@ pub enum Event {
     ServerCertificate,
     /// Directory data that would break a user.
     DirectoryOddity,
-    /// The directory did not answer.
+    /// No directory server answers any more.
     DirectoryAway,
+    /// The directory answers again.
+    DirectoryBack,
+    /// One of several directory servers does not answer any more.
+    DirectoryServerAway,
+    /// It answers again.
+    DirectoryServerBack,
+    /// A directory server's certificate ends soon.
+    DirectoryCertificate,
+    /// The directory is not asked about somebody's passwords any more, because too many were wrong.
+    WrongPasswords,
+    /// A mailbox has moved.
+    MailboxMoved,
+    /// What is kept for a start without directory could not be written or read.
+    StateNotKept,
     /// A new topology is in force.
     TopologyChanged,
     /// A request was malformed or forged.
@@ -65,7 +79,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 20] = [
+    pub const ALL: [Event; 27] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -78,6 +92,13 @@ impl Event {
         Event::ServerCertificate,
         Event::DirectoryOddity,
         Event::DirectoryAway,
+        Event::DirectoryBack,
+        Event::DirectoryServerAway,
+        Event::DirectoryServerBack,
+        Event::DirectoryCertificate,
+        Event::WrongPasswords,
+        Event::MailboxMoved,
+        Event::StateNotKept,
         Event::TopologyChanged,
         Event::MalformedRequest,
         Event::TooManyClients,
@@ -103,6 +124,13 @@ impl Event {
             Event::ServerCertificate => "FC113",
             Event::DirectoryOddity => "FC120",
             Event::DirectoryAway => "FC121",
+            Event::DirectoryBack => "FC123",
+            Event::DirectoryServerAway => "FC124",
+            Event::DirectoryServerBack => "FC125",
+            Event::DirectoryCertificate => "FC126",
+            Event::WrongPasswords => "FC127",
+            Event::MailboxMoved => "FC128",
+            Event::StateNotKept => "FC129",
             Event::TopologyChanged => "FC122",
             Event::MalformedRequest => "FC130",
             Event::TooManyClients => "FC132",
@@ -117,11 +145,19 @@ impl Event {
     /// How urgent it is.
     pub fn severity(self) -> Severity {
         match self {
-            Event::ServerBack | Event::TopologyChanged | Event::RequestRefused | Event::MalformedRequest => {
-                Severity::Information
-            }
+            Event::ServerBack
+            | Event::DirectoryBack
+            | Event::DirectoryServerBack
+            | Event::MailboxMoved
+            | Event::TopologyChanged
+            | Event::RequestRefused
+            | Event::MalformedRequest => Severity::Information,
             Event::ActiveSyncRedirected
             | Event::DirectoryOddity
+            | Event::DirectoryServerAway
+            | Event::DirectoryCertificate
+            | Event::WrongPasswords
+            | Event::StateNotKept
             | Event::TicketNotOpened
             | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
@@ -157,7 +193,19 @@ impl Event {
             Event::ProxyTargetVersion => "install a Client Access Server of the mailbox's version in its site",
             Event::SiteWithoutClientAccessServer => "install a Client Access Server in the mailbox's site",
             Event::ServerUnreachable => "check the server, its name in DNS or [resolve], and the firewall between",
-            Event::ServerBack | Event::TopologyChanged => "nothing",
+            Event::ServerBack
+            | Event::DirectoryBack
+            | Event::DirectoryServerBack
+            | Event::MailboxMoved
+            | Event::TopologyChanged => "nothing",
+            Event::DirectoryServerAway => "check that server; the others answer in its place",
+            Event::DirectoryCertificate => "renew it before the edge has to refuse the server",
+            Event::WrongPasswords => {
+                "find out who guesses; the owner can sign in again after directory.wrong_passwords_window"
+            }
+            Event::StateNotKept => {
+                "make process.state_dir writable, with room in it, for the user that firstcas runs as"
+            }
             Event::SiteDown => "check the site's servers and the line to it",
             Event::ServerCertificate => {
                 "give the server a certificate that [upstream] or [sites.NAME] trusts, or trust the one it has there"

@@ -233,7 +233,7 @@ fn home_lines(mailbox: &Mailbox, home: Option<&Server>) -> Vec<String> {
     let named = match (&mailbox.home_server, &mailbox.home_database) {
         (server, None) if server.is_empty() => "its msExchHomeServerName and homeMDB are empty".to_owned(),
         (server, Some(database)) if server.is_empty() => format!("of database {database}"),
-        (server, _) => server.clone(),
+        (server, _) => server.to_string(),
     };
     match home {
         Some(home) => vec![format!("{}, {}", home.fqdn, version(home)), named],

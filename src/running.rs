@@ -93,13 +93,13 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let directory_runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("directory").enable_all().build()?;
     let config = Arc::new(config);
-    let directory: Arc<dyn Directory> = Arc::new(config.directory.open()?);
+    let directory: Arc<dyn Directory> = Arc::new(config.directory.open(Arc::new(drop))?);
     let organisation = directory_runtime.block_on(read_organisation(&*directory, &config, None))?;
     let organisation = Arc::new(ArcSwap::from_pointee(organisation));
     directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));
 
     let in_flight = TaskTracker::new();
-    let cached = Arc::new(CachedDirectory::new(directory, config.cache));
+    let cached = Arc::new(CachedDirectory::new(directory, config.cache, Arc::new(drop)));
 
     let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
     let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();

@@ -23,7 +23,10 @@ use contoso::{
     tickets::{self, Ticket},
 };
 use firstcas::{
-    directory::{Directory, DirectoryError, Entry, TopologyReading, ldif},
+    directory::{
+        Changes, Directory, DirectoryError, Entry, TopologyReading, ldif,
+        schema::{self, Record},
+    },
     identity::MailboxName,
     routing::{
         protocol::{Protocol, VirtualDirectoryKind},
@@ -937,10 +940,13 @@ impl Directory for People {
         };
         let found = account.filter(|account| ["bruno", "duarte"].contains(account));
         Ok(found.map(|account| Entry {
-            dn: format!("CN={account},DC=contoso,DC=com"),
             name: format!("{account}@contoso.com"),
-            mailbox: None,
+            ..schema::entry(&Record::new(format!("CN={account},DC=contoso,DC=com")))
         }))
+    }
+
+    async fn changes(&self) -> Result<Changes, DirectoryError> {
+        Ok(Changes::default())
     }
 
     async fn verify(&self, _entry: &Entry, password: &Secret) -> Result<bool, DirectoryError> {

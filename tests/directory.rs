@@ -17,7 +17,7 @@ use std::{
 
 use firstcas::{
     directory::{
-        Directory, DirectoryError, Entry,
+        Directory, DirectoryError, Entry, EntryId,
         cache::{self, CachedDirectory, Lookup},
         ldap, ldif,
         organisation::Organisation,
@@ -46,7 +46,7 @@ impl Contoso {
         let slapd = Slapd::load(&format!("{CONTOSO}\n{extra}"), &Tls::None);
         Contoso {
             embedded: ldif::open(slapd.ldif_path()).expect("the file is good LDIF"),
-            openldap: ldap::open(settings(&slapd)).expect("good settings"),
+            openldap: ldap::open(settings(&slapd), vec![], Arc::new(drop)).expect("good settings"),
             slapd,
         }
     }
@@ -58,9 +58,8 @@ impl Contoso {
 
 fn settings(slapd: &Slapd) -> ldap::Settings {
     ldap::Settings {
-        urls: vec![slapd.url("ldap")],
-        bind_dn: openldap::BIND_DN.into(),
-        bind_password: Secret::new(openldap::BIND_PASSWORD.as_bytes()),
+        servers: listed(vec![slapd.url("ldap")]),
+        account: account(openldap::BIND_PASSWORD),
         ca_file: None,
         start_tls: false,
         users_base: Some("DC=contoso,DC=com".into()),
@@ -68,7 +67,16 @@ fn settings(slapd: &Slapd) -> ldap::Settings {
         connect_timeout: Duration::from_secs(5),
         search_timeout: Duration::from_secs(5),
         connections: 2,
+        searches_max: 32,
     }
+}
+
+fn listed(domain_controllers: Vec<Url>) -> ldap::Where {
+    ldap::Where::Listed { domain_controllers, global_catalogs: vec![] }
+}
+
+fn account(password: &str) -> ldap::Account {
+    ldap::Account::Password { dn: openldap::BIND_DN.into(), password: Secret::new(password.as_bytes()) }
 }
 
 /// Every person of the stand-in organisation: account, surname, home server.
@@ -131,7 +139,8 @@ async fn both_sources_give_the_same_people() {
         let name = bare(account);
         let [embedded, openldap] = [&contoso.embedded, &contoso.openldap].map(|directory| directory.find(&name));
         let (embedded, openldap) = (within(embedded).await.unwrap().unwrap(), within(openldap).await.unwrap().unwrap());
-        assert_eq!(Entry { dn: String::new(), ..embedded }, Entry { dn: String::new(), ..openldap });
+        let comparable = |entry| Entry { id: EntryId([0; 16]), dn: String::new(), ..entry };
+        assert_eq!(comparable(embedded), comparable(openldap));
     }
 }
 
@@ -167,7 +176,7 @@ async fn only_the_right_password_is_right() {
                 assert_eq!(verdict.expect("an answer"), right, "{source}: {account} with {password:?}");
             }
         }
-        let gone = Entry { dn: "CN=Gone,CN=Users,DC=contoso,DC=com".into(), name: "gone".into(), mailbox: None };
+        let gone = schema::entry(&Record::new("CN=Gone,CN=Users,DC=contoso,DC=com"));
         assert!(!within(directory.verify(&gone, &Secret::new(*b"Pass-word1"))).await.expect("an answer"), "{source}");
     }
 }
@@ -327,11 +336,13 @@ async fn an_account_of_a_child_domain_is_not_its_parent_domains() {
 async fn a_topology_that_the_servers_size_limit_cut_off_is_an_error_that_names_the_cure() {
     let contoso = Contoso::start(&person("Limited", "limited", &format!("userPassword: {SSHA_OF_PALAVRA_PASSE}\n")));
     let limited = ldap::Settings {
-        bind_dn: "CN=Limited,CN=Users,DC=contoso,DC=com".into(),
-        bind_password: Secret::new("palavra-passé".as_bytes()),
+        account: ldap::Account::Password {
+            dn: "CN=Limited,CN=Users,DC=contoso,DC=com".into(),
+            password: Secret::new("palavra-passé".as_bytes()),
+        },
         ..settings(&contoso.slapd)
     };
-    let directory = ldap::open(limited).expect("good settings");
+    let directory = ldap::open(limited, vec![], Arc::new(drop)).expect("good settings");
     let error = within(directory.topology()).await.map(|reading| reading.parts.servers.len()).expect_err("cut off");
     assert!(matches!(error, DirectoryError::Unusable { .. }), "{error:?}");
     assert!(error.to_string().contains("raise that limit for the bind account"), "{error}");
@@ -343,9 +354,8 @@ async fn a_flood_of_made_up_names_puts_a_bounded_number_of_searches_on_the_serve
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = Url::parse(&format!("ldap://{}", server.local_addr().expect("its address"))).expect("a URL");
     let settings = ldap::Settings {
-        urls: vec![url],
-        bind_dn: String::new(),
-        bind_password: Secret::new(*b""),
+        servers: listed(vec![url]),
+        account: ldap::Account::Anonymous,
         ca_file: None,
         start_tls: false,
         users_base: Some("DC=contoso,DC=com".into()),
@@ -353,6 +363,7 @@ async fn a_flood_of_made_up_names_puts_a_bounded_number_of_searches_on_the_serve
         connect_timeout: DEADLINE,
         search_timeout: DEADLINE,
         connections: 1,
+        searches_max: 32,
     };
     let most_unanswered = Arc::new(AtomicUsize::new(0));
     let seen = most_unanswered.clone();
@@ -378,7 +389,7 @@ async fn a_flood_of_made_up_names_puts_a_bounded_number_of_searches_on_the_serve
             seen.fetch_max(unanswered.len(), Ordering::Relaxed);
         }
     });
-    let directory = Arc::new(ldap::open(settings).expect("good settings"));
+    let directory = Arc::new(ldap::open(settings, vec![], Arc::new(drop)).expect("good settings"));
     let finds: Vec<_> = (0..300)
         .map(|number| {
             let directory = directory.clone();
@@ -389,7 +400,7 @@ async fn a_flood_of_made_up_names_puts_a_bounded_number_of_searches_on_the_serve
         assert_eq!(within(find).await.expect("no panic").expect("an answer"), None);
     }
     let most = most_unanswered.load(Ordering::Relaxed);
-    assert!((1..=ldap::SEARCHES_IN_FLIGHT_MAX).contains(&most), "{most} at once");
+    assert!((1..=32).contains(&most), "{most} at once");
 }
 
 /// Reads one LDAP message (at most 64 KiB) and gives the bytes of its number; `None`: the client has gone.
@@ -454,7 +465,7 @@ fn every_mistake_of_the_file_is_told_by_check_up_to_a_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_who_want_one_cold_name_make_one_search() {
     let contoso = Contoso::start("");
-    let cached = Arc::new(CachedDirectory::new(Arc::new(contoso.openldap), cache_settings()));
+    let cached = Arc::new(CachedDirectory::new(Arc::new(contoso.openldap), cache_settings(), Arc::new(drop)));
     let finds: Vec<_> = (0..200)
         .map(|_| {
             let cached = cached.clone();
@@ -496,7 +507,7 @@ async fn a_server_that_is_down_is_told_at_once_to_all_and_used_again_when_it_is_
         let error = within(find).await.expect("no panic").expect_err("it is down");
         assert!(matches!(error, DirectoryError::Unreachable { .. }), "{error:?}");
     }
-    let ana = Entry { dn: "CN=Ana Almeida,CN=Users,DC=contoso,DC=com".into(), name: "ana".into(), mailbox: None };
+    let ana = schema::entry(&Record::new("CN=Ana Almeida,CN=Users,DC=contoso,DC=com"));
     let error = within(directory.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect_err("it is down");
     assert!(matches!(error, DirectoryError::Unreachable { .. }), "{error:?}");
     assert!(asked.elapsed() < Duration::from_secs(3), "refused connections need no time-out: {:?}", asked.elapsed());
@@ -518,21 +529,28 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up_in_time_and_the_next
     let contoso = Contoso::start("");
     let patience = Duration::from_millis(300);
     let only_mute = ldap::Settings {
-        urls: vec![mute_url.clone()],
+        servers: listed(vec![mute_url.clone()]),
         connect_timeout: patience,
         search_timeout: patience,
         ..settings(&contoso.slapd)
     };
     let both = ldap::Settings {
-        urls: vec![mute_url, contoso.slapd.url("ldap")],
+        servers: listed(vec![mute_url, contoso.slapd.url("ldap")]),
         search_timeout: Duration::from_secs(5),
         ..only_mute.clone()
     };
     let asked = Instant::now();
-    let error = within(ldap::open(only_mute).unwrap().find(&bare("ana"))).await.expect_err("it is mute");
+    let error = within(ldap::open(only_mute, vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
+        .await
+        .expect_err("it is mute");
     assert!(matches!(error, DirectoryError::TimedOut { .. }), "{error:?}");
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
-    assert!(within(ldap::open(both).unwrap().find(&bare("ana"))).await.expect("the next answers").is_some());
+    assert!(
+        within(ldap::open(both, vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
+            .await
+            .expect("the next answers")
+            .is_some()
+    );
 }
 
 #[tokio::test]
@@ -541,11 +559,11 @@ async fn passwords_are_verified_at_the_next_server_when_the_first_is_mute() {
     let mute_url = Url::parse(&format!("ldap://{}", mute.local_addr().expect("its address"))).expect("a URL");
     let contoso = Contoso::start("");
     let both = ldap::Settings {
-        urls: vec![mute_url, contoso.slapd.url("ldap")],
+        servers: listed(vec![mute_url, contoso.slapd.url("ldap")]),
         connect_timeout: Duration::from_millis(300),
         ..settings(&contoso.slapd)
     };
-    let directory = ldap::open(both).expect("good settings");
+    let directory = ldap::open(both, vec![], Arc::new(drop)).expect("good settings");
     let ana = within(directory.find(&bare("ana"))).await.expect("an answer").expect("ana");
     assert!(within(directory.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("the next answers"));
     assert!(!within(directory.verify(&ana, &Secret::new(*b"wrong"))).await.expect("the next answers"));
@@ -554,13 +572,16 @@ async fn passwords_are_verified_at_the_next_server_when_the_first_is_mute() {
 #[tokio::test]
 async fn an_account_that_may_not_bind_or_read_is_told_apart_from_an_empty_directory() {
     let contoso = Contoso::start("");
-    let wrong = ldap::Settings { bind_password: Secret::new(*b"wrong"), ..settings(&contoso.slapd) };
-    let error = within(ldap::open(wrong).unwrap().find(&bare("ana"))).await.expect_err("a wrong password");
+    let wrong = ldap::Settings { account: account("wrong"), ..settings(&contoso.slapd) };
+    let error = within(ldap::open(wrong, vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
+        .await
+        .expect_err("a wrong password");
     assert!(matches!(error, DirectoryError::Rejected { .. }), "{error:?}");
     assert!(!format!("{error:?} {error}").contains("wrong"), "{error:?}");
 
-    let nobody = ldap::Settings { bind_dn: String::new(), ..settings(&contoso.slapd) };
-    let error = within(ldap::open(nobody).unwrap().topology()).await.expect_err("nobody may read");
+    let nobody = ldap::Settings { account: ldap::Account::Anonymous, ..settings(&contoso.slapd) };
+    let error =
+        within(ldap::open(nobody, vec![], Arc::new(drop)).unwrap().topology()).await.expect_err("nobody may read");
     assert!(matches!(error, DirectoryError::Unusable { .. } | DirectoryError::Rejected { .. }), "{error:?}");
 }
 
@@ -568,7 +589,9 @@ async fn an_account_that_may_not_bind_or_read_is_told_apart_from_an_empty_direct
 async fn bases_that_neither_the_server_nor_the_config_names_are_asked_for() {
     let contoso = Contoso::start("");
     let baseless = ldap::Settings { users_base: None, ..settings(&contoso.slapd) };
-    let error = within(ldap::open(baseless).unwrap().find(&bare("ana"))).await.expect_err("OpenLDAP has no such thing");
+    let error = within(ldap::open(baseless, vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
+        .await
+        .expect_err("OpenLDAP has no such thing");
     assert!(error.to_string().contains("has no defaultNamingContext, so users_base must be configured"), "{error}");
 }
 
@@ -586,15 +609,17 @@ async fn ldaps_and_start_tls_trust_the_given_authority_and_no_other() {
     let (ca_file, other_file) = (pem("ca.pem", ca.pem()), pem("other.pem", other.pem()));
     for (scheme, start_tls) in [("ldaps", false), ("ldap", true)] {
         let with = |file: &PathBuf| ldap::Settings {
-            urls: vec![slapd.url(scheme)],
+            servers: listed(vec![slapd.url(scheme)]),
             start_tls,
             ca_file: Some(file.clone()),
             ..settings(&slapd)
         };
-        let trusting = ldap::open(with(&ca_file)).expect("good settings");
+        let trusting = ldap::open(with(&ca_file), vec![], Arc::new(drop)).expect("good settings");
         let ana = within(trusting.find(&bare("ana"))).await.expect("an answer").expect("ana");
         assert!(within(trusting.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("an answer"), "{scheme}");
-        let error = within(ldap::open(with(&other_file)).unwrap().find(&bare("ana"))).await.expect_err("a stranger");
+        let error = within(ldap::open(with(&other_file), vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
+            .await
+            .expect_err("a stranger");
         assert!(matches!(error, DirectoryError::Unreachable { .. }), "{scheme}: {error:?}");
     }
 }
@@ -627,6 +652,10 @@ fn cache_settings() -> cache::Settings {
         max_proofs: 1000,
         proof_lifetime: Duration::from_secs(60),
         disproof_lifetime: Duration::from_secs(5),
+        stale_lifetime: Duration::from_secs(60),
+        not_found_max: 1000,
+        wrong_passwords_max: 3,
+        wrong_passwords_window: Duration::from_secs(60),
     }
 }
 

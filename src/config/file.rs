@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZero,
     ops::RangeInclusive,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::Duration,
@@ -47,11 +47,14 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let document = Document::parse(path, text)?;
     let root = document.root();
 
-    let process = process(&root.section("process"));
+    let process = process(&root.section("process"), surroundings);
     let listeners = listeners(&root, surroundings);
-    let directory = directory(&root.section("directory"), surroundings);
-    let cache = cache(&root.section("cache"));
     let routing = routing(&root.section("routing"));
+    let directory_section = root.section("directory");
+    let directory = directory(&directory_section, routing.local_site.as_deref(), surroundings);
+    let watch_interval = directory_section.get("watch_interval", duration(WATCH)).unwrap_or(Duration::from_secs(3));
+    let cache = cache(&root.section("cache"), &directory_section);
+    drop(directory_section);
     let resolve = resolve(&root.section("resolve"));
     let upstream = upstream(&root.section("upstream"), surroundings);
     let sites = sites(&root.section("sites"), &upstream.tls, surroundings);
@@ -71,6 +74,8 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     Ok(Config {
         listeners,
         directory,
+        watch_interval,
+        state_dir: process.state_dir,
         cache,
         routing,
         resolve,
@@ -90,10 +95,12 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
 struct Process {
     threads: usize,
     drain_timeout: Duration,
+    state_dir: Option<PathBuf>,
 }
 
-fn process(section: &Section<'_>) -> Process {
+fn process(section: &Section<'_>, surroundings: &Surroundings) -> Process {
     Process {
+        state_dir: section.get("state_dir", |value| surroundings.folder(value)),
         threads: section
             .get("threads", count(1..=1024))
             .unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get)),
@@ -160,16 +167,25 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && same_address
 }
 
-fn directory(section: &Section<'_>, surroundings: &Surroundings) -> Option<Directory> {
+fn directory(section: &Section<'_>, local_site: Option<&str>, surroundings: &Surroundings) -> Option<Directory> {
     let ldif = section.get("ldif", |value| surroundings.file(value));
     let ldap = section.section("ldap");
+    let account_forests = section.sections("account_forest");
+    if section.has("ldif") && section.has("account_forest") {
+        let problem = "a file has no linked mailboxes";
+        section.note_at("account_forest", wrong(problem, "remove account_forest, or the ldif"));
+    }
+    let account_forests: Vec<_> =
+        account_forests.iter().filter_map(|section| self::ldap(section, None, surroundings)).collect();
     match (section.has("ldif"), ldap.is_present()) {
         (true, true) => {
             section.note_at("ldif", wrong("the directory is either a file or LDAP servers", "remove ldif or ldap"));
-            self::ldap(&ldap, surroundings).map(Directory::Ldap)
+            self::ldap(&ldap, local_site, surroundings);
+            None
         }
         (true, false) => ldif.map(Directory::Ldif),
-        (false, true) => self::ldap(&ldap, surroundings).map(Directory::Ldap),
+        (false, true) => self::ldap(&ldap, local_site, surroundings)
+            .map(|forest| Directory::Ldap { forest: Box::new(forest), account_forests }),
         (false, false) => {
             section.note(wrong("there is no directory", DIRECTORY_CURE));
             None
@@ -177,49 +193,124 @@ fn directory(section: &Section<'_>, surroundings: &Surroundings) -> Option<Direc
     }
 }
 
-fn ldap(section: &Section<'_>, surroundings: &Surroundings) -> Option<ldap::Settings> {
-    let add_urls = "add the domain controllers, such as urls = [\"ldaps://dc1.contoso.com\"]";
-    let has_urls = section.require("urls", add_urls, |_| Ok(())).is_some();
-    let urls = section.list("urls", origin(&["ldaps", "ldap"], "ldaps://dc1.contoso.com"));
-    if has_urls && urls.as_ref().is_some_and(Vec::is_empty) {
-        section.note_at("urls", wrong("the list is empty", add_urls));
-    }
+fn ldap(section: &Section<'_>, local_site: Option<&str>, surroundings: &Surroundings) -> Option<ldap::Settings> {
     let start_tls = section.get("start_tls", switch).unwrap_or(false);
     let allow_plain = section.get("allow_plain", switch).unwrap_or(false);
-    for url in urls.iter().flatten() {
-        // The url crate parses IPv4 addresses of web schemes only; those of ldap:// stay text.
-        let loopback = match url.host() {
-            Some(url::Host::Domain(name)) => {
-                name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-            }
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
+    let servers = servers(section, local_site, start_tls, allow_plain);
+    let account = account(section, surroundings);
+    let in_global_catalogs = match &servers {
+        Some(ldap::Where::Listed { global_catalogs, .. }) => !global_catalogs.is_empty(),
+        Some(ldap::Where::Found { .. }) | None => true,
+    };
+    // A global catalog holds all domains, below no common name.
+    let users_base = section.get("users_base", search_base).or_else(|| in_global_catalogs.then(String::new));
+    Some(ldap::Settings {
+        ca_file: section.get("ca", |value| surroundings.certificates(value)).map(|(path, _)| path),
+        start_tls,
+        users_base,
+        configuration_base: section.get("configuration_base", search_base),
+        connect_timeout: section.get("connect_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(2)),
+        search_timeout: section.get("search_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(3)),
+        connections: section.get("connections", count(1..=256)).unwrap_or(4),
+        searches_max: section.get("searches_max", count(1..=10_000)).unwrap_or(32),
+        servers: servers?,
+        account: account?,
+    })
+}
+
+/// Either a list, or a domain to find them by.
+fn servers(section: &Section<'_>, local_site: Option<&str>, start_tls: bool, allow_plain: bool) -> Option<ldap::Where> {
+    let add_urls = "add the domain controllers, such as urls = [\"ldaps://dc1.contoso.com\"], or the domain to find them by, \
+                    domain = \"contoso.com\"";
+    let domain = section.get("domain", domain_name);
+    let site = section.get("site", owned_text).or_else(|| local_site.map(str::to_owned));
+    let dns_servers = section.list("dns_servers", |value| {
+        let port = |ip| SocketAddr::new(ip, DNS_PORT);
+        text(value)?.parse().map(port).or_else(|_| parsed("an IP address, with or without port", "10.1.0.10")(value))
+    });
+    let urls = section.list("urls", origin(&["ldaps", "ldap"], "ldaps://dc1.contoso.com"));
+    let global_catalogs = section.list("global_catalogs", origin(&["ldaps", "ldap"], "ldaps://dc1.contoso.com:3269"));
+    for (key, url) in urls
+        .iter()
+        .flatten()
+        .map(|url| ("urls", url))
+        .chain(global_catalogs.iter().flatten().map(|url| ("global_catalogs", url)))
+    {
         if url.scheme() == "ldaps" && start_tls {
             let problem = format!("start_tls and {url} exclude each other: ldaps is encrypted from the first byte");
             section.note_at("start_tls", wrong(problem, "write ldap:// or remove start_tls"));
         }
-        if url.scheme() == "ldap" && !start_tls && !allow_plain && !loopback {
+        if url.scheme() == "ldap" && !start_tls && !allow_plain && !is_loopback(url) {
             let problem = format!("passwords would travel to {url} in clear");
             let cure = "write ldaps://, or start_tls = true, or allow_plain = true if the network may read them";
-            section.note_at("urls", wrong(problem, cure));
+            section.note_at(key, wrong(problem, cure));
         }
     }
-    let bind_dn = section.require("bind_dn", "add the account that reads the directory", owned_text);
-    let bind_password = bind_password(section, surroundings);
-    Some(ldap::Settings {
-        ca_file: section.get("ca", |value| surroundings.certificates(value)).map(|(path, _)| path),
-        start_tls,
-        users_base: section.get("users_base", search_base),
-        configuration_base: section.get("configuration_base", search_base),
-        connect_timeout: section.get("connect_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(3)),
-        search_timeout: section.get("search_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(5)),
-        connections: section.get("connections", count(1..=256)).unwrap_or(4),
-        urls: urls.unwrap_or_default(),
-        bind_dn: bind_dn?,
-        bind_password: bind_password?,
-    })
+    if section.has("domain") {
+        for key in ["urls", "global_catalogs"] {
+            if section.has(key) {
+                let problem = format!("the servers of {} are found by DNS", domain.as_deref().unwrap_or("the domain"));
+                section.note_at(key, wrong(problem, "remove this line, or domain"));
+            }
+        }
+        let scheme = if start_tls || allow_plain { ldap::Scheme::Ldap } else { ldap::Scheme::Ldaps };
+        let dns_servers = dns_servers.unwrap_or_default();
+        return Some(ldap::Where::Found { domain: domain?, site, dns_servers, scheme });
+    }
+    for key in ["site", "dns_servers"] {
+        if section.has(key) {
+            section.note_at(key, wrong("it is used only to find servers by their domain", "remove it, or add domain"));
+        }
+    }
+    if section.require("urls", add_urls, |_| Ok(())).is_some() && urls.as_ref().is_some_and(Vec::is_empty) {
+        section.note_at("urls", wrong("the list is empty", add_urls));
+    }
+    let global_catalogs = global_catalogs.unwrap_or_default();
+    Some(ldap::Where::Listed { domain_controllers: urls?, global_catalogs })
+}
+
+/// The url crate parses IPv4 addresses of web schemes only; those of `ldap://` stay text.
+fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => {
+            name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+        }
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// A DNS name of several labels.
+fn domain_name(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let name = text(value)?.trim_end_matches('.').to_lowercase();
+    let label = |label: &str| {
+        !label.is_empty() && label.len() < 64 && !label.contains(|c: char| c.is_whitespace() || c == '/' || c == ':')
+    };
+    if name.len() < 254 && name.contains('.') && name.split('.').all(label) {
+        return Ok(name);
+    }
+    Err(wrong(format!("`{name}` is not the DNS name of a domain"), "write it like \"contoso.com\""))
+}
+
+fn account(section: &Section<'_>, surroundings: &Surroundings) -> Option<ldap::Account> {
+    if section.has("bind_keytab") {
+        for key in ["bind_dn", "bind_password_file", "bind_password_env"] {
+            if section.has(key) {
+                section.note_at(key, wrong("the keytab has the account and its key", "keep one of the two"));
+            }
+        }
+        let keytab = section.get("bind_keytab", |value| surroundings.file(value));
+        if !cfg!(feature = "gssapi") {
+            let problem = "this firstcas was built without Kerberos for its own sign-in";
+            let cure = "build it with `cargo build --release --features gssapi`, or use bind_dn and a password";
+            section.note_at("bind_keytab", wrong(problem, cure));
+        }
+        return keytab.map(ldap::Account::Keytab);
+    }
+    let dn = section.require("bind_dn", "add the account that reads the directory", owned_text);
+    let password = bind_password(section, surroundings);
+    Some(ldap::Account::Password { dn: dn?, password: password? })
 }
 
 /// A distinguished name, or the empty one: in a global catalog, the whole forest.
@@ -261,7 +352,7 @@ fn bind_password(section: &Section<'_>, surroundings: &Surroundings) -> Option<S
     }
 }
 
-fn cache(section: &Section<'_>) -> cache::Settings {
+fn cache(section: &Section<'_>, directory: &Section<'_>) -> cache::Settings {
     let lifetime = || duration(Duration::from_secs(1)..=DAY);
     let proof_lifetime = section.get("proof_lifetime", lifetime()).unwrap_or(Duration::from_secs(5 * 60));
     let disproof_lifetime = section.get("disproof_lifetime", lifetime());
@@ -269,9 +360,23 @@ fn cache(section: &Section<'_>) -> cache::Settings {
         let problem = "a wrong password cannot be remembered for longer than a right one";
         section.note_at("disproof_lifetime", wrong(problem, "lower it, or raise proof_lifetime"));
     }
+    let found_lifetime = section.get("found_lifetime", lifetime()).unwrap_or(Duration::from_secs(60 * 60));
+    let stale_lifetime = section.get("stale_lifetime", duration(Duration::from_secs(1)..=DAY * 30));
+    if stale_lifetime.is_some_and(|lifetime| lifetime < found_lifetime) {
+        let problem = "a mailbox cannot be believed for a shorter time without the directory than with it";
+        section.note_at("stale_lifetime", wrong(problem, "raise it, or lower found_lifetime"));
+    }
     cache::Settings {
         max_entries: section.get("entries_max", number(1..=100_000_000)).unwrap_or(100_000),
-        found_lifetime: section.get("found_lifetime", lifetime()).unwrap_or(Duration::from_secs(5 * 60)),
+        found_lifetime,
+        stale_lifetime: stale_lifetime.unwrap_or(DAY.max(found_lifetime)),
+        not_found_max: section.get("not_found_max", number(1..=100_000_000)).unwrap_or(10_000),
+        wrong_passwords_max: directory
+            .get("wrong_passwords_max", number(1..=1000))
+            .map_or(3, |max| u32::try_from(max).unwrap_or(u32::MAX)),
+        wrong_passwords_window: directory
+            .get("wrong_passwords_window", duration(Duration::from_secs(1)..=DAY))
+            .unwrap_or(Duration::from_secs(10 * 60)),
         not_found_lifetime: section.get("not_found_lifetime", lifetime()).unwrap_or(Duration::from_secs(30)),
         max_proofs: section.get("proofs_max", number(1..=100_000_000)).unwrap_or(50_000),
         proof_lifetime,
@@ -502,6 +607,11 @@ const DIRECTORY_CURE: &str =
     "name an LDIF file under [directory], ldif = \"...\", or the domain controllers under [directory.ldap]";
 
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// A moved mailbox must be noticed within ten seconds, and the directory not be asked all the time.
+const WATCH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(10);
+
+const DNS_PORT: u16 = 53;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

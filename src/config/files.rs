@@ -41,6 +41,16 @@ impl Surroundings {
         Ok(path)
     }
 
+    /// A folder that is there and can be written to.
+    pub fn folder(&self, value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+        let path = self.working_directory.join(text(value)?);
+        let cure = "make it, and give it to the user that firstcas runs as";
+        match tempfile::tempfile_in(&path) {
+            Ok(_) => Ok(path),
+            Err(error) => Err(wrong(format!("{} cannot be written to: {error}", path.display()), cure)),
+        }
+    }
+
     /// The certificates of a PEM file, at least one.
     pub fn certificates(&self, value: &DeValue<'_>) -> Result<(PathBuf, Vec<X509>), Wrong> {
         let path = self.working_directory.join(text(value)?);

@@ -14,7 +14,7 @@ use std::{
 
 use moka::{Expiry, future::Cache};
 
-use super::{Directory, DirectoryError, Entry};
+use super::{Directory, DirectoryError, Entry, Tell};
 use crate::{identity::MailboxName, secret::Secret};
 
 /// How much is kept, and for how long.
@@ -32,6 +32,15 @@ pub struct Settings {
     pub proof_lifetime: Duration,
     /// How long a wrong password is known as wrong. Briefer still: it may just have been set. At most `proof_lifetime`.
     pub disproof_lifetime: Duration,
+    /// How long a mailbox that was found is still believed to be where it was while the directory is away. At least
+    /// `found_lifetime`.
+    pub stale_lifetime: Duration,
+    /// Unknown names kept, apart from the known ones, so that a flood of made-up names displaces nobody.
+    pub not_found_max: u64,
+    /// How many wrong passwords of one person are asked of the directory within `wrong_passwords_window`.
+    pub wrong_passwords_max: u32,
+    /// See `wrong_passwords_max`.
+    pub wrong_passwords_window: Duration,
 }
 
 /// A directory with a cache in front.
@@ -75,7 +84,7 @@ impl CachedDirectory {
     /// # Panics
     /// If the operating system has no random bytes.
     #[allow(clippy::expect_used)] // no input leads here, and an edge with a guessable key must not start
-    pub fn new(directory: Arc<dyn Directory>, settings: Settings) -> Self {
+    pub fn new(directory: Arc<dyn Directory>, settings: Settings, _tell: Tell) -> Self {
         let mut credential_key = [0; 32];
         rustls::crypto::ring::default_provider()
             .secure_random
@@ -215,6 +224,10 @@ mod tests {
             }
         }
 
+        async fn changes(&self) -> Result<crate::directory::Changes, DirectoryError> {
+            Ok(crate::directory::Changes::default())
+        }
+
         async fn verify(&self, _: &Entry, password: &Secret) -> Result<bool, DirectoryError> {
             self.answer().await?;
             Ok(password.expose() == b"right")
@@ -232,7 +245,13 @@ mod tests {
     }
 
     fn ana() -> Entry {
-        Entry { dn: "CN=ana".into(), name: "ana".into(), mailbox: None }
+        Entry {
+            id: crate::directory::EntryId([1; 16]),
+            dn: "CN=ana".into(),
+            name: "ana".into(),
+            mailbox: None,
+            master_account: None,
+        }
     }
 
     fn bare(name: &str) -> MailboxName {
@@ -248,8 +267,12 @@ mod tests {
             max_proofs: 100,
             proof_lifetime: Duration::from_secs(600),
             disproof_lifetime: Duration::from_millis(50),
+            stale_lifetime: Duration::from_secs(600),
+            not_found_max: 100,
+            wrong_passwords_max: 100,
+            wrong_passwords_window: Duration::from_secs(600),
         };
-        (fake.clone(), Arc::new(CachedDirectory::new(fake, settings)))
+        (fake.clone(), Arc::new(CachedDirectory::new(fake, settings, Arc::new(drop))))
     }
 
     fn count(counter: &AtomicU64) -> u64 {

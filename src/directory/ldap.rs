@@ -6,7 +6,8 @@
 //! account's password with it, to addresses nobody configured.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -30,7 +31,7 @@ use tokio::{
 use url::Url;
 
 use super::{
-    DirectoryError,
+    DirectoryError, Tell,
     organisation::{AnyOf, Organisation, Source},
     schema::{Record, attribute, fold_dn, is_within},
 };
@@ -39,12 +40,10 @@ use crate::secret::Secret;
 /// How to reach and search the servers.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `ldap://` and `ldaps://` URLs, the preferred one first.
-    pub urls: Vec<Url>,
-    /// Account for searches; empty: anonymous.
-    pub bind_dn: String,
-    /// Its password.
-    pub bind_password: Secret,
+    /// The servers, or how they are found.
+    pub servers: Where,
+    /// Who searches.
+    pub account: Account,
     /// PEM file of the authorities that sign the servers' certificates. `None`: those of the system.
     pub ca_file: Option<PathBuf>,
     /// Whether `ldap://` connections turn to TLS before anything else is said.
@@ -58,45 +57,113 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Time for a search for one person, or for one page of the topology.
     pub search_timeout: Duration,
-    /// How many connections are shared by the searches; at least one.
+    /// How many connections to a server are shared by the searches; at least one.
     pub connections: usize,
+    /// How many searches are under way at once; more wait for their turn, as long as a search may take.
+    pub searches_max: usize,
+}
+
+/// Where the servers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// `ldap://` and `ldaps://` URLs, the preferred ones first.
+    Listed {
+        /// Domain controllers: asked for the configuration container, and for people where no global catalog is listed.
+        domain_controllers: Vec<Url>,
+        /// Global catalogs: asked for people of the whole forest.
+        global_catalogs: Vec<Url>,
+    },
+    /// Found by the SRV records of a domain.
+    Found {
+        /// DNS name of the forest's root domain.
+        domain: String,
+        /// AD site whose servers come first.
+        site: Option<String>,
+        /// Name servers; none: those of the system.
+        dns_servers: Vec<SocketAddr>,
+        /// `ldaps` (on 636 and 3269), else `ldap` (on the ports of the records).
+        scheme: Scheme,
+    },
+}
+
+impl fmt::Display for Where {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Where::Listed { domain_controllers, global_catalogs } => {
+                let all = domain_controllers.iter().chain(global_catalogs);
+                f.write_str(&all.map(Url::as_str).collect::<Vec<_>>().join(", "))
+            }
+            Where::Found { domain, .. } => write!(f, "the domain controllers of {domain}"),
+        }
+    }
+}
+
+/// How found servers are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Without TLS, or with `StartTLS`.
+    Ldap,
+    /// TLS from the first byte.
+    Ldaps,
+}
+
+/// Who searches.
+#[derive(Clone, Debug)]
+pub enum Account {
+    /// Nobody.
+    Anonymous,
+    /// A simple bind.
+    Password {
+        /// A distinguished name or, with Active Directory, a UPN.
+        dn: String,
+        /// Its password.
+        password: Secret,
+    },
+    /// Kerberos (SASL GSSAPI) with the first key of a keytab, which the Kerberos library takes from the environment.
+    Keytab(PathBuf),
 }
 
 /// Prepares the servers' directory. Connects at the first question, not yet.
 ///
 /// # Errors
 /// [`DirectoryError::Unusable`]: settings that cannot work, each with its cure.
-pub fn open(settings: Settings) -> Result<Organisation, DirectoryError> {
+pub fn open(settings: Settings, account_forests: Vec<Settings>, tell: Tell) -> Result<Organisation, DirectoryError> {
+    let _ = (account_forests, tell);
     let unusable = |place: &str, problem: &str| {
         Err(DirectoryError::Unusable { place: place.to_owned(), problem: problem.to_owned() })
     };
-    if settings.urls.is_empty() {
+    let Where::Listed { domain_controllers, global_catalogs } = &settings.servers else {
+        return unusable("domain", "not yet");
+    };
+    if domain_controllers.is_empty() {
         return unusable("urls", "no LDAP server is given; write at least one, such as ldaps://dc1.contoso.com");
     }
-    for url in &settings.urls {
+    for url in domain_controllers.iter().chain(global_catalogs) {
         if !matches!(url.scheme(), "ldap" | "ldaps") || url.host_str().is_none_or(str::is_empty) {
             return unusable(url.as_str(), "not the URL of an LDAP server; write ldap://host or ldaps://host");
         }
     }
-    if !settings.bind_dn.is_empty() && settings.bind_password.expose().is_empty() {
-        return unusable("bind_password", "an account without password is bound as nobody; give its password");
+    if let Account::Password { password, .. } = &settings.account {
+        if password.expose().is_empty() {
+            return unusable("bind_password", "an account without password is bound as nobody; give its password");
+        }
+        if std::str::from_utf8(password.expose()).is_err() {
+            return unusable("bind_password", "it is not UTF-8");
+        }
     }
-    if std::str::from_utf8(settings.bind_password.expose()).is_err() {
-        return unusable("bind_password", "it is not UTF-8");
-    }
-    let secured = settings.start_tls || settings.urls.iter().any(|url| url.scheme() == "ldaps");
+    let secured = settings.start_tls || domain_controllers.iter().any(|url| url.scheme() == "ldaps");
     let tls = if secured { Some(tls(settings.ca_file.as_deref())?) } else { None };
     let slots = (0..settings.connections.max(1)).map(|_| Mutex::default()).collect();
-    Ok(Organisation::new(Source::Ldap(Servers {
-        settings,
+    Ok(Organisation::new(Source::Ldap(Box::new(Servers {
         tls,
         slots,
         turn: AtomicUsize::new(0),
         links_opened: AtomicU64::new(0),
         answered_last: AtomicUsize::new(0),
         binds: Semaphore::new(BINDS_IN_FLIGHT_MAX),
-        searches: Semaphore::new(SEARCHES_IN_FLIGHT_MAX),
-    })))
+        searches: Semaphore::new(settings.searches_max),
+        settings,
+    }))))
 }
 
 /// The servers and the connections to them.
@@ -151,6 +218,13 @@ enum Size {
 }
 
 impl Servers {
+    fn urls(&self) -> &[Url] {
+        match &self.settings.servers {
+            Where::Listed { domain_controllers, .. } => domain_controllers,
+            Where::Found { .. } => &[],
+        }
+    }
+
     /// The records that match, at most `limit`.
     pub(super) async fn people(
         &self,
@@ -193,7 +267,7 @@ impl Servers {
         let turn = timeout(self.settings.search_timeout, self.binds.acquire()).await;
         let Ok(Ok(_turn)) = turn else { return Err(timed_out()) };
         let first = self.answered_last.load(Ordering::Relaxed);
-        let servers = self.settings.urls.iter().skip(first).chain(self.settings.urls.iter().take(first));
+        let servers = self.urls().iter().skip(first).chain(self.urls().iter().take(first));
         let mut last = None;
         for url in servers {
             let mut ldap = match self.connect(url).await {
@@ -219,7 +293,7 @@ impl Servers {
 
     /// The servers, for messages.
     pub(super) fn place(&self) -> String {
-        self.settings.urls.iter().map(Url::as_str).collect::<Vec<_>>().join(", ")
+        self.urls().iter().map(Url::as_str).collect::<Vec<_>>().join(", ")
     }
 
     /// Searches are idempotent: one that a broken connection cut off is made again, once, on a new one.
@@ -335,7 +409,7 @@ impl Servers {
 
     async fn open_link(&self) -> Result<Link, DirectoryError> {
         let mut last = None;
-        for (place, url) in self.settings.urls.iter().enumerate() {
+        for (place, url) in self.urls().iter().enumerate() {
             match timeout(self.settings.connect_timeout, self.open_link_to(url)).await {
                 Ok(Ok(link)) => {
                     self.answered_last.store(place, Ordering::Relaxed);
@@ -358,11 +432,11 @@ impl Servers {
 
     async fn open_link_to(&self, url: &Url) -> Result<Link, DirectoryError> {
         let mut ldap = self.connect(url).await?;
-        let Settings { bind_dn, bind_password, users_base, configuration_base, .. } = &self.settings;
-        if !bind_dn.is_empty() {
-            let password = std::str::from_utf8(bind_password.expose()).unwrap_or_default(); // checked by `open`
-            let operation = format!("the bind as `{bind_dn}`");
-            ldap.simple_bind(bind_dn, password)
+        let Settings { account, users_base, configuration_base, .. } = &self.settings;
+        if let Account::Password { dn, password } = account {
+            let password = std::str::from_utf8(password.expose()).unwrap_or_default(); // checked by `open`
+            let operation = format!("the bind as `{dn}`");
+            ldap.simple_bind(dn, password)
                 .await
                 .and_then(ldap3::LdapResult::success)
                 .map_err(|error| failure(url.as_str(), &operation, error))?;
@@ -519,9 +593,6 @@ fn repeated(error: &DirectoryError) -> DirectoryError {
     }
 }
 
-/// How many searches are under way at the servers at once; more wait for their turn, at most as long as a search may
-/// take. So a flood of made-up names does not become one of searches: at 5 ms each, these are still 6,400 a second.
-pub const SEARCHES_IN_FLIGHT_MAX: usize = 32;
 /// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
 /// for as long as its connection lives. It also brings searches back to the preferred server.
 const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);
@@ -607,9 +678,8 @@ mod tests {
 
     fn settings() -> Settings {
         Settings {
-            urls: vec![Url::parse("ldap://dc1.contoso.com").expect("a URL")],
-            bind_dn: "CN=edge".into(),
-            bind_password: Secret::new(*b"Edge-pass1"),
+            servers: at(&["ldap://dc1.contoso.com"]),
+            account: account("Edge-pass1"),
             ca_file: None,
             start_tls: false,
             users_base: None,
@@ -617,21 +687,30 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             search_timeout: Duration::from_secs(1),
             connections: 1,
+            searches_max: 32,
         }
+    }
+
+    fn at(urls: &[&str]) -> Where {
+        let domain_controllers = urls.iter().map(|url| Url::parse(url).expect("a URL")).collect();
+        Where::Listed { domain_controllers, global_catalogs: vec![] }
+    }
+
+    fn account(password: &str) -> Account {
+        Account::Password { dn: "CN=edge".into(), password: Secret::new(password.as_bytes()) }
     }
 
     #[test]
     fn settings_that_cannot_work_are_refused_with_a_cure() {
-        assert!(open(settings()).is_ok());
-        let url = |text: &str| vec![Url::parse(text).expect("a URL")];
+        assert!(open(settings(), vec![], Arc::new(drop)).is_ok());
         for (broken, cure) in [
-            (Settings { urls: vec![], ..settings() }, "write at least one"),
-            (Settings { urls: url("https://dc1.contoso.com"), ..settings() }, "write ldap://host or ldaps://host"),
-            (Settings { urls: url("ldap:///DC=contoso"), ..settings() }, "write ldap://host or ldaps://host"),
-            (Settings { bind_password: Secret::new(*b""), ..settings() }, "give its password"),
+            (Settings { servers: at(&[]), ..settings() }, "write at least one"),
+            (Settings { servers: at(&["https://dc1.contoso.com"]), ..settings() }, "write ldap://host or ldaps://host"),
+            (Settings { servers: at(&["ldap:///DC=contoso"]), ..settings() }, "write ldap://host or ldaps://host"),
+            (Settings { account: account(""), ..settings() }, "give its password"),
             (Settings { start_tls: true, ca_file: Some("/no/such.pem".into()), ..settings() }, "/no/such.pem"),
         ] {
-            let error = open(broken).err().expect("refused").to_string();
+            let error = open(broken, vec![], Arc::new(drop)).err().expect("refused").to_string();
             assert!(error.contains(cure), "{error}");
         }
     }

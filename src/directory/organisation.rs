@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Directory, DirectoryError, Entry, Oddity, TopologyReading, ldap, ldif,
+    Changes, Directory, DirectoryError, Entry, Oddity, TopologyReading, ldap, ldif,
     schema::{self, Domain, Record, VIRTUAL_DIRECTORY_CLASSES, attribute, class},
 };
 use crate::{identity::MailboxName, routing::topology::TopologyParts, secret::Secret};
@@ -25,7 +25,7 @@ pub(super) enum Source {
     /// A file in memory.
     Ldif(ldif::Records),
     /// LDAP servers.
-    Ldap(ldap::Servers),
+    Ldap(Box<ldap::Servers>),
 }
 
 /// Matches the records that have at least one of these values. Rendered as a filter, or looked up in an index.
@@ -85,6 +85,10 @@ impl Directory for Organisation {
             Source::Ldif(records) => records.check_password(&entry.dn, &password),
             Source::Ldap(servers) => servers.bind_as(&entry.dn, &password).await,
         }
+    }
+
+    async fn changes(&self) -> Result<Changes, DirectoryError> {
+        Ok(Changes::default())
     }
 }
 

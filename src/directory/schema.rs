@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ipnet::IpNet;
 use url::Url;
 
-use super::{Entry, Oddity, TopologyReading};
+use super::{Changed, Entry, EntryId, Oddity, Sid, TopologyReading};
 use crate::{
     identity::MailboxName,
     routing::{
@@ -42,6 +42,14 @@ pub mod attribute {
     pub const HOME_MDB: &str = "homeMDB";
     /// `legacyExchangeDN` of the mailbox server, a string.
     pub const HOME_SERVER_NAME: &str = "msExchHomeServerName";
+    /// Linked mailbox: the SID of the account of another forest.
+    pub const MASTER_ACCOUNT_SID: &str = "msExchMasterAccountSid";
+    /// SID of an account.
+    pub const OBJECT_SID: &str = "objectSid";
+    /// 16 bytes that no change changes, in Active Directory.
+    pub const OBJECT_GUID: &str = "objectGUID";
+    /// The same in `OpenLDAP` (RFC 4530), as text.
+    pub const ENTRY_UUID: &str = "entryUUID";
     /// `OpenLDAP`'s stored password hash; Active Directory never shows one.
     pub const USER_PASSWORD: &str = "userPassword";
 
@@ -89,6 +97,9 @@ pub mod attribute {
         MAILBOX_GUID,
         HOME_MDB,
         HOME_SERVER_NAME,
+        MASTER_ACCOUNT_SID,
+        OBJECT_GUID,
+        ENTRY_UUID,
     ];
 
     /// All that [`topology`](super::topology) reads.
@@ -229,15 +240,63 @@ pub fn entry(record: &Record) -> Entry {
     let home_server = record.text(attribute::HOME_SERVER_NAME);
     let mailbox = (home_database.is_some() || home_server.is_some()).then(|| Mailbox {
         key: mailbox_key(record),
-        home_server: home_server.unwrap_or_default().to_lowercase(),
-        home_database: home_database.map(fold_dn),
+        home_server: home_server.unwrap_or_default().to_lowercase().into(),
+        home_database: home_database.map(|dn| fold_dn(dn).into()),
     });
     let name = record
         .text(attribute::USER_PRINCIPAL_NAME)
         .or_else(|| record.texts(attribute::PROXY_ADDRESSES).find_map(|address| address.strip_prefix("SMTP:")))
         .or_else(|| record.text(attribute::SAM_ACCOUNT_NAME))
         .unwrap_or(&record.dn);
-    Entry { dn: record.dn.clone(), name: name.to_owned(), mailbox }
+    Entry {
+        id: entry_id(record),
+        dn: record.dn.clone(),
+        name: name.to_owned(),
+        mailbox,
+        master_account: master_account(record),
+    }
+}
+
+/// A person and every name that [`Directory::find`](super::Directory::find) finds it by.
+pub fn changed(record: &Record, domains: &[Domain]) -> Changed {
+    let mut names = Vec::new();
+    let addresses = record.texts(attribute::PROXY_ADDRESSES);
+    let addresses = addresses.filter_map(|address| strip_prefix_ignoring_case(address, "smtp:"));
+    names.extend(record.text(attribute::USER_PRINCIPAL_NAME).into_iter().chain(addresses).map(str::to_owned));
+    let account = record.text(attribute::SAM_ACCOUNT_NAME);
+    names.extend(account.into_iter().chain(record.text(attribute::MAIL_NICKNAME)).map(str::to_owned));
+    if let (Some(domain), Some(account)) = (domains.iter().find(|domain| domain.holds(&record.dn)), account) {
+        names.extend(domain.names.iter().map(|domain| format!("{domain}\\{account}")));
+    }
+    let mut names: Vec<_> = names.iter().filter_map(|name| MailboxName::parse(name).ok()).collect();
+    names.extend(mailbox_guid(record).map(MailboxName::Guid));
+    Changed { entry: entry(record), names }
+}
+
+/// The mailbox's GUID, in the order its text is written.
+fn mailbox_guid(record: &Record) -> Option<[u8; 16]> {
+    let [stored] = record.values(attribute::MAILBOX_GUID) else { return None };
+    Some(guid_as_stored(<[u8; 16]>::try_from(stored.as_slice()).ok()?)) // its own inverse
+}
+
+fn entry_id(record: &Record) -> EntryId {
+    let guid =
+        record.values(attribute::OBJECT_GUID).first().and_then(|guid| <[u8; 16]>::try_from(guid.as_slice()).ok());
+    let uuid = || record.text(attribute::ENTRY_UUID).map(|uuid| short_hash(uuid.as_bytes()));
+    EntryId(guid.or_else(uuid).unwrap_or_else(|| short_hash(fold_dn(&record.dn).as_bytes())))
+}
+
+fn short_hash(bytes: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+    short
+}
+
+/// `None` also for S-1-5-10 ("self"), which room and shared mailboxes have.
+fn master_account(record: &Record) -> Option<Sid> {
+    const SELF: [u8; 12] = [1, 1, 0, 0, 0, 0, 0, 5, 10, 0, 0, 0];
+    let sid = record.values(attribute::MASTER_ACCOUNT_SID).first().filter(|sid| **sid != SELF)?;
+    Some(Sid(sid.as_slice().into()))
 }
 
 /// Which of the entries that a name matches is meant: the only one, or the only one with a mailbox. Names reach the
@@ -266,8 +325,8 @@ pub fn people_oddities(people: &[Record], parts: &TopologyParts) -> Vec<Oddity> 
     let mut oddities = Oddities::default();
     for record in people {
         let Some(mailbox) = entry(record).mailbox else { continue };
-        let server_known = servers.contains(mailbox.home_server.as_str()) && !mailbox.home_server.is_empty();
-        let database_known = mailbox.home_database.is_some_and(|dn| databases.contains(dn.as_str()));
+        let server_known = servers.contains(&*mailbox.home_server) && !mailbox.home_server.is_empty();
+        let database_known = mailbox.home_database.is_some_and(|dn| databases.contains(&*dn));
         if !server_known && !database_known {
             let named = record.text(attribute::HOME_SERVER_NAME).or_else(|| record.text(attribute::HOME_MDB));
             oddities.add(
@@ -304,11 +363,8 @@ fn shared_names(records: &[Record], oddities: &mut Oddities) {
             let domain = domain.map(|domain| format!(" in {}", domain.naming_context)).unwrap_or_default();
             own(format!("sAMAccountName{domain}"), account.to_lowercase());
         }
-        if let [guid] = record.values(attribute::MAILBOX_GUID)
-            && let Ok(stored) = <[u8; 16]>::try_from(guid.as_slice())
-        {
-            let text_order = guid_as_stored(stored); // its own inverse
-            own(attribute::MAILBOX_GUID.to_owned(), MailboxName::Guid(text_order).to_string());
+        if let Some(guid) = mailbox_guid(record) {
+            own(attribute::MAILBOX_GUID.to_owned(), MailboxName::Guid(guid).to_string());
         }
     }
     for ((kind, name), mut records) in owners {
@@ -892,7 +948,7 @@ mod tests {
 
     #[test]
     fn a_server_without_legacy_dn_is_not_the_home_of_mailboxes_that_name_none() {
-        let leaderless = Mailbox { key: 0, home_server: String::new(), home_database: None };
+        let leaderless = Mailbox { key: 0, home_server: "".into(), home_database: None };
         let mut parts = topology(&contoso()).parts;
         parts.servers[0].legacy_dn.clear();
         assert_eq!(Topology::new(parts).home_server(&leaderless), None);
@@ -953,7 +1009,7 @@ mod tests {
         assert_eq!(entry(&person).mailbox, None);
         person.push("HOMEmdb", "CN=DB , CN=X");
         let mailbox = entry(&person).mailbox.expect("a mailbox");
-        assert_eq!((mailbox.home_server.as_str(), mailbox.home_database.as_deref()), ("", Some("cn=db,cn=x")));
+        assert_eq!((&*mailbox.home_server, mailbox.home_database.as_deref()), ("", Some("cn=db,cn=x")));
     }
 
     #[test]

@@ -17,7 +17,11 @@ use super::{
     respond::{self, Answer, Denial},
 };
 use crate::{
-    directory::{DirectoryError, Entry, cache::Lookup},
+    directory::{
+        DirectoryError, Entry,
+        cache::Lookup,
+        schema::{self, Record},
+    },
     events::{self, Event},
     identity::{
         self, Credential, Facts, Identity, MailboxName, Token, authorization,
@@ -333,7 +337,7 @@ impl Edge {
             // Whichever of them it is: who knows the password of one may be told that there are two.
             Lookup::Ambiguous(dns) => {
                 for dn in dns {
-                    let entry = Entry { dn: dn.clone(), name: dn.clone(), mailbox: None };
+                    let entry = schema::entry(&Record::new(dn.as_str()));
                     if let proven @ Proof::Proven(_) = self.verify(&entry, password).await? {
                         return Ok(proven);
                     }

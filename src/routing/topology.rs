@@ -215,8 +215,8 @@ impl Topology {
     /// `msExchHomeServerName` names it directly. From Exchange 2010 on a database moves between servers without the
     /// mailboxes being touched, so the database's `msExchOwningServer` is asked first.
     pub fn home_server(&self, mailbox: &super::mailbox::Mailbox) -> Option<ServerId> {
-        let named = self.servers_by_legacy_dn.get(&mailbox.home_server).copied();
-        let owner = mailbox.home_database.as_ref().and_then(|dn| self.servers_by_database.get(dn)).copied();
+        let named = self.servers_by_legacy_dn.get(&*mailbox.home_server).copied();
+        let owner = mailbox.home_database.as_ref().and_then(|dn| self.servers_by_database.get(&**dn)).copied();
         match (named, owner) {
             (Some(named), Some(owner)) => {
                 let database_moves = self.server(owner).version.generation() >= Some(Generation::Exchange2010);

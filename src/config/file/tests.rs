@@ -134,16 +134,38 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
     }
     text = text.replace("/etc/firstcas/bind-password", "password");
     text = text.replace("/etc/firstcas/affinity-keys", "affinity-keys");
-    text = text.replace("/etc/firstcas/http.keytab", "http.keytab");
+    text = text
+        .replace("/etc/firstcas/http.keytab", "http.keytab")
+        .replace("/etc/firstcas/firstcas.keytab", "http.keytab");
+    text = text.replace("/var/lib/firstcas", ".");
 
-    let errors = place.read(&text).expect_err("a file and servers at once");
-    assert_eq!(errors.mistakes.len(), 1, "{errors}");
-    assert_eq!(errors.mistakes[0].problem, "the directory is either a file or LDAP servers");
+    let errors = place.read(&text).expect_err("three pairs of which only one can be");
+    let problems: Vec<_> = errors.mistakes.iter().map(|mistake| mistake.problem.as_str()).collect();
+    assert_eq!(problems[0], "the directory is either a file or LDAP servers", "{errors}");
+    assert!(problems.contains(&"the servers of contoso.com are found by DNS"), "{errors}");
+    assert!(problems.contains(&"the keytab has the account and its key"), "{errors}");
+    let without = |text: &str, keys: &[&str]| {
+        let kept = text.lines().filter(|line| !keys.iter().any(|key| line.starts_with(&format!("{key} ="))));
+        kept.collect::<Vec<_>>().join("\n")
+    };
+    let found = without(&text, &["ldif", "urls", "global_catalogs", "bind_keytab"]);
+    let found = found.split("[[directory.account_forest]]").next().unwrap();
+    let config = place
+        .read(&format!(
+            "listener = [{{ address = '127.0.0.1:0' }}]\n[directory]{}",
+            found.split("[directory]").nth(1).unwrap()
+        ))
+        .unwrap();
+    let Directory::Ldap { forest, .. } = &config.directory else { panic!("LDAP servers") };
+    assert!(matches!(&forest.servers, ldap::Where::Found { domain, site: Some(site), dns_servers, .. }
+        if domain == "contoso.com" && site == "Lisbon" && dns_servers.len() == 2));
+    text = without(&text, &["domain", "site", "dns_servers", "bind_keytab"]);
 
     let config = place.read(&text.replace("ldif = \"conf/contoso.ldif\"", "")).unwrap();
-    let Directory::Ldap(ldap) = &config.directory else { panic!("LDAP servers") };
-    assert_eq!(ldap.urls.len(), 2);
-    assert_eq!(ldap.bind_password.expose(), b"Pass-word1");
+    let Directory::Ldap { forest, account_forests } = &config.directory else { panic!("LDAP servers") };
+    let ldap::Where::Listed { domain_controllers, global_catalogs } = &forest.servers else { panic!("a list") };
+    assert_eq!((domain_controllers.len(), global_catalogs.len(), account_forests.len()), (2, 2, 1));
+    assert!(matches!(&forest.account, ldap::Account::Password { password, .. } if password.expose() == b"Pass-word1"));
     assert_eq!(config.sites["porto"].trust, Trust::CertificateAuthorities(place.path("ca.pem")));
     assert!(config.sites["porto"].allow_tls_1_0);
     assert!(matches!(&config.sites["braga"].trust, Trust::Fingerprints(prints) if prints[0][0] == 0xe3));
@@ -275,7 +297,10 @@ fn a_bind_password_is_taken_from_a_file_or_the_environment_and_never_from_the_co
         ))
     };
     let password = |line: &str| match ldap(line).unwrap().directory {
-        Directory::Ldap(settings) => settings.bind_password,
+        Directory::Ldap { forest, .. } => match forest.account {
+            ldap::Account::Password { password, .. } => password,
+            other @ (ldap::Account::Anonymous | ldap::Account::Keytab(_)) => panic!("a password, not {other:?}"),
+        },
         Directory::Ldif(_) => panic!("LDAP servers"),
     };
     assert_eq!(password("bind_password_file = 'password'").expose(), b"Pass-word1");

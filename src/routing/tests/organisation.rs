@@ -250,7 +250,7 @@ impl Asked {
             Homeless => String::new(),
             Nobody | Unknown | Ambiguous | WithoutMailbox => return None,
         };
-        Some(Mailbox { key: 7, home_server, home_database: None })
+        Some(Mailbox { key: 7, home_server: home_server.into(), home_database: None })
     }
 }
 

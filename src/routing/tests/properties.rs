@@ -354,8 +354,8 @@ fn asked() -> impl Strategy<Value = Asked> {
         |(key, home, database)| {
             Asked::Mailbox(Mailbox {
                 key,
-                home_server: home.map(legacy_dn).unwrap_or_default(),
-                home_database: database.map(|number| format!("cn=db-{number}")),
+                home_server: home.map(legacy_dn).unwrap_or_default().into(),
+                home_database: database.map(|number| format!("cn=db-{number}").into()),
             })
         },
     );
