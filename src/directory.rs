@@ -5,6 +5,7 @@
 //! ([`cache`]) stands in front.
 
 pub mod cache;
+mod forest;
 pub mod ldap;
 pub mod ldif;
 pub mod organisation;
@@ -214,6 +215,26 @@ pub enum DirectoryError {
         /// What is wrong and how to mend it.
         problem: String,
     },
+}
+
+/// The same error for the next one who asks. Sources cannot be cloned, so theirs is the text.
+fn repeated(error: &DirectoryError) -> DirectoryError {
+    match error {
+        DirectoryError::Ambiguous { name, dns } => DirectoryError::Ambiguous { name: name.clone(), dns: dns.clone() },
+        DirectoryError::Unreachable { server, source } => {
+            DirectoryError::Unreachable { server: server.clone(), source: source.to_string().into() }
+        }
+        DirectoryError::Rejected { operation, source } => {
+            DirectoryError::Rejected { operation: operation.clone(), source: source.to_string().into() }
+        }
+        DirectoryError::TimedOut { operation, after } => {
+            DirectoryError::TimedOut { operation: operation.clone(), after: *after }
+        }
+        DirectoryError::Malformed { mistakes } => DirectoryError::Malformed { mistakes: mistakes.clone() },
+        DirectoryError::Unusable { place, problem } => {
+            DirectoryError::Unusable { place: place.clone(), problem: problem.clone() }
+        }
+    }
 }
 
 fn count(entries: usize) -> String {

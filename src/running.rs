@@ -93,7 +93,10 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let directory_runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("directory").enable_all().build()?;
     let config = Arc::new(config);
-    let directory: Arc<dyn Directory> = Arc::new(config.directory.open(Arc::new(drop))?);
+    let directory: Arc<dyn Directory> = {
+        let _inside = directory_runtime.enter();
+        Arc::new(config.directory.open(Arc::new(drop))?)
+    };
     let organisation = directory_runtime.block_on(read_organisation(&*directory, &config, None))?;
     let organisation = Arc::new(ArcSwap::from_pointee(organisation));
     directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));

@@ -8,15 +8,20 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
 };
 
+use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use parking_lot::Mutex;
 use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
 
 use super::{
     DirectoryError,
-    organisation::{AnyOf, Organisation, Source},
+    forest::{AnyOf, News, Source},
+    organisation::Organisation,
     schema::{self, Record, attribute, fold_dn, is_within},
 };
 
@@ -25,9 +30,14 @@ use super::{
 /// # Errors
 /// [`DirectoryError::Unusable`]: unreadable, or larger than 64 MiB. [`DirectoryError::Malformed`]: not LDIF.
 pub fn open(path: impl AsRef<Path>) -> Result<Organisation, DirectoryError> {
-    let path = path.as_ref();
+    Ok(Organisation::new(Source::Ldif(Records::open(path.as_ref())?), []))
+}
+
+/// A file's records, and when it was written.
+fn read(path: &Path) -> Result<(Vec<Record>, Option<SystemTime>), DirectoryError> {
     let unusable = |problem| DirectoryError::Unusable { place: path.display().to_string(), problem };
     let file = File::open(path).map_err(|error| unusable(format!("it cannot be opened: {error}")))?;
+    let written = file.metadata().and_then(|metadata| metadata.modified()).ok();
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1)
         .read_to_end(&mut bytes)
@@ -43,7 +53,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Organisation, DirectoryError> {
             .map(|ParseError { line, problem }| format!("{}:{line}: {problem}", path.display()))
             .collect(),
     })?;
-    Ok(Organisation::new(Source::Ldif(Records::new(records, path.to_owned()))))
+    Ok((records, written))
 }
 
 /// Where and why bytes are not LDIF.
@@ -261,17 +271,24 @@ fn safe_string(text: &[u8]) -> Result<&[u8], Problem> {
     if starts_safe && safe { Ok(text) } else { Err(Problem::Unsafe) }
 }
 
-/// Records in memory, indexed by what people are searched by.
+/// A file's records in memory; read again when the file is written anew.
 pub(super) struct Records {
     path: PathBuf,
-    all: Vec<Record>,
+    index: ArcSwap<Index>,
+    /// When the file was written, as it was read last, whether it was good or not.
+    written: Mutex<Option<SystemTime>>,
+}
+
+/// Records, indexed by what people are searched by.
+struct Index {
+    all: Arc<Vec<Record>>,
     folded_dns: Vec<String>,
     by_dn: HashMap<String, usize>,
     by_value: HashMap<(&'static str, Vec<u8>), Vec<usize>>,
 }
 
-impl Records {
-    fn new(records: Vec<Record>, path: PathBuf) -> Self {
+impl Index {
+    fn new(records: Vec<Record>) -> Self {
         let folded_dns: Vec<String> = records.iter().map(|record| fold_dn(&record.dn)).collect();
         let by_dn = folded_dns.iter().cloned().zip(0..).collect();
         let mut by_value: HashMap<_, Vec<usize>> = HashMap::new();
@@ -285,28 +302,62 @@ impl Records {
                 }
             }
         }
-        Records { path, all: records, folded_dns, by_dn, by_value }
+        Index { all: Arc::new(records), folded_dns, by_dn, by_value }
+    }
+
+    fn record(&self, folded_dn: &str) -> Option<&Record> {
+        self.all.get(*self.by_dn.get(folded_dn)?)
+    }
+}
+
+impl Records {
+    fn open(path: &Path) -> Result<Self, DirectoryError> {
+        let (records, written) = read(path)?;
+        let index = ArcSwap::from_pointee(Index::new(records));
+        Ok(Records { path: path.to_owned(), index, written: Mutex::new(written) })
     }
 
     /// The records of these classes.
     pub(super) fn of_classes(&self, classes: &[&str]) -> Vec<Record> {
-        self.all.iter().filter(|record| classes.iter().any(|class| record.is(class))).cloned().collect()
+        let index = self.index.load();
+        index.all.iter().filter(|record| classes.iter().any(|class| record.is(class))).cloned().collect()
     }
 
     /// The records that match, each once, at most `limit`.
     pub(super) fn matching(&self, base: Option<&str>, any_of: &AnyOf, limit: usize) -> Vec<Record> {
-        let base = base.map(fold_dn).unwrap_or_default();
+        let (index, base) = (self.index.load(), base.map(fold_dn).unwrap_or_default());
         let mut ids: Vec<usize> = any_of
             .equalities()
             .iter()
-            .filter_map(|(attribute, value)| self.by_value.get(&(*attribute, folded(attribute, value))))
+            .filter_map(|(attribute, value)| index.by_value.get(&(*attribute, folded(attribute, value))))
             .flatten()
             .copied()
-            .filter(|id| self.folded_dns.get(*id).is_some_and(|dn| is_within(dn, &base)))
+            .filter(|id| index.folded_dns.get(*id).is_some_and(|dn| is_within(dn, &base)))
             .collect();
         ids.sort_unstable();
         ids.dedup();
-        ids.into_iter().take(limit).filter_map(|id| self.all.get(id)).cloned().collect()
+        ids.into_iter().take(limit).filter_map(|id| index.all.get(id)).cloned().collect()
+    }
+
+    /// What has changed since the file was last read.
+    ///
+    /// # Errors
+    /// The file as it is now cannot be used. Told once; what was read before stays in force.
+    pub(super) fn news(&self) -> Result<News, DirectoryError> {
+        let written = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
+        // Gone: most likely about to be replaced.
+        if written.is_none() || *self.written.lock() == written {
+            return Ok(News::default());
+        }
+        *self.written.lock() = written;
+        let new = Index::new(read(&self.path)?.0);
+        let old = self.index.load_full();
+        let is_person = |record: &&Record| SEARCHED.iter().any(|attribute| !record.values(attribute).is_empty());
+        let changed = |(record, dn): (&Record, &String)| (old.record(dn) != Some(record)).then(|| record.clone());
+        let people = new.all.iter().zip(&new.folded_dns).filter(|(record, _)| is_person(record)).filter_map(changed);
+        let news = News { people: people.collect(), may_have_missed: false, topology: true };
+        self.index.store(Arc::new(new));
+        Ok(news)
     }
 
     /// The file, for messages.
@@ -315,8 +366,8 @@ impl Records {
     }
 
     /// Every record, for checks of the whole file.
-    pub(super) fn all(&self) -> &[Record] {
-        &self.all
+    pub(super) fn all(&self) -> Arc<Vec<Record>> {
+        self.index.load().all.clone()
     }
 
     /// Whether one of the record's `userPassword` values is this password's hash.
@@ -324,9 +375,8 @@ impl Records {
     /// # Errors
     /// [`DirectoryError::Unusable`]: none is, but one is of a scheme this cannot compare.
     pub(super) fn check_password(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
-        let Some(record) = self.by_dn.get(&fold_dn(dn)).and_then(|id| self.all.get(*id)) else {
-            return Ok(false);
-        };
+        let index = self.index.load();
+        let Some(record) = index.record(&fold_dn(dn)) else { return Ok(false) };
         let mut unreadable = false;
         for stored in record.values(attribute::USER_PASSWORD) {
             match ssha(stored) {
@@ -365,7 +415,9 @@ fn ssha(stored: &[u8]) -> Option<([u8; SHA1_BYTES], Vec<u8>)> {
 /// As the directory compares: text without case, octets as they are.
 fn folded(attribute: &str, value: &[u8]) -> Vec<u8> {
     match std::str::from_utf8(value) {
-        Ok(text) if attribute != schema::attribute::MAILBOX_GUID => text.trim().to_lowercase().into_bytes(),
+        Ok(text) if !matches!(attribute, schema::attribute::MAILBOX_GUID | schema::attribute::MASTER_ACCOUNT_SID) => {
+            text.trim().to_lowercase().into_bytes()
+        }
         Ok(_) | Err(_) => value.to_vec(),
     }
 }
@@ -376,6 +428,7 @@ const SEARCHED: &[&str] = &[
     attribute::SAM_ACCOUNT_NAME,
     attribute::MAIL_NICKNAME,
     attribute::MAILBOX_GUID,
+    attribute::MASTER_ACCOUNT_SID,
 ];
 
 /// How many mistakes are told of one file.
@@ -491,7 +544,11 @@ mod tests {
     fn only_ssha_passwords_are_compared_and_others_said_to_be_unusable() {
         let check = |stored: &[&[u8]], password| {
             let values: Vec<_> = stored.iter().map(|value| (attribute::USER_PASSWORD, *value)).collect();
-            let records = Records::new(vec![record("CN=a,DC=b", &values)], "file".into());
+            let records = Records {
+                path: "file".into(),
+                index: ArcSwap::from_pointee(Index::new(vec![record("CN=a,DC=b", &values)])),
+                written: Mutex::default(),
+            };
             records.check_password("cn=a, dc=b", password).map_err(|error| error.to_string())
         };
         let right = b"{SSHA}9sVsr08QVNkinz3uj72QpnvpYvQUQbBSipVZ8A==";

@@ -1,78 +1,41 @@
-//! The one implementation of [`Directory`]: the questions are asked and the answers decoded here, whatever the source.
+//! The one implementation of [`Directory`]: the forest that Exchange is in, and the forests whose accounts have linked
+//! mailboxes there.
 
-use std::{
-    borrow::Cow,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::borrow::Cow;
 
 use async_trait::async_trait;
 
 use super::{
-    Changes, Directory, DirectoryError, Entry, Oddity, TopologyReading, ldap, ldif,
-    schema::{self, Domain, Record, VIRTUAL_DIRECTORY_CLASSES, attribute, class},
+    Changes, Directory, DirectoryError, Entry, Oddity, Sid, TopologyReading,
+    forest::{AnyOf, Forest, Source},
+    schema::{self, attribute},
 };
 use crate::{identity::MailboxName, routing::topology::TopologyParts, secret::Secret};
 
-/// An organisation's directory. Made by [`ldif::open`] and [`ldap::open`].
+/// An organisation's directory. Made by [`ldif::open`](super::ldif::open) and [`ldap::open`](super::ldap::open).
 pub struct Organisation {
-    source: Source,
-    domains: Mutex<KnownDomains>,
-}
-
-/// Where records come from.
-pub(super) enum Source {
-    /// A file in memory.
-    Ldif(ldif::Records),
-    /// LDAP servers.
-    Ldap(Box<ldap::Servers>),
-}
-
-/// Matches the records that have at least one of these values. Rendered as a filter, or looked up in an index.
-pub(super) struct AnyOf(Vec<(&'static str, Vec<u8>)>);
-
-#[derive(Default)]
-struct KnownDomains {
-    domains: Vec<Domain>,
-    read_at: Option<Instant>,
+    exchange: Forest,
+    accounts: Vec<Forest>,
 }
 
 #[async_trait]
 impl Directory for Organisation {
     async fn topology(&self) -> Result<TopologyReading, DirectoryError> {
-        let virtual_directories = VIRTUAL_DIRECTORY_CLASSES.iter().map(|(class, _, _)| *class);
-        let classes: Vec<_> = class::OF_TOPOLOGY.iter().copied().chain(virtual_directories).collect();
-        let reading = schema::topology(&self.source.configuration(&classes, attribute::OF_TOPOLOGY).await?);
-        // An account without rights, or a wrong base, is answered with an empty success. It must not pass for a topology.
-        if reading.parts.servers.is_empty() {
-            return Err(DirectoryError::Unusable {
-                place: self.source.place(),
-                problem: "no Exchange server is in its configuration container; mend configuration_base, or let the \
-                          bind account read it"
-                    .to_owned(),
-            });
-        }
-        Ok(reading)
+        self.exchange.topology().await
     }
 
     async fn find(&self, name: &MailboxName) -> Result<Option<Entry>, DirectoryError> {
-        match name {
-            MailboxName::Address(address) => self.only(name, None, AnyOf::address(address)).await,
-            MailboxName::Account { domain, account } => match self.domain(domain).await? {
-                Some(domain) => self.only(name, Some(&domain), AnyOf::one(attribute::SAM_ACCOUNT_NAME, account)).await,
-                None => Ok(None),
-            },
-            MailboxName::Bare(bare) => {
-                match self.only(name, None, AnyOf::one(attribute::SAM_ACCOUNT_NAME, bare)).await? {
-                    Some(entry) => Ok(Some(entry)),
-                    None => self.only(name, None, AnyOf::one(attribute::MAIL_NICKNAME, bare)).await,
+        let found = match self.exchange.find(name, attribute::OF_PEOPLE).await? {
+            Some(record) => Some(record),
+            None => match self.account(name).await? {
+                Some(sid) => {
+                    let master = AnyOf::bytes(attribute::MASTER_ACCOUNT_SID, &sid.0);
+                    self.exchange.only(name, None, master, attribute::OF_PEOPLE).await?
                 }
-            }
-            MailboxName::Guid(guid) => {
-                let stored = schema::guid_as_stored(*guid);
-                self.only(name, None, AnyOf(vec![(attribute::MAILBOX_GUID, stored.to_vec())])).await
-            }
-        }
+                None => None,
+            },
+        };
+        Ok(found.as_ref().map(schema::entry))
     }
 
     async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, DirectoryError> {
@@ -81,124 +44,44 @@ impl Directory for Organisation {
             return Ok(false);
         }
         let password = as_text(password);
-        match &self.source {
-            Source::Ldif(records) => records.check_password(&entry.dn, &password),
-            Source::Ldap(servers) => servers.bind_as(&entry.dn, &password).await,
+        let Some(sid) = &entry.master_account else {
+            return self.exchange.verify(&entry.dn, &password).await;
+        };
+        // Nobody signs in as a linked mailbox itself: its own account is disabled.
+        let name = MailboxName::Bare(entry.name.clone());
+        for forest in &self.accounts {
+            let of_sid = AnyOf::bytes(attribute::OBJECT_SID, &sid.0);
+            if let Some(account) = forest.only(&name, None, of_sid, attribute::OF_ACCOUNTS).await? {
+                return forest.verify(&account.dn, &password).await;
+            }
         }
+        Ok(false)
     }
 
     async fn changes(&self) -> Result<Changes, DirectoryError> {
-        Ok(Changes::default())
+        self.exchange.changes().await
     }
 }
 
 impl Organisation {
-    pub(super) fn new(source: Source) -> Self {
-        Organisation { source, domains: Mutex::default() }
+    pub(super) fn new(exchange: Source, accounts: impl IntoIterator<Item = Source>) -> Self {
+        Organisation { exchange: Forest::new(exchange), accounts: accounts.into_iter().map(Forest::new).collect() }
     }
 
     /// People whose mailbox is on no server of the topology, and names that several share. `None` where that would take reading everybody from LDAP.
     pub fn people_oddities(&self, parts: &TopologyParts) -> Option<Vec<Oddity>> {
-        match &self.source {
-            Source::Ldif(records) => Some(schema::people_oddities(records.all(), parts)),
-            Source::Ldap(_) => None,
-        }
+        self.exchange.all().map(|records| schema::people_oddities(&records, parts))
     }
 
-    /// The one entry that is meant ([`schema::meant`]) by these values, in a domain or anywhere.
-    async fn only(
-        &self,
-        name: &MailboxName,
-        domain: Option<&Domain>,
-        any_of: AnyOf,
-    ) -> Result<Option<Entry>, DirectoryError> {
-        if any_of.equalities().iter().any(|(_, value)| value.is_empty()) {
-            return Ok(None);
-        }
-        let mut records = self.source.people(domain, &any_of).await?;
-        records.retain(|record| domain.is_none_or(|domain| domain.holds(&record.dn)));
-        if records.is_empty() {
-            return Ok(None);
-        }
-        if let Some(record) = schema::meant(&records.iter().collect::<Vec<_>>()) {
-            return Ok(Some(schema::entry(record)));
-        }
-        let mut dns: Vec<_> = records.into_iter().map(|record| record.dn).collect();
-        dns.sort();
-        Err(DirectoryError::Ambiguous { name: name.clone(), dns })
-    }
-
-    /// The domain of that `NetBIOS` or DNS name. An unknown name makes the domains be read again, but not for every
-    /// request of somebody who guesses names.
-    async fn domain(&self, name: &str) -> Result<Option<Domain>, DirectoryError> {
-        let name = name.to_lowercase();
-        {
-            let known = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = domain_in(&known.domains, &name);
-            let fresh = known.read_at.is_some_and(|read_at| read_at.elapsed() < DOMAINS_REREAD_INTERVAL);
-            if found.is_some() || fresh {
-                return Ok(found);
+    /// The SID of the account of that name in a forest of accounts.
+    async fn account(&self, name: &MailboxName) -> Result<Option<Sid>, DirectoryError> {
+        for forest in &self.accounts {
+            if let Some(account) = forest.find(name, attribute::OF_ACCOUNTS).await? {
+                return Ok(account.values(attribute::OBJECT_SID).first().map(|sid| Sid(sid.as_slice().into())));
             }
         }
-        let domains = schema::domains(&self.source.configuration(&[class::CROSS_REF], attribute::OF_DOMAINS).await?);
-        let found = domain_in(&domains, &name);
-        *self.domains.lock().unwrap_or_else(PoisonError::into_inner) =
-            KnownDomains { domains, read_at: Some(Instant::now()) };
-        Ok(found)
+        Ok(None)
     }
-}
-
-impl Source {
-    /// One more than can be told apart, so that too many are seen to be too many; and one for each child domain, whose
-    /// accounts a search of the parent may find too.
-    async fn people(&self, domain: Option<&Domain>, any_of: &AnyOf) -> Result<Vec<Record>, DirectoryError> {
-        let base = domain.map(|domain| domain.naming_context.as_str());
-        let limit = schema::MATCHES_MAX + 1 + domain.map_or(0, |domain| domain.children.len());
-        match self {
-            Source::Ldif(records) => Ok(records.matching(base, any_of, limit)),
-            Source::Ldap(servers) => servers.people(base, any_of, limit).await,
-        }
-    }
-
-    async fn configuration(
-        &self,
-        classes: &[&str],
-        attributes: &'static [&'static str],
-    ) -> Result<Vec<Record>, DirectoryError> {
-        match self {
-            Source::Ldif(records) => Ok(records.of_classes(classes)),
-            Source::Ldap(servers) => servers.configuration(classes, attributes).await,
-        }
-    }
-
-    fn place(&self) -> String {
-        match self {
-            Source::Ldif(records) => records.place(),
-            Source::Ldap(servers) => servers.place(),
-        }
-    }
-}
-
-impl AnyOf {
-    pub(super) fn one(attribute: &'static str, value: &str) -> Self {
-        AnyOf(vec![(attribute, value.as_bytes().to_vec())])
-    }
-
-    /// A user principal name or SMTP address. Not `mail`: anybody may write anything there, such as administrators the
-    /// address of their everyday account.
-    pub(super) fn address(address: &str) -> Self {
-        let bytes = address.as_bytes().to_vec();
-        let smtp = if bytes.is_empty() { Vec::new() } else { [b"smtp:", address.as_bytes()].concat() };
-        AnyOf(vec![(attribute::USER_PRINCIPAL_NAME, bytes), (attribute::PROXY_ADDRESSES, smtp)])
-    }
-
-    pub(super) fn equalities(&self) -> &[(&'static str, Vec<u8>)] {
-        &self.0
-    }
-}
-
-fn domain_in(domains: &[Domain], name: &str) -> Option<Domain> {
-    domains.iter().find(|domain| domain.names.iter().any(|own| own == name)).cloned()
 }
 
 /// RFC 4513 wants UTF-8; browsers and devices also send Latin-1 (RFC 7617 section 2.1), told by not being UTF-8.
@@ -208,6 +91,3 @@ fn as_text(password: &Secret) -> Cow<'_, str> {
         Err(_) => Cow::Owned(password.expose().iter().copied().map(char::from).collect()),
     }
 }
-
-/// A new domain is a rare event, a mistyped one is not.
-const DOMAINS_REREAD_INTERVAL: Duration = Duration::from_secs(10);

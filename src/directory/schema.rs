@@ -102,6 +102,9 @@ pub mod attribute {
         ENTRY_UUID,
     ];
 
+    /// What is read of the accounts of linked mailboxes.
+    pub const OF_ACCOUNTS: &[&str] = &[OBJECT_SID];
+
     /// All that [`topology`](super::topology) reads.
     pub const OF_TOPOLOGY: &[&str] = &[
         OBJECT_CLASS,

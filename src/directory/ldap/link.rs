@@ -1,0 +1,345 @@
+//! One connection to a server, from the first byte to the last record.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ldap3::{
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchOptions, StdStream,
+    adapters::{Adapter, EntriesOnly, PagedResults},
+};
+use rustls::ClientConfig;
+use tokio::{net::TcpStream, time::timeout};
+use url::Url;
+
+use super::{
+    filter::record,
+    settings::{Account, Settings},
+};
+use crate::directory::{
+    DirectoryError,
+    schema::{Record, fold_dn, is_within},
+};
+
+/// A server's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Scheme, host and port; the host is the name that its certificate must have.
+    pub url: Url,
+    /// Where that is; empty: the system is asked at each connection.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// A bound connection.
+#[derive(Clone)]
+pub(super) struct Link {
+    ldap: Ldap,
+    opened: Instant,
+    /// Its URL.
+    pub server: Arc<str>,
+    users_base: Option<Arc<str>>,
+    configuration_base: Option<Arc<str>>,
+    /// The certificate that the server showed, if it was encrypted (DER).
+    pub certificate: Option<Arc<[u8]>>,
+}
+
+/// What is searched.
+pub(super) struct Search<'a> {
+    /// For messages.
+    pub operation: &'a str,
+    pub base: Base<'a>,
+    pub filter: String,
+    pub attributes: &'static [&'static str],
+    pub size: Size,
+}
+
+/// Where.
+#[derive(Clone, Copy)]
+pub(super) enum Base<'a> {
+    /// Where people are.
+    Users,
+    /// A domain's naming context, or the part of it where people are.
+    Domain(&'a str),
+    /// The configuration container.
+    Configuration,
+}
+
+/// How much.
+#[derive(Clone, Copy)]
+pub(super) enum Size {
+    /// So many records and no more, which is no error.
+    AtMost(usize),
+    /// All of them, page by page, but never more than so many and one, by which it is seen that there are more.
+    AllUpTo(usize),
+}
+
+/// What became of a question.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server answered, and the answer is no.
+    Refused(DirectoryError),
+    /// The connection broke, or the server cannot work: another one may answer.
+    Broken(DirectoryError),
+    /// Nothing came in time.
+    Silent(DirectoryError),
+}
+
+/// How connections are made.
+pub(super) struct Reach {
+    pub settings: Settings,
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+impl Reach {
+    /// A connection that searches can be made on.
+    pub(super) async fn open(&self, place: &Place) -> Result<Link, DirectoryError> {
+        let after = self.settings.connect_timeout;
+        timeout(after, self.open_bound(place)).await.unwrap_or_else(|_| Err(no_connection(place, after)))
+    }
+
+    async fn open_bound(&self, place: &Place) -> Result<Link, DirectoryError> {
+        let mut ldap = self.connect(place).await?;
+        self.bind(&mut ldap, place).await?;
+        let Settings { users_base, configuration_base, .. } = &self.settings;
+        let root = match (users_base, configuration_base) {
+            (Some(_), Some(_)) => Record::new(""),
+            _ => {
+                let read = root_dse(&mut ldap, &[DEFAULT_NAMING_CONTEXT, CONFIGURATION_NAMING_CONTEXT]).await;
+                read.map_err(|error| failure(place.url.as_str(), "reading its root DSE", error))?
+            }
+        };
+        let base =
+            |configured: &Option<String>, attribute| configured.as_deref().or(root.text(attribute)).map(Arc::from);
+        Ok(Link {
+            users_base: base(users_base, DEFAULT_NAMING_CONTEXT),
+            configuration_base: base(configuration_base, CONFIGURATION_NAMING_CONTEXT),
+            certificate: ldap.get_peer_certificate().await.ok().flatten().map(Arc::from),
+            ldap,
+            opened: Instant::now(),
+            server: place.url.as_str().into(),
+        })
+    }
+
+    /// Whether a bind as this DN with this password succeeds, on a connection of its own.
+    pub(super) async fn bind_as(&self, place: &Place, dn: &str, password: &str) -> Result<bool, Failure> {
+        let mut ldap = self.connect(place).await.map_err(Failure::Broken)?;
+        let after = self.settings.search_timeout;
+        // From here on the server may have counted a wrong password, so nothing but its answer is `Broken`.
+        match timeout(after, ldap.simple_bind(dn, password)).await {
+            Ok(Ok(result)) => match result.rc {
+                SUCCESS => Ok(true),
+                INVALID_CREDENTIALS => Ok(false),
+                BUSY | UNAVAILABLE => Err(Failure::Broken(answered(place, BIND_AS, result))),
+                _ => Err(Failure::Refused(answered(place, BIND_AS, result))),
+            },
+            Ok(Err(error)) => Err(Failure::Silent(failure(place.url.as_str(), BIND_AS, error))),
+            Err(_) => Err(Failure::Silent(DirectoryError::TimedOut { operation: BIND_AS.to_owned(), after })),
+        }
+    }
+
+    async fn bind(&self, ldap: &mut Ldap, place: &Place) -> Result<(), DirectoryError> {
+        match &self.settings.account {
+            Account::Anonymous => Ok(()),
+            Account::Password { dn, password } => {
+                let password = std::str::from_utf8(password.expose()).unwrap_or_default(); // checked by `Settings::prepared`
+                let result = ldap.simple_bind(dn, password).await.and_then(ldap3::LdapResult::success);
+                let operation = format!("the bind as `{dn}`");
+                result.map(drop).map_err(|error| failure(place.url.as_str(), &operation, error))
+            }
+            Account::Keytab(_) => Err(DirectoryError::Unusable {
+                place: "bind_keytab".to_owned(),
+                problem: "this firstcas was built without the feature gssapi".to_owned(),
+            }),
+        }
+    }
+
+    /// An unbound connection; it closes when the last handle to it is dropped.
+    async fn connect(&self, place: &Place) -> Result<Ldap, DirectoryError> {
+        let after = self.settings.connect_timeout;
+        let connecting = async {
+            let mut settings = LdapConnSettings::new().set_starttls(self.settings.start_tls);
+            if let Some(tls) = &self.tls {
+                settings = settings.set_config(tls.clone());
+            }
+            let stream = tcp(place).await?.into_std()?;
+            LdapConnAsync::from_url_with_settings(settings.set_std_stream(StdStream::Tcp(stream)), &place.url).await
+        };
+        let (connection, ldap) =
+            timeout(after, connecting).await.map_err(|_| no_connection(place, after))?.map_err(|source| {
+                DirectoryError::Unreachable { server: place.url.to_string(), source: Box::new(source) }
+            })?;
+        let server = place.url.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection.drive().await {
+                log::debug!("the connection to {server} broke: {error}");
+            }
+        });
+        Ok(ldap)
+    }
+}
+
+impl Link {
+    /// Whether the connection is of no use any more.
+    pub(super) fn is_spent(&mut self) -> bool {
+        self.ldap.is_closed() || self.opened.elapsed() > LINK_AGE_MAX
+    }
+
+    pub(super) fn is(&self, other: &Link) -> bool {
+        self.opened == other.opened
+    }
+
+    /// The records that a search finds.
+    pub(super) async fn search(&mut self, search: &Search<'_>, patience: Duration) -> Result<Vec<Record>, Failure> {
+        let base = self.base(search.base).map_err(Failure::Refused)?;
+        match timeout(patience, self.run(search, &base, patience)).await {
+            Ok(Ok(records)) => Ok(records),
+            Ok(Err(LdapError::Timeout { .. })) | Err(_) => Err(Failure::Silent(DirectoryError::TimedOut {
+                operation: search.operation.to_owned(),
+                after: patience,
+            })),
+            Ok(Err(error)) => Err(self.failed(search.operation, error)),
+        }
+    }
+
+    /// Some attributes of the server's root entry.
+    pub(super) async fn root(&mut self, attributes: &[&'static str], patience: Duration) -> Result<Record, Failure> {
+        const OPERATION: &str = "reading its root DSE";
+        match timeout(patience, root_dse(&mut self.ldap, attributes)).await {
+            Ok(Ok(root)) => Ok(root),
+            Ok(Err(error)) => Err(self.failed(OPERATION, error)),
+            Err(_) => Err(Failure::Silent(DirectoryError::TimedOut { operation: OPERATION.into(), after: patience })),
+        }
+    }
+
+    fn failed(&self, operation: &str, error: LdapError) -> Failure {
+        let refused = matches!(&error, LdapError::LdapResult { result } if !matches!(result.rc, BUSY | UNAVAILABLE));
+        let error = failure(&self.server, operation, error);
+        if refused { Failure::Refused(error) } else { Failure::Broken(error) }
+    }
+
+    fn base(&self, base: Base<'_>) -> Result<Arc<str>, DirectoryError> {
+        let known = |base: &Option<Arc<str>>, attribute, setting| {
+            base.clone().ok_or_else(|| DirectoryError::Unusable {
+                place: self.server.to_string(),
+                problem: format!("its root DSE has no {attribute}, so {setting} must be configured"),
+            })
+        };
+        let users = || known(&self.users_base, DEFAULT_NAMING_CONTEXT, "users_base");
+        match base {
+            Base::Users => users(),
+            Base::Domain(naming_context) => match &self.users_base {
+                // Whoever narrowed the users' base meant it for logon names too.
+                Some(users) if is_within(&fold_dn(users), &fold_dn(naming_context)) => Ok(users.clone()),
+                Some(_) | None => Ok(naming_context.into()),
+            },
+            Base::Configuration => known(&self.configuration_base, CONFIGURATION_NAMING_CONTEXT, "configuration_base"),
+        }
+    }
+
+    async fn run(&self, search: &Search<'_>, base: &str, patience: Duration) -> Result<Vec<Record>, LdapError> {
+        let mut ldap = self.ldap.clone();
+        // References to other servers are left out: following them would let the directory send the edge, and the bind
+        // account's password with it, to addresses that nobody configured.
+        let mut adapters: Vec<Box<dyn Adapter<'_, &str, &[&str]>>> = vec![Box::new(EntriesOnly::new())];
+        let most = match search.size {
+            Size::AtMost(most) => {
+                ldap.with_search_options(SearchOptions::new().sizelimit(i32::try_from(most).unwrap_or(i32::MAX)));
+                most
+            }
+            Size::AllUpTo(limit) => {
+                adapters.push(Box::new(PagedResults::new(PAGE_RECORDS)));
+                limit.saturating_add(1)
+            }
+        };
+        ldap.with_timeout(patience);
+        let mut stream =
+            ldap.streaming_search_with(adapters, base, Scope::Subtree, &search.filter, search.attributes).await?;
+        let mut records = Vec::new();
+        while let Some(entry) = stream.next().await? {
+            if records.len() == most {
+                break;
+            }
+            records.extend(record(entry));
+        }
+        let result = stream.finish().await;
+        match result.rc {
+            SUCCESS => Ok(records),
+            // The limit that was asked for. At one of its own, the server has left out what was not seen: no answer.
+            SIZE_LIMIT_EXCEEDED | USER_CANCELLED if records.len() >= most => Ok(records),
+            _ => Err(LdapError::LdapResult { result }),
+        }
+    }
+}
+
+/// Each address in turn.
+async fn tcp(place: &Place) -> Result<TcpStream, LdapError> {
+    if place.addresses.is_empty() {
+        let host = place.url.host_str().unwrap_or_default();
+        let port = place.url.port().unwrap_or(if place.url.scheme() == "ldaps" { LDAPS_PORT } else { LDAP_PORT });
+        return Ok(TcpStream::connect((host.trim_matches(['[', ']']), port)).await?);
+    }
+    Ok(TcpStream::connect(place.addresses.as_slice()).await?)
+}
+
+async fn root_dse(ldap: &mut Ldap, attributes: &[&'static str]) -> Result<Record, LdapError> {
+    let (entries, _) = ldap.search("", Scope::Base, "(objectClass=*)", attributes.to_vec()).await?.success()?;
+    Ok(entries.into_iter().find_map(record).unwrap_or_else(|| Record::new("")))
+}
+
+fn no_connection(place: &Place, after: Duration) -> DirectoryError {
+    DirectoryError::TimedOut { operation: format!("a connection to {}", place.url), after }
+}
+
+fn answered(place: &Place, operation: &str, result: ldap3::LdapResult) -> DirectoryError {
+    failure(place.url.as_str(), operation, LdapError::LdapResult { result })
+}
+
+fn failure(server: &str, operation: &str, error: LdapError) -> DirectoryError {
+    if let LdapError::LdapResult { result } = &error {
+        let unusable = |problem| DirectoryError::Unusable { place: server.to_owned(), problem };
+        match result.rc {
+            SIZE_LIMIT_EXCEEDED | ADMIN_LIMIT_EXCEEDED => {
+                return unusable(format!(
+                    "a size limit of the server's own cut off {operation}, so entries are missing; raise that limit for \
+                     the bind account (OpenLDAP: `limits` with size.prtotal=unlimited)"
+                ));
+            }
+            REFERRAL => {
+                return unusable(format!(
+                    "it does not hold what {operation} asked for, and refers to another server, which is not followed; \
+                     name global catalogs, or a server that holds it"
+                ));
+            }
+            _ => {}
+        }
+    }
+    if matches!(error, LdapError::LdapResult { .. } | LdapError::FilterParsing | LdapError::AdapterInit(_)) {
+        DirectoryError::Rejected { operation: operation.to_owned(), source: Box::new(error) }
+    } else {
+        DirectoryError::Unreachable { server: server.to_owned(), source: Box::new(error) }
+    }
+}
+
+/// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
+/// for as long as its connection lives.
+pub(super) const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+/// Half of what Active Directory's default policy (`MaxPageSize` 1000) allows.
+const PAGE_RECORDS: i32 = 500;
+const LDAP_PORT: u16 = 389;
+const LDAPS_PORT: u16 = 636;
+const DEFAULT_NAMING_CONTEXT: &str = "defaultNamingContext";
+const CONFIGURATION_NAMING_CONTEXT: &str = "configurationNamingContext";
+const BIND_AS: &str = "a bind to verify a password";
+
+// RFC 4511 section 4.1.9 and appendix A.
+const SUCCESS: u32 = 0;
+const SIZE_LIMIT_EXCEEDED: u32 = 4;
+const REFERRAL: u32 = 10;
+const ADMIN_LIMIT_EXCEEDED: u32 = 11;
+const INVALID_CREDENTIALS: u32 = 49;
+const BUSY: u32 = 51;
+const UNAVAILABLE: u32 = 52;
+/// The library's own: the stream was finished before its end.
+const USER_CANCELLED: u32 = 88;

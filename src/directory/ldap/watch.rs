@@ -1,0 +1,130 @@
+//! What has changed at a server since it was last asked.
+//!
+//! A domain controller numbers its changes ([MS-ADTS] 3.1.1.1.9): `highestCommittedUSN` of its root entry is the newest
+//! number, `uSNChanged` of an entry the number of its last change there. The numbers are each server's own, so a position
+//! is kept for each. `OpenLDAP` stamps entries in place of that, with `entryCSN`.
+
+use std::{collections::HashMap, sync::LazyLock, time::Duration};
+
+use parking_lot::Mutex;
+
+use super::{
+    filter::disjunction,
+    link::{Base, Failure, Link, Search, Size},
+};
+use crate::directory::{
+    forest::News,
+    schema::{VIRTUAL_DIRECTORY_CLASSES, attribute, class},
+};
+
+/// How far each server was read.
+#[derive(Default)]
+pub(super) struct Positions(Mutex<HashMap<String, Mark>>);
+
+/// A position in a server's changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mark {
+    Usn(u64),
+    Csn(String),
+}
+
+impl Positions {
+    /// What has changed at this server, and from now on has been seen.
+    pub(super) async fn look(&self, mut link: Link, patience: Duration) -> Result<News, Failure> {
+        let root = link.root(&[HIGHEST_USN, DS_SERVICE_NAME], patience).await?;
+        let server = root.text(DS_SERVICE_NAME).unwrap_or(&link.server).to_owned();
+        let known = self.0.lock().get(&server).cloned();
+        let now = match root.text(HIGHEST_USN).map(str::parse) {
+            Some(Ok(usn)) => Mark::Usn(usn),
+            Some(Err(_)) | None => match &known {
+                Some(known) => known.clone(),
+                None => Mark::Csn(newest_csn(&mut link, patience).await?),
+            },
+        };
+        let (news, now) = match (known, now) {
+            (Some(Mark::Usn(then)), Mark::Usn(now)) if then <= now => {
+                let news = if then == now { News::default() } else { since_usn(&mut link, then, patience).await? };
+                (news, Mark::Usn(now))
+            }
+            (Some(Mark::Csn(then)), Mark::Csn(_)) => {
+                let news = since_csn(&mut link, &then, patience).await?;
+                let newest = news.people.iter().filter_map(|record| record.text(ENTRY_CSN)).max();
+                let now = newest.map_or(then, str::to_owned);
+                (news, Mark::Csn(now))
+            }
+            // Another server, or one that was set back: what it changed before nobody can tell. Of the very first one
+            // there is nothing to miss.
+            (_, now) => (News { may_have_missed: !self.0.lock().is_empty(), topology: true, ..News::default() }, now),
+        };
+        self.0.lock().insert(server, now);
+        Ok(news)
+    }
+}
+
+async fn since_usn(link: &mut Link, then: u64, patience: Duration) -> Result<News, Failure> {
+    let first = then.saturating_add(1);
+    let organisation = organisation_filter();
+    let people = format!("(&(uSNChanged>={first})(|(sAMAccountName=*)(proxyAddresses=*)))");
+    let organisation = format!("(&(uSNChanged>={first}){organisation})");
+    news(link, people, organisation, patience).await
+}
+
+async fn since_csn(link: &mut Link, then: &str, patience: Duration) -> Result<News, Failure> {
+    let newer = format!("(entryCSN>={then})(!(entryCSN={then}))");
+    let people = format!("(&{newer}(|(sAMAccountName=*)(proxyAddresses=*)))");
+    let organisation = format!("(&{newer}{})", organisation_filter());
+    news(link, people, organisation, patience).await
+}
+
+async fn news(link: &mut Link, people: String, organisation: String, patience: Duration) -> Result<News, Failure> {
+    let organisation = Search {
+        operation: "a search for changes of the organisation",
+        base: Base::Configuration,
+        filter: organisation,
+        attributes: &[attribute::OBJECT_CLASS],
+        size: Size::AtMost(1),
+    };
+    let topology = !link.search(&organisation, patience).await?.is_empty();
+    let people = Search {
+        operation: "a search for changed people",
+        base: Base::Users,
+        filter: people,
+        attributes: &OF_CHANGES,
+        size: Size::AllUpTo(CHANGES_MAX),
+    };
+    let people = link.search(&people, patience).await?;
+    let may_have_missed = people.len() > CHANGES_MAX;
+    Ok(News { people, may_have_missed, topology })
+}
+
+/// The newest stamp of a server that has no numbers.
+async fn newest_csn(link: &mut Link, patience: Duration) -> Result<String, Failure> {
+    let all = Search {
+        operation: "a search for the newest change",
+        base: Base::Users,
+        filter: "(entryCSN=*)".to_owned(),
+        attributes: &[ENTRY_CSN],
+        size: Size::AllUpTo(usize::MAX - 1),
+    };
+    let records = link.search(&all, patience).await?;
+    Ok(records.iter().filter_map(|record| record.text(ENTRY_CSN)).max().unwrap_or(NO_CSN).to_owned())
+}
+
+/// The objects that the topology is made of.
+fn organisation_filter() -> String {
+    let virtual_directories = VIRTUAL_DIRECTORY_CLASSES.iter().map(|(class, _, _)| *class);
+    let classes = class::OF_TOPOLOGY.iter().copied().chain(virtual_directories);
+    let classes: Vec<_> = classes.collect();
+    disjunction(classes.iter().map(|class| (attribute::OBJECT_CLASS, class.as_bytes())))
+}
+
+static OF_CHANGES: LazyLock<Vec<&'static str>> = LazyLock::new(|| [attribute::OF_PEOPLE, &[ENTRY_CSN]].concat());
+
+const HIGHEST_USN: &str = "highestCommittedUSN";
+/// Names the domain controller, whatever address it was reached at.
+const DS_SERVICE_NAME: &str = "dsServiceName";
+const ENTRY_CSN: &str = "entryCSN";
+const NO_CSN: &str = "19700101000000.000000Z#000000#000#000000";
+/// People who may change between two looks and still be taken over one by one; more than that, and everybody is looked up
+/// again at the next use.
+const CHANGES_MAX: usize = 2_000;
