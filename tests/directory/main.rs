@@ -1,8 +1,12 @@
 //! The directory, asked the same questions over the embedded file and over a real `OpenLDAP` that loaded the same file.
 #![allow(clippy::expect_used, clippy::unwrap_used)] // a failing `expect` is a failing test
 
+mod following;
+mod line;
+mod linked;
 #[path = "../openldap/mod.rs"]
 mod openldap;
+mod servers;
 
 use std::{
     collections::VecDeque,

@@ -39,8 +39,13 @@ pub struct Slapd {
 }
 
 impl Slapd {
-    /// Loads an LDIF text and starts.
+    /// Loads an LDIF text of Contoso and starts.
     pub fn load(ldif: &str, tls: &Tls<'_>) -> Self {
+        Slapd::of_suffix("DC=contoso,DC=com", ldif, tls)
+    }
+
+    /// Loads an LDIF text below that DN and starts.
+    pub fn of_suffix(suffix: &str, ldif: &str, tls: &Tls<'_>) -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openldap");
         let file = |name: &str, text: &str| {
@@ -60,6 +65,7 @@ impl Slapd {
         };
         let template = std::fs::read_to_string(here.join("slapd.conf")).expect("the template");
         let config = template
+            .replace("DC=contoso,DC=com", suffix)
             .replace("@SCHEMA@", &here.display().to_string())
             .replace("@HOME@", &home.path().display().to_string())
             .replace("\n@TLS@", &format!("\n{tls}"));
