@@ -5,6 +5,8 @@
 //! never act as somebody else. Referrals are not followed: they would let the directory send the edge, and the bind
 //! account's password with it, to addresses nobody configured.
 
+pub mod discovery;
+
 use std::{
     fmt::{self, Write as _},
     net::SocketAddr,
