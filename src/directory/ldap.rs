@@ -5,6 +5,7 @@
 //! never act as somebody else. Referrals are not followed: they would let the directory send the edge, and the bind
 //! account's password with it, to addresses nobody configured.
 
+pub mod certificate;
 pub mod discovery;
 
 use std::{
