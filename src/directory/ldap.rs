@@ -13,6 +13,9 @@ mod link;
 mod settings;
 mod watch;
 
+pub mod certificate;
+pub mod discovery;
+
 use std::{
     sync::{Arc, Weak},
     time::Duration,
