@@ -63,7 +63,8 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         }
     };
     let explained = wait_for(async {
-        let directory = config.directory.open(Arc::new(drop)).map_err(|error| whole_chain(&error))?;
+        let directory =
+            config.directory.open(&(Arc::new(drop) as crate::directory::Tell)).map_err(|error| whole_chain(&error))?;
         let reading = directory.topology().await.map_err(|error| whole_chain(&error))?;
         let topology = Topology::new(reading.parts);
         let policy = config.policy(&topology).map_err(|errors| mistakes(file, &errors.mistakes))?;
@@ -99,7 +100,7 @@ async fn ldif_summary(file: &Path, ldif: &Path, config: &Config) -> Result<Strin
         }
         mistakes(file, &[whole_chain(&error)])
     };
-    let directory = config.directory.open(Arc::new(drop)).map_err(of_directory)?;
+    let directory = config.directory.open(&(Arc::new(drop) as crate::directory::Tell)).map_err(of_directory)?;
     let reading = directory.topology().await.map_err(of_directory)?;
     let mut oddities = reading.oddities;
     oddities.extend(directory.people_oddities(&reading.parts).unwrap_or_default());

@@ -263,7 +263,7 @@ impl Directory {
     /// The file is not LDIF, or the servers' settings cannot work.
     pub fn open(
         &self,
-        tell: directory::Tell,
+        tell: &directory::Tell,
     ) -> Result<directory::organisation::Organisation, directory::DirectoryError> {
         match self {
             Directory::Ldif(path) => directory::ldif::open(path),

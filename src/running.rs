@@ -95,7 +95,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let config = Arc::new(config);
     let directory: Arc<dyn Directory> = {
         let _inside = directory_runtime.enter();
-        Arc::new(config.directory.open(Arc::new(drop))?)
+        Arc::new(config.directory.open(&(Arc::new(drop) as crate::directory::Tell))?)
     };
     let organisation = directory_runtime.block_on(read_organisation(&*directory, &config, None))?;
     let organisation = Arc::new(ArcSwap::from_pointee(organisation));

@@ -198,16 +198,10 @@ fn ldap(section: &Section<'_>, local_site: Option<&str>, surroundings: &Surround
     let allow_plain = section.get("allow_plain", switch).unwrap_or(false);
     let servers = servers(section, local_site, start_tls, allow_plain);
     let account = account(section, surroundings);
-    let in_global_catalogs = match &servers {
-        Some(ldap::Where::Listed { global_catalogs, .. }) => !global_catalogs.is_empty(),
-        Some(ldap::Where::Found { .. }) | None => true,
-    };
-    // A global catalog holds all domains, below no common name.
-    let users_base = section.get("users_base", search_base).or_else(|| in_global_catalogs.then(String::new));
     Some(ldap::Settings {
         ca_file: section.get("ca", |value| surroundings.certificates(value)).map(|(path, _)| path),
         start_tls,
-        users_base,
+        users_base: section.get("users_base", search_base),
         configuration_base: section.get("configuration_base", search_base),
         connect_timeout: section.get("connect_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(2)),
         search_timeout: section.get("search_timeout", duration(SHORT)).unwrap_or(Duration::from_secs(3)),

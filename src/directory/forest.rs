@@ -148,8 +148,7 @@ impl Forest {
     /// request of somebody who guesses names.
     async fn domain(&self, name: &str) -> Result<Option<Domain>, DirectoryError> {
         let name = name.to_lowercase();
-        let of_name =
-            |domains: &[Domain]| domains.iter().find(|domain| domain.names.iter().any(|own| *own == name)).cloned();
+        let of_name = |domains: &[Domain]| domains.iter().find(|domain| domain.names.contains(&name)).cloned();
         {
             let known = self.domains.lock();
             let found = of_name(&known.domains);

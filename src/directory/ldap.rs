@@ -18,15 +18,20 @@ pub mod discovery;
 
 use std::{
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use settings::{Account, Scheme, Settings, Where};
-use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{self, Semaphore},
+    time::timeout,
+};
 
 use self::{
+    discovery::{FindError, Finder},
     fleet::Fleet,
-    link::{Base, Place, Reach, Search, Size},
+    link::{Base, Holds, Place, Reach, Search, Size},
     watch::Positions,
 };
 use super::{
@@ -41,10 +46,10 @@ use super::{
 ///
 /// # Errors
 /// [`DirectoryError::Unusable`]: settings that cannot work, each with its cure.
-pub fn open(settings: Settings, account_forests: Vec<Settings>, tell: Tell) -> Result<Organisation, DirectoryError> {
-    let forest = Servers::new(settings, tell.clone())?;
+pub fn open(settings: Settings, account_forests: Vec<Settings>, tell: &Tell) -> Result<Organisation, DirectoryError> {
+    let forest = Servers::new(settings, tell)?;
     let account_forests: Result<Vec<_>, _> =
-        account_forests.into_iter().map(|settings| Servers::new(settings, tell.clone())).collect();
+        account_forests.into_iter().map(|settings| Servers::new(settings, tell)).collect();
     Ok(Organisation::new(Source::Ldap(forest), account_forests?.into_iter().map(Source::Ldap)))
 }
 
@@ -53,32 +58,44 @@ pub(super) struct Servers {
     reach: Arc<Reach>,
     /// Asked for the configuration container.
     controllers: Fleet,
-    /// Asked for people; `None`: the controllers are.
-    catalogs: Option<Fleet>,
+    /// Asked for people; where there are none, the controllers are.
+    catalogs: Fleet,
+    /// How they are found; `None`: they are listed.
+    finder: Option<Finder>,
+    finding: sync::Mutex<Finding>,
     positions: Positions,
     binds: Semaphore,
     searches: Semaphore,
 }
 
+/// When servers were looked for last, and with what result.
+#[derive(Default)]
+struct Finding {
+    due: Option<Instant>,
+    error: Option<FindError>,
+}
+
 impl Servers {
-    fn new(settings: Settings, tell: Tell) -> Result<Arc<Self>, DirectoryError> {
+    fn new(settings: Settings, tell: &Tell) -> Result<Arc<Self>, DirectoryError> {
         let tls = settings.prepared()?;
-        let runtime = Handle::try_current().map_err(|error| DirectoryError::Unusable {
-            place: "the LDAP servers".to_owned(),
-            problem: error.to_string(),
-        })?;
-        let (controllers, catalogs) = match &settings.servers {
+        let runtime = Handle::try_current().map_err(|error| unusable("the LDAP servers", &error))?;
+        let (controllers, catalogs, finder) = match &settings.servers {
             Where::Listed { domain_controllers, global_catalogs } => {
-                (listed(domain_controllers), listed(global_catalogs))
+                (listed(domain_controllers), listed(global_catalogs), None)
             }
-            Where::Found { .. } => (Vec::new(), Vec::new()),
+            Where::Found { domain, site, dns_servers, scheme } => {
+                let finder = Finder::new(domain, site.as_deref(), dns_servers, *scheme);
+                (Vec::new(), Vec::new(), Some(finder.map_err(|error| unusable(domain, &error))?))
+            }
         };
         let searches = Semaphore::new(settings.searches_max);
         let reach = Arc::new(Reach { settings, tls });
-        let fleet = |places| Fleet::new(reach.clone(), runtime.clone(), tell.clone(), places);
+        let fleet = |holds, places| Fleet::new(reach.clone(), holds, runtime.clone(), tell.clone(), places);
         let servers = Arc::new(Servers {
-            controllers: fleet(controllers),
-            catalogs: (!catalogs.is_empty()).then(|| fleet(catalogs)),
+            controllers: fleet(Holds::Domain, controllers),
+            catalogs: fleet(Holds::Forest, catalogs),
+            finder,
+            finding: sync::Mutex::default(),
             positions: Positions::default(),
             binds: Semaphore::new(BINDS_IN_FLIGHT_MAX),
             searches,
@@ -86,6 +103,35 @@ impl Servers {
         });
         runtime.spawn(tend(Arc::downgrade(&servers)));
         Ok(servers)
+    }
+
+    /// Looks for the servers if it is time to. Those that were found last stay until others are.
+    async fn find(&self) -> Result<(), DirectoryError> {
+        let Some(finder) = &self.finder else { return Ok(()) };
+        let mut finding = self.finding.lock().await;
+        if finding.due.is_none_or(|due| due <= Instant::now()) {
+            let (pause, error) = match finder.find(self.reach.settings.search_timeout).await {
+                Ok(found) => {
+                    for oddity in &found.oddities {
+                        log::warn!("{oddity}");
+                    }
+                    self.controllers.replace(by_server(found.domain_controllers));
+                    self.catalogs.replace(by_server(found.global_catalogs));
+                    (found.ask_again_after, None)
+                }
+                Err(error) => {
+                    log::warn!("{error}");
+                    (FIND_RETRY, Some(error))
+                }
+            };
+            *finding = Finding { due: Some(Instant::now() + pause), error };
+        }
+        match &finding.error {
+            Some(error) if self.controllers.is_empty() => {
+                Err(DirectoryError::Unreachable { server: self.place(), source: Box::new(error.clone()) })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The records that match, at most `limit`.
@@ -103,7 +149,7 @@ impl Servers {
             attributes,
             size: Size::AtMost(limit),
         };
-        self.search(self.catalogs(), &search, self.reach.settings.search_timeout).await
+        self.search(Self::catalogs, &search, self.reach.settings.search_timeout).await
     }
 
     /// The configuration container's records of these classes.
@@ -121,7 +167,7 @@ impl Servers {
             size: Size::AllUpTo(RECORDS_MAX),
         };
         let patience = self.reach.settings.search_timeout.saturating_mul(PAGES_PATIENCE);
-        let records = self.search(&self.controllers, &search, patience).await?;
+        let records = self.search(|servers| &servers.controllers, &search, patience).await?;
         if records.len() > RECORDS_MAX {
             return Err(DirectoryError::Unusable {
                 place: self.place(),
@@ -140,12 +186,14 @@ impl Servers {
         let Ok(Ok(_turn)) = turn else {
             return Err(DirectoryError::TimedOut { operation: "a turn to verify a password".to_owned(), after });
         };
+        self.find_first().await?;
         self.catalogs().bind_as(dn, password).await
     }
 
     /// What has changed since the last call.
     pub(super) async fn news(&self) -> Result<News, DirectoryError> {
         let patience = self.reach.settings.search_timeout.saturating_mul(PAGES_PATIENCE);
+        self.find_first().await?;
         self.catalogs().ask(&|link| Box::pin(self.positions.look(link, patience))).await
     }
 
@@ -155,15 +203,21 @@ impl Servers {
     }
 
     fn catalogs(&self) -> &Fleet {
-        self.catalogs.as_ref().unwrap_or(&self.controllers)
+        if self.catalogs.is_empty() { &self.controllers } else { &self.catalogs }
+    }
+
+    /// Nobody waits for DNS who knows a server.
+    async fn find_first(&self) -> Result<(), DirectoryError> {
+        if self.controllers.is_empty() { self.find().await } else { Ok(()) }
     }
 
     async fn search(
         &self,
-        fleet: &Fleet,
+        fleet: impl Fn(&Self) -> &Fleet,
         search: &Search<'_>,
         patience: Duration,
     ) -> Result<Vec<Record>, DirectoryError> {
+        self.find_first().await?;
         // Waiting for a turn says nothing about the servers.
         let turn = timeout(patience, self.searches.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
@@ -172,7 +226,7 @@ impl Servers {
                 after: patience,
             });
         };
-        fleet.ask(&|mut link| Box::pin(async move { link.search(search, patience).await })).await
+        fleet(self).ask(&|mut link| Box::pin(async move { link.search(search, patience).await })).await
     }
 }
 
@@ -181,10 +235,11 @@ async fn tend(servers: Weak<Servers>) {
     loop {
         tokio::time::sleep(TEND_INTERVAL).await;
         let Some(servers) = servers.upgrade() else { return };
-        servers.controllers.tend().await;
-        if let Some(catalogs) = &servers.catalogs {
-            catalogs.tend().await;
+        if !servers.controllers.is_empty() {
+            let _ = servers.find().await; // it is in the log, and those that were found last stay
         }
+        servers.controllers.tend().await;
+        servers.catalogs.tend().await;
     }
 }
 
@@ -192,6 +247,27 @@ fn listed(urls: &[url::Url]) -> Vec<Place> {
     urls.iter().map(|url| Place { url: url.clone(), addresses: Vec::new() }).collect()
 }
 
+/// Found places, which have one address each, by server.
+fn by_server(found: Vec<discovery::Place>) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    for discovery::Place { url, address } in found {
+        match places.iter_mut().find(|place| place.url == url) {
+            Some(place) => place.addresses.push(address),
+            None => places.push(Place { url, addresses: vec![address] }),
+        }
+    }
+    for place in &mut places {
+        place.addresses.sort_unstable(); // DNS has no order, and a new one is no news
+    }
+    places
+}
+
+fn unusable(place: &str, problem: &dyn std::fmt::Display) -> DirectoryError {
+    DirectoryError::Unusable { place: place.to_owned(), problem: problem.to_string() }
+}
+
+/// How soon servers are looked for again that were not found.
+const FIND_RETRY: Duration = Duration::from_secs(2);
 const TEND_INTERVAL: Duration = Duration::from_millis(500);
 /// Each is a connection of its own. More wait for their turn, within the time a search has.
 const BINDS_IN_FLIGHT_MAX: usize = 32;

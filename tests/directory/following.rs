@@ -10,7 +10,7 @@ use firstcas::{
 use crate::{
     CONTOSO, Contoso, DEADLINE,
     openldap::{BIND_DN, BIND_PASSWORD, Slapd, Tls},
-    settings, within,
+    settings, silent, within,
 };
 
 const BRUNO: &str = "CN=Bruno Barros,CN=Users,DC=contoso,DC=com";
@@ -123,7 +123,7 @@ async fn another_server_in_place_of_the_first_may_have_missed_changes() {
         servers: ldap::Where::Listed { domain_controllers: urls, global_catalogs: vec![] },
         ..settings(&slapds[0])
     };
-    let directory = ldap::open(settings, vec![], std::sync::Arc::new(drop)).expect("good settings");
+    let directory = ldap::open(settings, vec![], &silent()).expect("good settings");
     assert!(!within(directory.changes()).await.expect("an answer").may_have_missed, "there was nothing to miss");
     slapds[0].stop();
     assert!(within(directory.changes()).await.expect("the other answers").may_have_missed);

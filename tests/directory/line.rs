@@ -27,7 +27,6 @@ pub enum Fault {
 /// A line to a server.
 pub struct Line {
     address: SocketAddr,
-    scheme: String,
     fault: watch::Sender<Fault>,
 }
 
@@ -38,7 +37,6 @@ impl Line {
         let address = listener.local_addr().expect("its address");
         let (fault, faults) = watch::channel(Fault::None);
         let server: SocketAddr = server.socket_addrs(|| None).expect("an address")[0];
-        let scheme = "ldap".to_owned();
         tokio::spawn(async move {
             let (mut listener, mut waiting) = (Some(listener), faults.clone());
             loop {
@@ -57,17 +55,12 @@ impl Line {
                 }
             }
         });
-        Line { address, scheme, fault }
-    }
-
-    /// The same with another scheme.
-    pub fn speaking(self, scheme: &str) -> Line {
-        Line { scheme: scheme.to_owned(), ..self }
+        Line { address, fault }
     }
 
     /// Where the edge connects to.
     pub fn url(&self) -> Url {
-        Url::parse(&format!("{}://{}", self.scheme, self.address)).expect("a URL")
+        Url::parse(&format!("ldap://{}", self.address)).expect("a URL")
     }
 
     /// From now on.
@@ -104,7 +97,6 @@ async fn pump(
         let fault = *faults.borrow_and_update();
         let mut whole = read;
         match fault {
-            Fault::None | Fault::Refused => {}
             Fault::Silent => {
                 let _ = faults.wait_for(|fault| *fault != Fault::Silent).await;
                 return; // what vanished does not come back
@@ -114,7 +106,7 @@ async fn pump(
                 whole = read.min(bytes.saturating_sub(carried_since));
                 carried_since += whole;
             }
-            Fault::Slow(_) | Fault::CutAfter(_) => {}
+            Fault::None | Fault::Refused | Fault::Slow(_) | Fault::CutAfter(_) => {}
         }
         if to.write_all(&piece[..whole]).await.is_err() || whole < read {
             return;

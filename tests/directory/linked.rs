@@ -1,7 +1,5 @@
 //! Linked mailboxes: who signs in has an account in another forest.
 
-use std::sync::Arc;
-
 use firstcas::{
     directory::{Directory, ldap},
     secret::Secret,
@@ -10,7 +8,7 @@ use firstcas::{
 use crate::{
     CONTOSO, SSHA_OF_PALAVRA_PASSE, address, bare, in_domain,
     openldap::{Slapd, Tls},
-    person, settings, within,
+    person, settings, silent, within,
 };
 
 /// S-1-5-21-1-2-3-1107, as stored, in base64.
@@ -51,7 +49,7 @@ async fn a_linked_mailbox_is_found_by_its_accounts_names_and_opened_by_its_accou
         configuration_base: Some("CN=Configuration,DC=accounts,DC=example".into()),
         ..settings(&contoso)
     };
-    let directory = ldap::open(settings(&contoso), vec![of_accounts], Arc::new(drop)).expect("good settings");
+    let directory = ldap::open(settings(&contoso), vec![of_accounts], &silent()).expect("good settings");
     for name in [
         in_domain("accounts", "iporto"),
         in_domain("accounts.example", "iporto"),

@@ -51,7 +51,7 @@ impl Contoso {
         let slapd = Slapd::load(&format!("{CONTOSO}\n{extra}"), &Tls::None);
         Contoso {
             embedded: ldif::open(slapd.ldif_path()).expect("the file is good LDIF"),
-            openldap: ldap::open(settings(&slapd), vec![], Arc::new(drop)).expect("good settings"),
+            openldap: ldap::open(settings(&slapd), vec![], &silent()).expect("good settings"),
             slapd,
         }
     }
@@ -74,6 +74,11 @@ fn settings(slapd: &Slapd) -> ldap::Settings {
         connections: 2,
         searches_max: 32,
     }
+}
+
+/// Nobody listens to the directory's notices.
+fn silent() -> firstcas::directory::Tell {
+    Arc::new(drop)
 }
 
 fn listed(domain_controllers: Vec<Url>) -> ldap::Where {
@@ -347,7 +352,7 @@ async fn a_topology_that_the_servers_size_limit_cut_off_is_an_error_that_names_t
         },
         ..settings(&contoso.slapd)
     };
-    let directory = ldap::open(limited, vec![], Arc::new(drop)).expect("good settings");
+    let directory = ldap::open(limited, vec![], &silent()).expect("good settings");
     let error = within(directory.topology()).await.map(|reading| reading.parts.servers.len()).expect_err("cut off");
     assert!(matches!(error, DirectoryError::Unusable { .. }), "{error:?}");
     assert!(error.to_string().contains("raise that limit for the bind account"), "{error}");
@@ -394,7 +399,7 @@ async fn a_flood_of_made_up_names_puts_a_bounded_number_of_searches_on_the_serve
             seen.fetch_max(unanswered.len(), Ordering::Relaxed);
         }
     });
-    let directory = Arc::new(ldap::open(settings, vec![], Arc::new(drop)).expect("good settings"));
+    let directory = Arc::new(ldap::open(settings, vec![], &silent()).expect("good settings"));
     let finds: Vec<_> = (0..300)
         .map(|number| {
             let directory = directory.clone();
@@ -553,13 +558,12 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up_in_time_and_the_next
         ..only_mute.clone()
     };
     let asked = Instant::now();
-    let error = within(ldap::open(only_mute, vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
-        .await
-        .expect_err("it is mute");
+    let error =
+        within(ldap::open(only_mute, vec![], &silent()).unwrap().find(&bare("ana"))).await.expect_err("it is mute");
     assert!(matches!(error, DirectoryError::TimedOut { .. }), "{error:?}");
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     assert!(
-        within(ldap::open(both, vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
+        within(ldap::open(both, vec![], &silent()).unwrap().find(&bare("ana")))
             .await
             .expect("the next answers")
             .is_some()
@@ -576,7 +580,7 @@ async fn passwords_are_verified_at_the_next_server_when_the_first_is_mute() {
         connect_timeout: Duration::from_millis(300),
         ..settings(&contoso.slapd)
     };
-    let directory = ldap::open(both, vec![], Arc::new(drop)).expect("good settings");
+    let directory = ldap::open(both, vec![], &silent()).expect("good settings");
     let ana = within(directory.find(&bare("ana"))).await.expect("an answer").expect("ana");
     assert!(within(directory.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("the next answers"));
     assert!(!within(directory.verify(&ana, &Secret::new(*b"wrong"))).await.expect("the next answers"));
@@ -586,15 +590,13 @@ async fn passwords_are_verified_at_the_next_server_when_the_first_is_mute() {
 async fn an_account_that_may_not_bind_or_read_is_told_apart_from_an_empty_directory() {
     let contoso = Contoso::start("");
     let wrong = ldap::Settings { account: account("wrong"), ..settings(&contoso.slapd) };
-    let error = within(ldap::open(wrong, vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
-        .await
-        .expect_err("a wrong password");
+    let error =
+        within(ldap::open(wrong, vec![], &silent()).unwrap().find(&bare("ana"))).await.expect_err("a wrong password");
     assert!(matches!(error, DirectoryError::Rejected { .. }), "{error:?}");
     assert!(!format!("{error:?} {error}").contains("wrong"), "{error:?}");
 
     let nobody = ldap::Settings { account: ldap::Account::Anonymous, ..settings(&contoso.slapd) };
-    let error =
-        within(ldap::open(nobody, vec![], Arc::new(drop)).unwrap().topology()).await.expect_err("nobody may read");
+    let error = within(ldap::open(nobody, vec![], &silent()).unwrap().topology()).await.expect_err("nobody may read");
     assert!(matches!(error, DirectoryError::Unusable { .. } | DirectoryError::Rejected { .. }), "{error:?}");
 }
 
@@ -602,7 +604,7 @@ async fn an_account_that_may_not_bind_or_read_is_told_apart_from_an_empty_direct
 async fn bases_that_neither_the_server_nor_the_config_names_are_asked_for() {
     let contoso = Contoso::start("");
     let baseless = ldap::Settings { users_base: None, ..settings(&contoso.slapd) };
-    let error = within(ldap::open(baseless, vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
+    let error = within(ldap::open(baseless, vec![], &silent()).unwrap().find(&bare("ana")))
         .await
         .expect_err("OpenLDAP has no such thing");
     assert!(error.to_string().contains("has no defaultNamingContext, so users_base must be configured"), "{error}");
@@ -627,10 +629,10 @@ async fn ldaps_and_start_tls_trust_the_given_authority_and_no_other() {
             ca_file: Some(file.clone()),
             ..settings(&slapd)
         };
-        let trusting = ldap::open(with(&ca_file), vec![], Arc::new(drop)).expect("good settings");
+        let trusting = ldap::open(with(&ca_file), vec![], &silent()).expect("good settings");
         let ana = within(trusting.find(&bare("ana"))).await.expect("an answer").expect("ana");
         assert!(within(trusting.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("an answer"), "{scheme}");
-        let error = within(ldap::open(with(&other_file), vec![], Arc::new(drop)).unwrap().find(&bare("ana")))
+        let error = within(ldap::open(with(&other_file), vec![], &silent()).unwrap().find(&bare("ana")))
             .await
             .expect_err("a stranger");
         assert!(matches!(error, DirectoryError::Unreachable { .. }), "{scheme}: {error:?}");

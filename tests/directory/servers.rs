@@ -6,7 +6,7 @@ use std::{
 };
 
 use firstcas::{
-    directory::{Directory, DirectoryError, Notice, ldap, organisation::Organisation},
+    directory::{Directory, DirectoryError, Notice, Tell, ldap, organisation::Organisation},
     secret::Secret,
 };
 use url::Url;
@@ -14,7 +14,7 @@ use url::Url;
 use crate::{
     CONTOSO, account, bare,
     line::{Fault, Line},
-    openldap::{Slapd, Tls},
+    openldap::{Slapd, Tls, authority},
     settings, within,
 };
 
@@ -28,7 +28,8 @@ impl Told {
     fn open(settings: ldap::Settings) -> Told {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let told = notices.clone();
-        let directory = ldap::open(settings, vec![], Arc::new(move |notice| told.lock().unwrap().push(notice)));
+        let tell: Tell = Arc::new(move |notice| told.lock().unwrap().push(notice));
+        let directory = ldap::open(settings, vec![], &tell);
         Told { directory: directory.expect("good settings"), notices }
     }
 
@@ -180,4 +181,26 @@ async fn an_account_that_is_refused_is_not_tried_again_at_once() {
     line.becomes(Fault::Refused); // asked again, it would be unreachable
     let error = told.finds_ana().await.expect_err("a wrong password");
     assert!(matches!(error, DirectoryError::Rejected { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_soon_is_told_once_and_one_that_has_ended_is_refused() {
+    let ca = authority();
+    let ca_file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(ca_file.path(), ca.pem()).expect("written");
+    for (days_left, accepted) in [(400, true), (20, true), (-1, false)] {
+        let slapd = Slapd::load(CONTOSO, &Tls::Ending(&ca, days_left));
+        let told = Told::open(ldap::Settings {
+            ca_file: Some(ca_file.path().to_owned()),
+            connections: 3,
+            ..impatient(&slapd, vec![slapd.url("ldaps")])
+        });
+        for _ in 0..6 {
+            assert_eq!(told.finds_ana().await.is_ok(), accepted, "{days_left} days");
+        }
+        let soon = told.count(|notice| matches!(notice, Notice::CertificateEnds { days: 20, .. }));
+        assert_eq!(soon, usize::from(days_left == 20), "{:?}", told.notices);
+        let away = told.count(|notice| matches!(notice, Notice::Away { problem } if problem.contains("ertificate")));
+        assert_eq!(away, usize::from(!accepted), "{:?}", told.notices);
+    }
 }

@@ -12,6 +12,7 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use url::Url;
 
 /// The account that may read everything.
@@ -25,6 +26,8 @@ pub enum Tls<'a> {
     None,
     /// On a second port and by `StartTLS`, with a certificate for 127.0.0.1 of this authority.
     By(&'a Authority),
+    /// The same, with a certificate that ends so many days from now, and a minute.
+    Ending(&'a Authority, i64),
 }
 
 /// A certificate authority.
@@ -54,9 +57,12 @@ impl Slapd {
         };
         let tls = match tls {
             Tls::None => String::new(),
-            Tls::By(authority) => {
+            Tls::By(authority) | Tls::Ending(authority, _) => {
                 let key = KeyPair::generate().expect("a key");
-                let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+                let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+                if let Tls::Ending(_, days) = tls {
+                    params.not_after = OffsetDateTime::now_utc() + time::Duration::days(*days) + time::Duration::MINUTE;
+                }
                 let certificate = params.signed_by(&key, authority).expect("a certificate");
                 let certificate = file("certificate.pem", &certificate.pem());
                 let key = file("key.pem", &key.serialize_pem());

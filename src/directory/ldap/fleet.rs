@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -16,13 +16,15 @@ use zeroize::Zeroizing;
 
 use super::{
     breaker::Breaker,
-    link::{Failure, Link, Place, Reach},
+    certificate,
+    link::{Failure, Holds, Link, Place, Reach},
 };
 use crate::directory::{DirectoryError, Notice, Tell, repeated};
 
 /// The servers, the preferred one first.
 pub(super) struct Fleet {
     reach: Arc<Reach>,
+    holds: Holds,
     runtime: Handle,
     tell: Tell,
     members: ArcSwap<Vec<Arc<Member>>>,
@@ -40,15 +42,18 @@ struct Member {
     /// Counts how often the server was lost: connections from before are of no use.
     era: AtomicU64,
     answered: Mutex<Option<Instant>>,
+    /// When it was last said that its certificate ends soon.
+    warned: Mutex<Option<Instant>>,
 }
 
 /// What a question to a server gives, in the end.
 pub(super) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
 impl Fleet {
-    pub(super) fn new(reach: Arc<Reach>, runtime: Handle, tell: Tell, places: Vec<Place>) -> Self {
+    pub(super) fn new(reach: Arc<Reach>, holds: Holds, runtime: Handle, tell: Tell, places: Vec<Place>) -> Self {
         let fleet = Fleet {
             reach,
+            holds,
             runtime,
             tell,
             members: ArcSwap::default(),
@@ -60,9 +65,18 @@ impl Fleet {
         fleet
     }
 
-    /// Other servers from now on; those that stay keep their connections and what is known of them.
+    /// Whether there is nobody to ask.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.load().is_empty()
+    }
+
+    /// Other servers from now on; those that stay keep their connections and what is known of them. The same servers in
+    /// another order are no reason to prefer another one: DNS gives equal servers by chance.
     pub(super) fn replace(&self, places: Vec<Place>) {
         let old = self.members.load();
+        if old.len() == places.len() && old.iter().all(|member| places.contains(&member.place)) {
+            return;
+        }
         let known = |place: &Place| old.iter().find(|member| member.place == *place).cloned();
         let members = places.into_iter().map(|place| known(&place).unwrap_or_else(|| Arc::new(self.member(place))));
         self.members.store(Arc::new(members.collect()));
@@ -75,6 +89,7 @@ impl Fleet {
             slots: (0..self.reach.settings.connections.max(1)).map(|_| sync::Mutex::default()).collect(),
             era: AtomicU64::new(0),
             answered: Mutex::default(),
+            warned: Mutex::default(),
         }
     }
 
@@ -204,8 +219,20 @@ impl Fleet {
 
     /// All connections live on the directory's own runtime, whoever needs them first.
     async fn open(&self, member: &Member) -> Result<Link, DirectoryError> {
-        let (reach, place) = (self.reach.clone(), member.place.clone());
-        self.runtime.spawn(async move { reach.open(&place).await }).await.unwrap_or_else(|_| Err(self.away()))
+        let (reach, place, holds) = (self.reach.clone(), member.place.clone(), self.holds);
+        let opening = self.runtime.spawn(async move { reach.open(&place, holds).await });
+        let link = opening.await.unwrap_or_else(|_| Err(self.away()))?;
+        if let Some(days) =
+            link.certificate.as_deref().and_then(|shown| certificate::days_left(shown, SystemTime::now()))
+            && days < CERTIFICATE_WARNING_DAYS
+        {
+            let mut warned = member.warned.lock();
+            if warned.is_none_or(|warned| warned.elapsed() > WARNING_INTERVAL) {
+                *warned = Some(Instant::now());
+                (self.tell)(Notice::CertificateEnds { server: member.place.url.to_string(), days });
+            }
+        }
+        Ok(link)
     }
 
     /// A server that answered somebody while we waited is slow, not lost.
@@ -275,5 +302,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     chain
 }
 
+/// Time to renew a certificate in.
+const CERTIFICATE_WARNING_DAYS: i64 = 30;
+const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a server is left alone that refused the edge's own account.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);

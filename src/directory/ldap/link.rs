@@ -32,6 +32,15 @@ pub(super) struct Place {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// What a kind of server has of the forest's people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// Those of its own domain.
+    Domain,
+    /// All: it is a global catalog.
+    Forest,
+}
+
 /// A bound connection.
 #[derive(Clone)]
 pub(super) struct Link {
@@ -94,21 +103,22 @@ pub(super) struct Reach {
 
 impl Reach {
     /// A connection that searches can be made on.
-    pub(super) async fn open(&self, place: &Place) -> Result<Link, DirectoryError> {
+    pub(super) async fn open(&self, place: &Place, holds: Holds) -> Result<Link, DirectoryError> {
         let after = self.settings.connect_timeout;
-        timeout(after, self.open_bound(place)).await.unwrap_or_else(|_| Err(no_connection(place, after)))
+        timeout(after, self.open_bound(place, holds)).await.unwrap_or_else(|_| Err(no_connection(place, after)))
     }
 
-    async fn open_bound(&self, place: &Place) -> Result<Link, DirectoryError> {
+    async fn open_bound(&self, place: &Place, holds: Holds) -> Result<Link, DirectoryError> {
         let mut ldap = self.connect(place).await?;
         self.bind(&mut ldap, place).await?;
         let Settings { users_base, configuration_base, .. } = &self.settings;
-        let root = match (users_base, configuration_base) {
-            (Some(_), Some(_)) => Record::new(""),
-            _ => {
-                let read = root_dse(&mut ldap, &[DEFAULT_NAMING_CONTEXT, CONFIGURATION_NAMING_CONTEXT]).await;
-                read.map_err(|error| failure(place.url.as_str(), "reading its root DSE", error))?
-            }
+        let whole_forest = (holds == Holds::Forest).then(String::new);
+        let users_base = &users_base.clone().or(whole_forest);
+        let root = if users_base.is_some() && configuration_base.is_some() {
+            Record::new("")
+        } else {
+            let read = root_dse(&mut ldap, &[DEFAULT_NAMING_CONTEXT, CONFIGURATION_NAMING_CONTEXT]).await;
+            read.map_err(|error| failure(place.url.as_str(), "reading its root DSE", error))?
         };
         let base =
             |configured: &Option<String>, attribute| configured.as_deref().or(root.text(attribute)).map(Arc::from);

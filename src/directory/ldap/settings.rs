@@ -27,8 +27,8 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Whether `ldap://` connections turn to TLS before anything else is said.
     pub start_tls: bool,
-    /// DN below which people are searched. `None`: the server's `defaultNamingContext`. The empty DN searches the
-    /// whole forest of a global catalog.
+    /// DN below which people are searched. `None`: everywhere in a global catalog, which holds all domains below no
+    /// common name; elsewhere the server's `defaultNamingContext`.
     pub users_base: Option<String>,
     /// DN of the configuration container. `None`: the server's `configurationNamingContext`.
     pub configuration_base: Option<String>,
