@@ -30,6 +30,10 @@ LOCKOUT_THRESHOLD = 5  # wrong passwords of one account
 PORTS = {"dns": 53, "kerberos": 88, "rpc": 135, "ldap": 389, "kpasswd": 464, "ldaps": 636, "gc": 3268, "gcs": 3269}
 
 
+# Of Samba's own programs: nobody's tickets; and losing a test's database costs nothing, syncing it costs time.
+SAMBA_ENVIRONMENT = {"KRB5CCNAME": "MEMORY:", "TDB_NO_FSYNC": "1"}
+
+
 class ForestError(Exception):
     """What went wrong, in words for whoever started it."""
 
@@ -51,9 +55,10 @@ class Forest:
         self.krb5_conf, self.keytab = self.directory / "krb5.conf", self.directory / "firstcas.keytab"
         self.account_password = self.directory / "firstcas-password"
         self.administrator_password = self.directory / "administrator-password"
+        self.sign_in = ["-x", "-D", ACCOUNT, "-y", self.account_password]  # for OpenLDAP's programs
         self.environment = {"KRB5_CONFIG": str(self.krb5_conf), "LD_PRELOAD": "libnss_wrapper.so",
                             "NSS_WRAPPER_HOSTS": str(self.hosts), "LDAPTLS_CACERT": str(self.ca), "LDAPCONF": "/dev/null",
-                            "TDB_NO_FSYNC": "1"}  # losing a test's database costs nothing, syncing it costs time
+                            "KRB5CCNAME": f"FILE:{self.directory}/tickets"}
 
     def __enter__(self):
         try:
@@ -78,7 +83,7 @@ class Forest:
         else:
             self._make()
         for dc in self.controllers:
-            dc.wait_until_ready()
+            dc.wait_until_ready()  # also the ones that _make has left running
         self._write_env()
 
     def stop(self):
@@ -104,10 +109,8 @@ class Forest:
 
     def search(self, filter, attributes=(), base=BASE, port="ldaps", dc=None, scope="sub", more=()):
         """What the account firstcas sees: dictionaries of lists, by attribute; octets are bytes."""
-        answer = self.run("ldapsearch", "-H", (dc or self.dc1).url(port), "-x", "-D", ACCOUNT, "-y",
-                          self.account_password, "-LLL", "-o", "ldif-wrap=no", "-b", base, "-s", scope, *more, filter,
-                          *attributes)
-        return records(answer)
+        return records(self.run("ldapsearch", "-H", (dc or self.dc1).url(port), *self.sign_in, "-LLL", "-o",
+                                "ldif-wrap=no", "-b", base, "-s", scope, *more, filter, *attributes))
 
     def replicate(self, source=None, target=None, naming_context=BASE):
         """Lets one DC fetch now what the other has; without it, changes travel within some seconds."""
@@ -125,7 +128,7 @@ class Forest:
     def samba_tool(self, *command, dc):
         """As administrator, where it signs in at all."""
         return self.run("samba-tool", *command, f"--configfile={dc.config}",
-                        env={"USER": "Administrator", "PASSWD_FILE": str(self.administrator_password)})
+                        env={**SAMBA_ENVIRONMENT, "USER": "Administrator", "PASSWD_FILE": str(self.administrator_password)})
 
     def _make(self):
         missing = [tool for tool in ["samba-tool", "samba", "ldbmodify", "ldapmodify", "openssl"] if not shutil.which(tool)]
@@ -161,26 +164,41 @@ class Forest:
             self._register_services(self.dc2)
             self._register_names(self.dc2)
             self.dc2.spawn()
+            self.dc2.wait_until_ready()
+            self._make_them_agree()
 
     def _load(self, name, ldif):
         """Puts LDIF changes into dc1's database, which does not run yet."""
         path = self.directory / name
         path.write_text(ldif)
         self.run("ldbmodify", "-H", self.dc1.sam, f"--configfile={self.dc1.config}",
-                 "--option=dsdb:schema update allowed=true", path)
+                 "--option=dsdb:schema update allowed=true", path, env=SAMBA_ENVIRONMENT)
 
     def _register_services(self, dc):
         """The service principal names of a DC that does not run yet."""
-        self.run("samba_spnupdate", f"--configfile={dc.config}")
+        self.run("samba_spnupdate", f"--configfile={dc.config}", env=SAMBA_ENVIRONMENT)
 
     def _register_names(self, dc):
         """The DNS records of a DC, at dc1: of its own site, and of the sites without DCs that it is the nearest to."""
         done = self.run("samba_dnsupdate", "--use-samba-tool", f"--rpc-server-ip={self.dc1.address}",
-                        f"--current-ip={dc.address}", "--all-names", f"--configfile={dc.config}", ok=False)
+                        f"--current-ip={dc.address}", "--all-names", f"--configfile={dc.config}", ok=False, env=SAMBA_ENVIRONMENT)
         # It counts what provisioning wrote already as failures.
         problems = [line for line in done.stderr.splitlines() if "Record already exists" not in line]
         if problems or (done.returncode and not done.stderr):
             raise ForestError("samba_dnsupdate: " + "\n".join(problems))
+
+    def _make_them_agree(self):
+        """Until here dc2 has fetched from dc1 only."""
+        self.samba_tool("drs", "kcc", self.dc1.host, dc=self.dc1)
+        expected = [
+            (self.dc1, BASE, "(servicePrincipalName=ldap/dc2.contoso.com)"),
+            (self.dc2, f"DC={DOMAIN},CN=MicrosoftDNS,DC=DomainDnsZones,{BASE}", "(&(dc=dc2)(dnsRecord=*))"),
+            (self.dc2, f"DC=_msdcs.{DOMAIN},CN=MicrosoftDNS,DC=ForestDnsZones,{BASE}",
+             f"(&(dc=_ldap._tcp.{self.dc2.site}._sites.gc)(dnsRecord=*))"),
+        ]
+        for dc, base, filter in expected:
+            if not wait_for(lambda: self.search(filter, ["1.1"], base, dc=dc), 30):
+                raise ForestError(f"nothing replicates to {dc.name}: it has no {filter}")
 
     def _name_by_guid(self):
         """DCs call each other by GUID."""
@@ -224,18 +242,20 @@ class DomainController:
         self.wait_until_ready()
 
     def stop(self):
-        """Ends it at once, as a power failure would, except that its files are whole."""
+        """Ends all its processes. Connections to it are closed, new ones refused."""
         pid = self.pid()
         if pid is None:
             return
         for number, seconds in [(signal.SIGTERM, 5), (signal.SIGKILL, 5)]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, number)
-                os.killpg(pid, signal.SIGCONT)
+                os.killpg(pid, signal.SIGCONT)  # it may be frozen
             if wait_for(lambda: not group_runs(pid), seconds):
                 break
         else:
             raise ForestError(f"{self.name} does not end, pid {pid}")
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
         self.pid_file.unlink()
 
     def freeze(self):
@@ -273,7 +293,8 @@ class DomainController:
         with open(self.log, "ab") as log:
             process = subprocess.Popen(["samba", "--foreground", "--no-process-group", "--debug-stdout",
                                         f"--configfile={self.config}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       env={**os.environ, **self.forest.environment}, start_new_session=True)
+                                       env={**os.environ, **self.forest.environment, **SAMBA_ENVIRONMENT},
+                                       start_new_session=True)
         self.pid_file.write_text(f"{process.pid} {start_of(process.pid)}")
         self.process = process  # so that it is waited for, if we outlive it
 
@@ -468,13 +489,13 @@ def start_of(pid):
 
 
 def group_runs(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(group, os.WNOHANG)
-    return True
+    """Whether a process group has a process that is not a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]  # proc(5)
+            if int(its_group) == group and state != "Z":
+                return True
+    return False
 
 
 def wait_for(condition, seconds):
