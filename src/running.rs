@@ -102,7 +102,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));
 
     let in_flight = TaskTracker::new();
-    let cached = Arc::new(CachedDirectory::new(directory, config.cache, Arc::new(drop)));
+    let cached =
+        Arc::new(CachedDirectory::new(directory, config.cache, Arc::new(drop), directory_runtime.handle().clone()));
 
     let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
     let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();

@@ -1,20 +1,26 @@
 //! What stands between every request and the directory: answers kept for a while, and asked for once at a time.
 //!
-//! A name that is not kept is searched by the first request that wants it; the others wait for that search. Errors are
-//! never kept: the next request asks again. Passwords are not kept either, only a keyed hash of them and the DN, under
-//! a key that dies with the process.
+//! A name that is not kept is searched by the first request that wants it; the others wait for that search. One that is
+//! asked for all the time is searched again before its lifetime ends, and nobody waits. Its person may have other names;
+//! a change of the person is seen under all of them. What was found serves longer while the directory is away. Other
+//! errors are never kept: the next request asks again.
+
+mod books;
+mod clock;
+mod passwords;
+mod people;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
-use moka::{Expiry, future::Cache};
+use tokio::runtime::Handle;
 
-use super::{Directory, DirectoryError, Entry, Tell};
+use self::{clock::Clock, passwords::Passwords, people::People};
+use super::{Changes, Directory, DirectoryError, Entry, Remembered, Tell};
 use crate::{identity::MailboxName, secret::Secret};
 
 /// How much is kept, and for how long.
@@ -45,11 +51,11 @@ pub struct Settings {
 
 /// A directory with a cache in front.
 pub struct CachedDirectory {
-    directory: Arc<dyn Directory>,
-    lookups: Cache<MailboxName, Arc<Lookup>>,
-    proofs: Cache<CredentialHash, bool>,
-    credential_key: [u8; 32],
-    counters: Counters,
+    people: Arc<People>,
+    passwords: Passwords,
+    counters: Arc<Counters>,
+    #[cfg(test)]
+    clock: Arc<Clock>,
 }
 
 /// What the directory said about a name.
@@ -68,334 +74,76 @@ pub enum Lookup {
 pub struct Counters {
     /// Names answered from the cache.
     pub hits: AtomicU64,
-    /// Names that were not in it; many of these may have shared one search.
+    /// Names that had to wait for a search; many of these may have shared one.
     pub misses: AtomicU64,
-    /// Questions the directory was asked.
+    /// Names that had to be answered with what was known before, because the directory gave no answer.
+    pub stale_answers: AtomicU64,
+    /// Searches that the directory was asked to make.
     pub searches: AtomicU64,
+    /// Those that nobody waited for, because what is known was still good.
+    pub refreshes: AtomicU64,
+    /// Mailboxes whose home changed while they were known.
+    pub moves: AtomicU64,
     /// Passwords the directory was asked about.
     pub binds: AtomicU64,
+    /// Passwords it was not asked about, because too many of the person's had been wrong.
+    pub passwords_not_asked: AtomicU64,
 }
 
-type CredentialHash = [u8; 32];
-
 impl CachedDirectory {
-    /// Puts an empty cache in front of a directory.
+    /// Puts an empty cache in front of a directory, which is searched on the given runtime.
     ///
     /// # Panics
     /// If the operating system has no random bytes.
-    #[allow(clippy::expect_used)] // no input leads here, and an edge with a guessable key must not start
-    pub fn new(directory: Arc<dyn Directory>, settings: Settings, _tell: Tell) -> Self {
-        let mut credential_key = [0; 32];
-        rustls::crypto::ring::default_provider()
-            .secure_random
-            .fill(&mut credential_key)
-            .expect("the operating system has random bytes");
+    pub fn new(directory: Arc<dyn Directory>, settings: Settings, tell: Tell, runtime: Handle) -> Self {
+        let (counters, clock) = (Arc::<Counters>::default(), Arc::new(Clock::new()));
+        let passwords = Passwords::new(directory.clone(), settings, tell.clone(), counters.clone(), clock.clone());
+        let people = People::new(directory, settings, tell, runtime, counters.clone(), clock.clone());
         CachedDirectory {
-            directory,
-            lookups: Cache::builder()
-                .max_capacity(settings.max_entries)
-                .expire_after(LookupExpiry { found: settings.found_lifetime, other: settings.not_found_lifetime })
-                .build(),
-            proofs: Cache::builder()
-                .max_capacity(settings.max_proofs)
-                .expire_after(ProofExpiry {
-                    right: settings.proof_lifetime,
-                    wrong: settings.disproof_lifetime.min(settings.proof_lifetime),
-                })
-                .build(),
-            credential_key,
-            counters: Counters::default(),
+            people: Arc::new(people),
+            passwords,
+            counters,
+            #[cfg(test)]
+            clock,
         }
     }
 
-    /// What the directory says about a name. A hit takes some 300 ns and allocates nothing itself; moka's housekeeping
-    /// allocates about once in twelve hits.
+    /// What the directory says about a name. Must be called on a Tokio runtime with a clock.
     ///
     /// # Errors
     /// The directory's, shared by all who waited for the same search. An ambiguous name is an answer, not an error.
     pub async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Arc<DirectoryError>> {
-        if let Some(lookup) = self.lookups.get(name).await {
-            self.counters.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(lookup);
-        }
-        self.counters.misses.fetch_add(1, Ordering::Relaxed);
-        self.lookups.try_get_with_by_ref(name, self.search(name)).await
+        self.people.find(name).await
     }
 
-    /// Whether this is the person's password.
+    /// Whether this is the person's password. When too many of the person's were wrong of late, every other is too, until
+    /// [`Settings::wrong_passwords_window`] has passed since the last; only what is remembered as right is not.
     ///
     /// # Errors
     /// The directory's, shared by all who waited for the same answer.
     pub async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, Arc<DirectoryError>> {
-        if password.expose().is_empty() {
-            return Ok(false);
-        }
-        let hash = self.credential_hash(entry, password);
-        let bind = async {
-            self.counters.binds.fetch_add(1, Ordering::Relaxed);
-            self.directory.verify(entry, password).await
-        };
-        self.proofs.try_get_with(hash, bind).await
+        self.passwords.verify(entry, password).await
+    }
+
+    /// Takes in what has changed in the directory. A search that asked before is not believed after.
+    pub fn apply(&self, changes: &Changes) {
+        self.people.apply(changes);
+    }
+
+    /// The known people, to be kept for the next start. No request waits for it, but with a million of them it takes
+    /// about a second and some 400 MB; so not on a thread that serves requests.
+    pub fn remembered(&self) -> Vec<Remembered> {
+        self.people.remembered()
+    }
+
+    /// Takes in what an earlier process remembered. Each is as old as it was read then, and looked up again at its next
+    /// use, without waiting if it is younger than [`Settings::found_lifetime`].
+    pub fn restore(&self, people: Vec<Remembered>) {
+        self.people.restore(people);
     }
 
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    async fn search(&self, name: &MailboxName) -> Result<Arc<Lookup>, DirectoryError> {
-        self.counters.searches.fetch_add(1, Ordering::Relaxed);
-        match self.directory.find(name).await {
-            Ok(Some(entry)) => Ok(Arc::new(Lookup::Found(entry))),
-            Ok(None) => Ok(Arc::new(Lookup::NotFound)),
-            Err(DirectoryError::Ambiguous { dns, .. }) => Ok(Arc::new(Lookup::Ambiguous(dns))),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The DN's length goes in too, so that no DN and password can be cut differently into another pair.
-    fn credential_hash(&self, entry: &Entry, password: &Secret) -> CredentialHash {
-        let mut hasher = blake3::Hasher::new_keyed(&self.credential_key);
-        hasher.update(&(entry.dn.len() as u64).to_le_bytes());
-        hasher.update(entry.dn.as_bytes());
-        hasher.update(password.expose());
-        *hasher.finalize().as_bytes()
-    }
-}
-
-struct LookupExpiry {
-    found: Duration,
-    other: Duration,
-}
-
-impl Expiry<MailboxName, Arc<Lookup>> for LookupExpiry {
-    fn expire_after_create(&self, _: &MailboxName, lookup: &Arc<Lookup>, _: Instant) -> Option<Duration> {
-        Some(match **lookup {
-            Lookup::Found(_) => self.found,
-            Lookup::NotFound | Lookup::Ambiguous(_) => self.other,
-        })
-    }
-}
-
-struct ProofExpiry {
-    right: Duration,
-    wrong: Duration,
-}
-
-impl Expiry<CredentialHash, bool> for ProofExpiry {
-    fn expire_after_create(&self, _: &CredentialHash, right: &bool, _: Instant) -> Option<Duration> {
-        Some(if *right { self.right } else { self.wrong })
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::expect_used)] // a failing `expect` is a failing test
-mod tests {
-    use std::sync::atomic::AtomicBool;
-
-    use async_trait::async_trait;
-    use tokio::{sync::Semaphore, time::timeout};
-
-    use super::*;
-    use crate::directory::TopologyReading;
-
-    const DEADLINE: Duration = Duration::from_secs(10);
-
-    /// Knows `ana`, whose password is `right`; answers only as often as `answers` has permits.
-    struct Fake {
-        answers: Semaphore,
-        away: AtomicBool,
-    }
-
-    #[async_trait]
-    impl Directory for Fake {
-        async fn topology(&self) -> Result<TopologyReading, DirectoryError> {
-            Ok(TopologyReading::default())
-        }
-
-        async fn find(&self, name: &MailboxName) -> Result<Option<Entry>, DirectoryError> {
-            self.answer().await?;
-            match name.to_string().as_str() {
-                "ana" => Ok(Some(ana())),
-                "both" => {
-                    Err(DirectoryError::Ambiguous { name: name.clone(), dns: vec!["CN=a".into(), "CN=b".into()] })
-                }
-                _ => Ok(None),
-            }
-        }
-
-        async fn changes(&self) -> Result<crate::directory::Changes, DirectoryError> {
-            Ok(crate::directory::Changes::default())
-        }
-
-        async fn verify(&self, _: &Entry, password: &Secret) -> Result<bool, DirectoryError> {
-            self.answer().await?;
-            Ok(password.expose() == b"right")
-        }
-    }
-
-    impl Fake {
-        async fn answer(&self) -> Result<(), DirectoryError> {
-            self.answers.acquire().await.expect("never closed").forget();
-            if self.away.load(Ordering::Relaxed) {
-                return Err(DirectoryError::Unreachable { server: "fake".into(), source: "away".into() });
-            }
-            Ok(())
-        }
-    }
-
-    fn ana() -> Entry {
-        Entry {
-            id: crate::directory::EntryId([1; 16]),
-            dn: "CN=ana".into(),
-            name: "ana".into(),
-            mailbox: None,
-            master_account: None,
-        }
-    }
-
-    fn bare(name: &str) -> MailboxName {
-        MailboxName::Bare(name.into())
-    }
-
-    fn cached(answers: usize) -> (Arc<Fake>, Arc<CachedDirectory>) {
-        let fake = Arc::new(Fake { answers: Semaphore::new(answers), away: AtomicBool::new(false) });
-        let settings = Settings {
-            max_entries: 100,
-            found_lifetime: Duration::from_secs(600),
-            not_found_lifetime: Duration::from_millis(50),
-            max_proofs: 100,
-            proof_lifetime: Duration::from_secs(600),
-            disproof_lifetime: Duration::from_millis(50),
-            stale_lifetime: Duration::from_secs(600),
-            not_found_max: 100,
-            wrong_passwords_max: 100,
-            wrong_passwords_window: Duration::from_secs(600),
-        };
-        (fake.clone(), Arc::new(CachedDirectory::new(fake, settings, Arc::new(drop))))
-    }
-
-    fn count(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
-    }
-
-    /// Repeats an action until the counter moves: how a test waits for a lifetime to pass without guessing its length.
-    async fn until_it_rises<F: Future>(counter: &AtomicU64, mut action: impl FnMut() -> F) {
-        let before = count(counter);
-        let rising = async {
-            while count(counter) == before {
-                action().await;
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(DEADLINE, rising).await.expect("the lifetime passes");
-    }
-
-    #[tokio::test]
-    async fn a_found_name_is_searched_once_and_then_hit() {
-        let (_, directory) = cached(1);
-        for _ in 0..3 {
-            let lookup = directory.find(&bare("ana")).await.expect("an answer");
-            assert_eq!(*lookup, Lookup::Found(ana()));
-        }
-        let counters = directory.counters();
-        assert_eq!((count(&counters.searches), count(&counters.misses), count(&counters.hits)), (1, 1, 2));
-    }
-
-    #[tokio::test]
-    async fn many_who_want_one_cold_name_share_one_search() {
-        let (fake, directory) = cached(0);
-        let finds: Vec<_> = (0..200)
-            .map(|_| {
-                let directory = directory.clone();
-                tokio::spawn(async move { directory.find(&bare("ana")).await.map(|lookup| (*lookup).clone()) })
-            })
-            .collect();
-        let all_ask = async {
-            while count(&directory.counters().misses) < 200 {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(DEADLINE, all_ask).await.expect("all ask");
-        fake.answers.add_permits(1);
-        for find in finds {
-            let lookup = timeout(DEADLINE, find).await.expect("in time").expect("no panic").expect("an answer");
-            assert_eq!(lookup, Lookup::Found(ana()));
-        }
-        assert_eq!(count(&directory.counters().searches), 1);
-    }
-
-    #[tokio::test]
-    async fn a_search_whose_client_went_away_is_taken_over_by_the_next_who_waits() {
-        let (fake, directory) = cached(0);
-        let find = |directory: Arc<CachedDirectory>| {
-            tokio::spawn(async move { directory.find(&bare("ana")).await.map(|lookup| (*lookup).clone()) })
-        };
-        let (first, second) = (find(directory.clone()), find(directory.clone()));
-        let both_ask = async {
-            while count(&directory.counters().misses) < 2 {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(DEADLINE, both_ask).await.expect("both ask");
-        first.abort();
-        fake.answers.add_permits(1);
-        let lookup = timeout(DEADLINE, second).await.expect("in time").expect("no panic").expect("an answer");
-        assert_eq!(lookup, Lookup::Found(ana()));
-    }
-
-    #[tokio::test]
-    async fn unknown_and_ambiguous_names_are_answers_that_are_soon_asked_for_again() {
-        let (_, directory) = cached(Semaphore::MAX_PERMITS);
-        for (name, answer) in
-            [("nobody", Lookup::NotFound), ("both", Lookup::Ambiguous(vec!["CN=a".into(), "CN=b".into()]))]
-        {
-            let name = bare(name);
-            assert_eq!(*directory.find(&name).await.expect("an answer"), answer);
-            until_it_rises(&directory.counters().searches, || directory.find(&name)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn an_error_is_not_kept() {
-        let (fake, directory) = cached(Semaphore::MAX_PERMITS);
-        fake.away.store(true, Ordering::Relaxed);
-        directory.find(&bare("ana")).await.expect_err("the directory is away");
-        directory.verify(&ana(), &Secret::new(*b"right")).await.expect_err("the directory is away");
-        fake.away.store(false, Ordering::Relaxed);
-        assert_eq!(*directory.find(&bare("ana")).await.expect("an answer"), Lookup::Found(ana()));
-        assert!(directory.verify(&ana(), &Secret::new(*b"right")).await.expect("an answer"));
-    }
-
-    #[tokio::test]
-    async fn a_right_password_is_believed_and_a_wrong_one_soon_asked_about_again() {
-        let (_, directory) = cached(Semaphore::MAX_PERMITS);
-        let (ana, right, wrong) = (ana(), Secret::new(*b"right"), Secret::new(*b"wrong"));
-        for _ in 0..3 {
-            assert!(directory.verify(&ana, &right).await.expect("an answer"));
-        }
-        assert_eq!(count(&directory.counters().binds), 1);
-        assert!(!directory.verify(&ana, &wrong).await.expect("an answer"));
-        until_it_rises(&directory.counters().binds, || directory.verify(&ana, &wrong)).await;
-    }
-
-    #[tokio::test]
-    async fn a_password_proves_one_person_only() {
-        let (_, directory) = cached(Semaphore::MAX_PERMITS);
-        let hash = |dn: &str, password: &str| {
-            let entry = Entry { dn: dn.into(), ..ana() };
-            directory.credential_hash(&entry, &Secret::new(password.as_bytes()))
-        };
-        assert_eq!(hash("CN=ana", "right"), hash("CN=ana", "right"));
-        assert_ne!(hash("CN=ana", "right"), hash("CN=bruno", "right"));
-        assert_ne!(hash("CN=ana", "right"), hash("CN=anar", "ight"));
-    }
-
-    #[tokio::test]
-    async fn an_empty_password_is_wrong_without_asking() {
-        let (_, directory) = cached(0);
-        let verdict = timeout(DEADLINE, directory.verify(&ana(), &Secret::new([]))).await.expect("at once");
-        assert!(!verdict.expect("an answer"));
-        assert_eq!(count(&directory.counters().binds), 0);
     }
 }

@@ -475,7 +475,12 @@ fn every_mistake_of_the_file_is_told_by_check_up_to_a_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_who_want_one_cold_name_make_one_search() {
     let contoso = Contoso::start("");
-    let cached = Arc::new(CachedDirectory::new(Arc::new(contoso.openldap), cache_settings(), Arc::new(drop)));
+    let cached = Arc::new(CachedDirectory::new(
+        Arc::new(contoso.openldap),
+        cache_settings(),
+        Arc::new(drop),
+        tokio::runtime::Handle::current(),
+    ));
     let finds: Vec<_> = (0..200)
         .map(|_| {
             let cached = cached.clone();

@@ -144,7 +144,10 @@ impl Reach {
                 BUSY | UNAVAILABLE => Err(Failure::Broken(answered(place, BIND_AS, result))),
                 _ => Err(Failure::Refused(answered(place, BIND_AS, result))),
             },
-            Ok(Err(error)) => Err(Failure::Silent(failure(place.url.as_str(), BIND_AS, error))),
+            Ok(Err(error)) => {
+                let operation = format!("{BIND_AS} (the connection broke: {error})");
+                Err(Failure::Silent(DirectoryError::TimedOut { operation, after }))
+            }
             Err(_) => Err(Failure::Silent(DirectoryError::TimedOut { operation: BIND_AS.to_owned(), after })),
         }
     }

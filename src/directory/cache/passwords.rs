@@ -1,0 +1,197 @@
+//! Passwords: which are known as right or wrong, and how many wrong ones the directory is asked about.
+//!
+//! Active Directory locks an account after so many wrong passwords, and counts from nought again when a while has passed
+//! since the last. The edge counts in the same way and stops earlier, so whoever guesses here locks nobody out.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use moka::{Expiry, future::Cache};
+use parking_lot::Mutex;
+
+use super::{
+    Counters, Settings,
+    books::Sweep,
+    clock::{Clock, Moment},
+};
+use crate::{
+    directory::{Directory, DirectoryError, Entry, Notice, Tell, schema},
+    secret::Secret,
+};
+
+/// Not the passwords are kept, only a keyed hash of them and the DN, under a key that dies with the process.
+pub(super) struct Passwords {
+    directory: Arc<dyn Directory>,
+    settings: Settings,
+    tell: Tell,
+    counters: Arc<Counters>,
+    clock: Arc<Clock>,
+    key: [u8; 32],
+    proofs: Cache<Hash, bool>,
+    accounts: Mutex<Accounts>,
+}
+
+type Hash = [u8; 32];
+
+/// People for whom the directory was asked about a wrong password of late, or is being asked.
+#[derive(Default)]
+struct Accounts {
+    attempts: HashMap<Hash, Attempts>,
+    sweep: Sweep,
+}
+
+struct Attempts {
+    wrong: u32,
+    last_wrong_at: Moment,
+    in_flight: u32,
+}
+
+/// One password that the directory is being asked about. It counts as wrong until it is known to be something else.
+struct Attempt<'p> {
+    passwords: &'p Passwords,
+    entry: &'p Entry,
+    account: Hash,
+    counts: bool,
+}
+
+/// Why there is nothing to remember.
+enum NotKept {
+    /// The directory was not asked.
+    TooMany,
+    Error(Arc<DirectoryError>),
+}
+
+impl Passwords {
+    /// # Panics
+    /// If the operating system has no random bytes.
+    #[allow(clippy::expect_used)] // no input leads here, and an edge with a guessable key must not start
+    pub(super) fn new(
+        directory: Arc<dyn Directory>,
+        settings: Settings,
+        tell: Tell,
+        counters: Arc<Counters>,
+        clock: Arc<Clock>,
+    ) -> Self {
+        let mut key = [0; 32];
+        rustls::crypto::ring::default_provider()
+            .secure_random
+            .fill(&mut key)
+            .expect("the operating system has random bytes");
+        let expiry = ProofExpiry {
+            right: settings.proof_lifetime,
+            wrong: settings.disproof_lifetime.min(settings.proof_lifetime),
+        };
+        let proofs = Cache::builder().max_capacity(settings.max_proofs).expire_after(expiry).build();
+        Passwords { directory, settings, tell, counters, clock, key, proofs, accounts: Mutex::default() }
+    }
+
+    pub(super) async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, Arc<DirectoryError>> {
+        if password.expose().is_empty() {
+            return Ok(false);
+        }
+        let ask = async {
+            let mut attempt = self.attempt(entry).ok_or(NotKept::TooMany)?;
+            self.counters.binds.fetch_add(1, Ordering::Relaxed);
+            let verdict = self.directory.verify(entry, password).await;
+            attempt.counts = match &verdict {
+                Ok(right) => !right,
+                Err(DirectoryError::TimedOut { .. }) => true,
+                // Not asked, or answered with something else than a verdict.
+                Err(
+                    DirectoryError::Unreachable { .. }
+                    | DirectoryError::Rejected { .. }
+                    | DirectoryError::Ambiguous { .. }
+                    | DirectoryError::Malformed { .. }
+                    | DirectoryError::Unusable { .. },
+                ) => false,
+            };
+            verdict.map_err(|error| NotKept::Error(Arc::new(error)))
+        };
+        let verdict = self.proofs.try_get_with(self.credential_hash(entry, password), ask).await;
+        verdict.or_else(|not_kept| match &*not_kept {
+            NotKept::TooMany => {
+                self.counters.passwords_not_asked.fetch_add(1, Ordering::Relaxed);
+                Ok(false)
+            }
+            NotKept::Error(error) => Err(error.clone()),
+        })
+    }
+
+    /// The DN's length goes in too, so that no DN and password can be cut differently into another pair.
+    pub(super) fn credential_hash(&self, entry: &Entry, password: &Secret) -> Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&(entry.dn.len() as u64).to_le_bytes());
+        hasher.update(entry.dn.as_bytes());
+        hasher.update(password.expose());
+        *hasher.finalize().as_bytes()
+    }
+
+    #[cfg(test)]
+    pub(super) fn accounts_noted(&self) -> usize {
+        self.accounts.lock().attempts.len()
+    }
+
+    /// `None`: too many are wrong, or would be if all in flight were.
+    fn attempt<'p>(&'p self, entry: &'p Entry) -> Option<Attempt<'p>> {
+        // Not the entry's id: the owners of an ambiguous name are known by their DNs only.
+        let account = *blake3::keyed_hash(&self.key, schema::fold_dn(&entry.dn).as_bytes()).as_bytes();
+        let (now, window) = (self.clock.now(), self.settings.wrong_passwords_window);
+        let mut accounts = self.accounts.lock();
+        let Accounts { attempts, sweep } = &mut *accounts;
+        if sweep.is_due(attempts.len()) {
+            attempts.retain(|_, it| it.in_flight > 0 || now.since(it.last_wrong_at) < window);
+            sweep.is_done(attempts.len());
+        }
+        if attempts.len() >= ACCOUNTS_MAX && !attempts.contains_key(&account) {
+            return None;
+        }
+        let it = attempts.entry(account).or_insert(Attempts { wrong: 0, last_wrong_at: Moment::NEVER, in_flight: 0 });
+        if now.since(it.last_wrong_at) >= window {
+            it.wrong = 0;
+        }
+        if it.wrong + it.in_flight >= self.settings.wrong_passwords_max {
+            return None;
+        }
+        it.in_flight += 1;
+        Some(Attempt { passwords: self, entry, account, counts: true })
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Passwords { settings, tell, clock, accounts, .. } = self.passwords;
+        let mut accounts = accounts.lock();
+        let Some(it) = accounts.attempts.get_mut(&self.account) else { return };
+        it.in_flight -= 1;
+        if self.counts {
+            it.wrong += 1;
+            it.last_wrong_at = clock.now();
+        }
+        let is_last = self.counts && it.wrong == settings.wrong_passwords_max;
+        if it.wrong == 0 && it.in_flight == 0 {
+            accounts.attempts.remove(&self.account);
+        }
+        drop(accounts);
+        if is_last {
+            tell(Notice::WrongPasswords { name: self.entry.name.clone(), pause: settings.wrong_passwords_window });
+        }
+    }
+}
+
+struct ProofExpiry {
+    right: Duration,
+    wrong: Duration,
+}
+
+impl Expiry<Hash, bool> for ProofExpiry {
+    fn expire_after_create(&self, _: &Hash, right: &bool, _: Instant) -> Option<Duration> {
+        Some(if *right { self.right } else { self.wrong })
+    }
+}
+
+/// How many people may have had wrong passwords of late; about 60 bytes each. Somebody guessing at more of them at a time
+/// is answered "wrong" without asking, rather than given more guesses.
+const ACCOUNTS_MAX: usize = 1_000_000;
