@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use url::Url;
-
 use super::{
     protocol::Protocol,
     topology::{Server, Topology, VirtualDirectory},
