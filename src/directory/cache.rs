@@ -50,6 +50,7 @@ pub struct CachedDirectory {
     proofs: Cache<CredentialHash, bool>,
     credential_key: [u8; 32],
     counters: Counters,
+    restored: std::sync::Mutex<std::collections::HashMap<MailboxName, Entry>>,
 }
 
 /// What the directory said about a name.
@@ -105,6 +106,7 @@ impl CachedDirectory {
                 .build(),
             credential_key,
             counters: Counters::default(),
+            restored: std::sync::Mutex::default(),
         }
     }
 
@@ -119,7 +121,33 @@ impl CachedDirectory {
             return Ok(lookup);
         }
         self.counters.misses.fetch_add(1, Ordering::Relaxed);
-        self.lookups.try_get_with_by_ref(name, self.search(name)).await
+        let found = self.lookups.try_get_with_by_ref(name, self.search(name)).await;
+        let restored = || self.restored.lock().ok()?.get(name).cloned();
+        found.or_else(|error| restored().map(|entry| Arc::new(Lookup::Found(entry))).ok_or(error))
+    }
+
+    /// Takes note of changes.
+    pub fn apply(&self, _: &super::Changes) {}
+
+    /// Everybody known, to be kept.
+    pub fn remembered(&self) -> Vec<super::Remembered> {
+        let now = std::time::SystemTime::now();
+        let person = |(name, lookup): (Arc<MailboxName>, Arc<Lookup>)| match &*lookup {
+            Lookup::Found(entry) => {
+                Some(super::Remembered { names: vec![(*name).clone()], entry: entry.clone(), read_at: now })
+            }
+            Lookup::NotFound | Lookup::Ambiguous(_) => None,
+        };
+        self.lookups.iter().filter_map(person).collect()
+    }
+
+    /// Knows these people again.
+    pub fn restore(&self, people: Vec<super::Remembered>) {
+        if let Ok(mut restored) = self.restored.lock() {
+            for super::Remembered { names, entry, .. } in people {
+                restored.extend(names.into_iter().map(|name| (name, entry.clone())));
+            }
+        }
     }
 
     /// Whether this is the person's password.

@@ -65,7 +65,7 @@ fn of_server(old: &Server, new: &Server, said: &mut Vec<String>) {
     }
     match (&old.site_name, &new.site_name) {
         (Some(from), Some(to)) if from.to_lowercase() != to.to_lowercase() => {
-            said.push(format!("{name} moved from {from} to {to}"))
+            said.push(format!("{name} moved from {from} to {to}"));
         }
         (None, Some(to)) => said.push(format!("{name} is in {to} now; it was in no site")),
         (Some(from), None) => said.push(format!("{name} is in no site any more; it was in {from}")),
