@@ -31,6 +31,7 @@ fn hit(criterion: &mut Criterion) {
             wrong_passwords_window: Duration::from_secs(600),
         },
         Arc::new(drop),
+        runtime.handle().clone(),
     );
     let bruno = MailboxName::parse("CONTOSO\\bruno").expect("a name");
     criterion.bench_function("a cache hit", |bencher| {

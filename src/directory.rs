@@ -2,10 +2,11 @@
 //!
 //! One schema ([`schema`]) decodes the real Active Directory / Exchange attributes from two sources: an LDIF file in
 //! memory ([`ldif`]) and LDAP servers ([`ldap`]); [`organisation`] asks either the same questions. A bounded cache
-//! ([`cache`]) stands in front.
+//! ([`cache`]) stands in front. [`kept`] is what outlives the process.
 
 pub mod cache;
 mod forest;
+pub mod kept;
 pub mod ldap;
 pub mod ldif;
 pub mod organisation;

@@ -21,6 +21,7 @@ pub mod door;
 pub mod health;
 pub mod hygiene;
 mod lately;
+pub mod notices;
 pub mod organisation;
 pub mod path;
 pub mod pin;
@@ -64,6 +65,7 @@ use affinity::Affinity;
 use client::{Client, Passage};
 use course::Course;
 use lately::{Lately, Sent};
+use notices::Notices;
 use organisation::Organisation;
 use pin::{Bounds, Carries, Closed};
 use proof::Numbers;
@@ -82,6 +84,7 @@ pub struct Edge {
     /// Places for pinned clients.
     pins: Arc<Semaphore>,
     affinity: Arc<Affinity>,
+    notices: Arc<Notices>,
     sent: Sent,
     lately: Lately,
     numbers: Numbers,
@@ -129,7 +132,7 @@ pub(crate) enum Destination {
 
 impl Edge {
     /// An edge over this directory and organisation. `redirects` are the bound addresses of listeners that only say
-    /// where https is; `in_flight` counts the requests being served.
+    /// where https is; `in_flight` counts the requests being served; `notices` know whether the directory is away.
     pub fn new(
         config: Arc<Config>,
         directory: Arc<CachedDirectory>,
@@ -137,11 +140,12 @@ impl Edge {
         redirects: Vec<(SocketAddr, url::Url)>,
         in_flight: TaskTracker,
         affinity: Affinity,
+        notices: Arc<Notices>,
     ) -> Self {
         let pins = Arc::new(Semaphore::new(config.pins.connections_max));
         let (affinity, sent, lately) = (Arc::new(affinity), Sent::new(), Lately::new());
         let numbers = Numbers::default();
-        Edge { config, directory, organisation, redirects, in_flight, pins, affinity, sent, lately, numbers }
+        Edge { config, directory, organisation, redirects, in_flight, pins, affinity, notices, sent, lately, numbers }
     }
 
     /// Where the listener that this client came to sends everybody, if it does.

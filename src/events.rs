@@ -32,7 +32,7 @@ pub enum Event {
     ServerCertificate,
     /// Directory data that would break a user.
     DirectoryOddity,
-    /// No directory server answers any more.
+    /// No directory server answers any more, or what it says cannot be used.
     DirectoryAway,
     /// The directory answers again.
     DirectoryBack,
@@ -204,7 +204,8 @@ impl Event {
                 "find out who guesses; the owner can sign in again after directory.wrong_passwords_window"
             }
             Event::StateNotKept => {
-                "make process.state_dir writable, with room in it, for the user that firstcas runs as"
+                "if it could not be written or read, give process.state_dir, with room in it, to the user that firstcas \
+                 runs as; a bad file needs nothing, the next good reading of the directory writes a new one"
             }
             Event::SiteDown => "check the site's servers and the line to it",
             Event::ServerCertificate => {

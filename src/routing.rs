@@ -8,6 +8,7 @@
 //! whether it can take the request and, if not, what it lacks. [`choice`] picks one of those that can.
 
 pub mod choice;
+pub mod differences;
 pub mod mailbox;
 pub mod protocol;
 pub mod reasons;

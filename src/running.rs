@@ -1,4 +1,6 @@
-//! From a configuration to a running edge, and from there to a stopped one.
+//! From a configuration to a running edge, and from there to a stopped one. [`following`] is what it does besides serving.
+
+mod following;
 
 use std::{
     io::ErrorKind,
@@ -29,12 +31,12 @@ use crate::{
         Edge,
         affinity::{Affinity, NoKey},
         door::{Door, Places},
-        organisation::{Organisation, OrganisationError},
+        notices::Notices,
+        organisation::OrganisationError,
         pin,
     },
-    events::{self, Event},
-    routing::topology::Topology,
 };
+use following::{Keeper, Refresh, Wake};
 
 /// A running edge. Dropping it stops it, with all its connections; [`Running::drain`] lets the requests in flight finish.
 pub struct Running {
@@ -45,6 +47,9 @@ pub struct Running {
     end: CancellationToken,
     in_flight: TaskTracker,
     drain_timeout: Duration,
+    wake: Arc<Wake>,
+    cached: Arc<CachedDirectory>,
+    keeper: Option<Arc<Keeper>>,
     directory: Option<tokio::runtime::Runtime>,
 }
 
@@ -54,6 +59,15 @@ pub enum StartError {
     /// The directory cannot be opened or read.
     #[error("the directory cannot be read")]
     Directory(#[from] DirectoryError),
+    /// The directory cannot be read, and the edge cannot start without it.
+    #[error("the directory cannot be read, and {without}")]
+    DirectoryAway {
+        /// Why not, and what to do about it.
+        without: String,
+        /// Why the directory cannot be read.
+        #[source]
+        source: DirectoryError,
+    },
     /// The local site, or a site the config names, is not in the directory.
     #[error("the configuration does not fit the directory")]
     Policy(#[from] ConfigErrors),
@@ -88,29 +102,50 @@ pub enum StartError {
     System(#[from] std::io::Error),
 }
 
-/// Starts the edge: reads the organisation, binds every listener, serves.
+/// Starts the edge: reads the organisation, binds every listener, serves. Where the directory is away, the organisation is
+/// the one kept on disk.
 pub fn start(config: Config) -> Result<Running, StartError> {
     let directory_runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("directory").enable_all().build()?;
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("directory").enable_all().build()?;
     let config = Arc::new(config);
+    let notices = Notices::new();
     let directory: Arc<dyn Directory> = {
         let _inside = directory_runtime.enter();
-        Arc::new(config.directory.open(&(Arc::new(drop) as crate::directory::Tell))?)
+        Arc::new(config.directory.open(&notices.tell())?)
     };
-    let organisation = directory_runtime.block_on(read_organisation(&*directory, &config, None))?;
-    let organisation = Arc::new(ArcSwap::from_pointee(organisation));
-    directory_runtime.spawn(refresh(directory.clone(), config.clone(), organisation.clone()));
+    let runtime = directory_runtime.handle().clone();
+    let cached = Arc::new(CachedDirectory::new(directory.clone(), config.cache, notices.tell(), runtime));
+    let keeper = Keeper::of(&config);
+    let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref()))?;
+    let organisation = Arc::new(ArcSwap::from_pointee(beginning.organisation));
+    notices.started(organisation.clone(), beginning.without_directory);
+    let wake = Arc::new(Wake::default());
+    if let Some(keeper) = &keeper {
+        let people = keeper.people(&config);
+        log::info!("{} people are known from before", people.len());
+        cached.restore(people);
+        directory_runtime.spawn(following::keep_people(keeper.clone(), cached.clone()));
+    }
+    directory_runtime.spawn(following::watch(directory.clone(), cached.clone(), wake.clone(), config.watch_interval));
+    let refresh = Refresh {
+        directory,
+        config: config.clone(),
+        organisation: organisation.clone(),
+        notices: notices.clone(),
+        keeper: keeper.clone(),
+        wake: wake.clone(),
+        standing: beginning.standing,
+    };
+    directory_runtime.spawn(refresh.run());
 
     let in_flight = TaskTracker::new();
-    let cached =
-        Arc::new(CachedDirectory::new(directory, config.cache, Arc::new(drop), directory_runtime.handle().clone()));
-
     let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
     let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();
     let redirects = config.listeners.iter().zip(&addresses);
     let redirects = redirects.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?)));
     let affinity = Affinity::new(&config.affinity.keys, config.affinity.lifetime)?;
-    let edge = Edge::new(config.clone(), cached, organisation, redirects.collect(), in_flight.clone(), affinity);
+    let redirects = redirects.collect();
+    let edge = Edge::new(config.clone(), cached.clone(), organisation, redirects, in_flight.clone(), affinity, notices);
     let places = Arc::new(Places::new(config.limits.client_connections));
     let (stop, stopped) = watch::channel(false);
     let end = CancellationToken::new();
@@ -125,7 +160,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     log::info!("firstcas is ready");
     unless_started.disarm();
     let drain_timeout = config.drain_timeout;
-    Ok(Running { addresses, stop, end, in_flight, drain_timeout, directory: Some(directory_runtime) })
+    let directory = Some(directory_runtime);
+    Ok(Running { addresses, stop, end, in_flight, drain_timeout, wake, cached, keeper, directory })
 }
 
 /// What one thread serves: all listeners, by a proxy with server connections of its own.
@@ -193,7 +229,13 @@ impl Running {
         &self.addresses
     }
 
-    /// Serves until SIGTERM or SIGQUIT (drain) or SIGINT (stop at once, a drain too). SIGHUP is answered in the log.
+    /// Makes the topology be read from the directory again, now rather than at its time.
+    pub fn read_topology_again(&self) {
+        self.wake.asked.notify_one();
+    }
+
+    /// Serves until SIGTERM or SIGQUIT (drain) or SIGINT (stop at once, a drain too). SIGHUP makes the topology be read
+    /// again.
     pub fn run_until_signalled(self) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -205,7 +247,10 @@ impl Running {
                     _ = quit.recv() => break,
                     _ = interrupt.recv() => return Ok(()),
                     _ = hangup.recv() => {
-                        log::warn!("SIGHUP: nothing is reloaded; restart firstcas for a new configuration or certificate");
+                        log::warn!(
+                            "SIGHUP: the topology is read again; restart firstcas for a new configuration or certificate"
+                        );
+                        self.read_topology_again();
                     }
                 }
             }
@@ -239,6 +284,9 @@ impl Running {
         let _ = self.stop.send(true);
         self.end.cancel();
         if let Some(directory) = self.directory.take() {
+            if let Some(keeper) = &self.keeper {
+                keeper.keep_people(&self.cached);
+            }
             directory.shutdown_background();
         }
     }
@@ -247,46 +295,6 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.shut_down();
-    }
-}
-
-/// Reads the topology, reports what is odd about it, and prepares the peers.
-async fn read_organisation(
-    directory: &dyn Directory,
-    config: &Config,
-    previous: Option<&Organisation>,
-) -> Result<Organisation, StartError> {
-    let reading = directory.topology().await?;
-    for oddity in &reading.oddities {
-        Event::DirectoryOddity.report(format_args!("{}: {}", oddity.dn, oddity.problem));
-    }
-    let topology = Topology::new(reading.parts);
-    let policy = config.policy(&topology)?;
-    Ok(Organisation::new(topology, policy, config, previous).await?)
-}
-
-/// Reads the organisation again and again; one that cannot be read leaves the last good one in force.
-async fn refresh(directory: Arc<dyn Directory>, config: Arc<Config>, organisation: Arc<ArcSwap<Organisation>>) {
-    loop {
-        let regularly = config.routing.topology_refresh;
-        let soon = organisation.load().has_unresolved();
-        tokio::time::sleep(if soon { regularly.min(UNRESOLVED_RETRY) } else { regularly }).await;
-        let previous = organisation.load_full();
-        match read_organisation(&*directory, &config, Some(&previous)).await {
-            Ok(new) => {
-                let old = organisation.swap(Arc::new(new));
-                let (old, new) = (&old.topology, &organisation.load().topology);
-                if old.sites() != new.sites() || old.servers() != new.servers() {
-                    Event::TopologyChanged.report(format_args!(
-                        "a new topology of {} sites and {} servers is in force",
-                        new.sites().len(),
-                        new.servers().len()
-                    ));
-                }
-            }
-            Err(error) => Event::DirectoryAway
-                .report(format_args!("the last good topology stays in force: {}", events::whole_chain(&error))),
-        }
     }
 }
 
@@ -330,7 +338,5 @@ fn tls_settings(tls: &ListenerTls) -> Result<TlsSettings, StartError> {
     Ok(settings)
 }
 
-/// How soon a name that did not resolve is asked for again.
-const UNRESOLVED_RETRY: Duration = Duration::from_secs(30);
 /// How many servers one request is offered to before it is told that none answers.
 const MAX_SERVERS_TRIED: usize = 16;

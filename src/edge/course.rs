@@ -360,9 +360,28 @@ impl Edge {
     ) -> Result<T, Denial> {
         let after = self.config.timeouts.directory;
         match tokio::time::timeout(after, answer).await {
-            Ok(answer) => answer.map_err(|error| directory_away(&error)),
-            Err(_) => Err(directory_away(&DirectoryError::TimedOut { operation: operation.into(), after })),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.unanswered(&error).await),
+            Err(_) => Err(self.unanswered(&DirectoryError::TimedOut { operation: operation.into(), after }).await),
         }
+    }
+
+    /// That all servers are away is told once, by [`Notices`](super::notices::Notices). Anything else that costs a request
+    /// its answer would go untold, so it is told here, at most once a minute.
+    async fn unanswered(&self, error: &DirectoryError) -> Denial {
+        let (event, of) = match error {
+            DirectoryError::Unusable { place, .. } => (Event::DirectoryOddity, place.as_str()),
+            DirectoryError::Unreachable { .. }
+            | DirectoryError::Rejected { .. }
+            | DirectoryError::TimedOut { .. }
+            | DirectoryError::Malformed { .. }
+            | DirectoryError::Ambiguous { .. } => (Event::DirectoryAway, ""),
+        };
+        let is_told = event == Event::DirectoryAway && self.notices.is_away();
+        if !is_told && self.lately.is_news(event, of).await {
+            event.report(events::whole_chain(error));
+        }
+        Denial::DirectoryAway
     }
 }
 
@@ -486,11 +505,6 @@ pub(super) fn report(decision: &Decision, name: Option<&MailboxName>, lookup: Op
         }
         Decision::Proxy(..) | Decision::BackEnd(..) | Decision::LinkPage(..) | Decision::SameHost(..) => {}
     }
-}
-
-fn directory_away(error: &dyn std::error::Error) -> Denial {
-    Event::DirectoryAway.report(events::whole_chain(error));
-    Denial::DirectoryAway
 }
 
 /// Keeps a client without known mailbox on one server: its logon form and cookies are good there only ([S38a] in the

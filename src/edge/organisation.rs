@@ -90,12 +90,14 @@ pub enum OrganisationError {
 
 impl Organisation {
     /// Resolves every server's name and prepares its peers. A name that cannot be resolved is an event, not an error:
-    /// the other servers serve on, and a server that `previous` knew an address of keeps it.
+    /// the other servers serve on, and a server that `previous` knew an address of keeps it, or the one that was kept on
+    /// disk.
     pub async fn new(
         topology: Topology,
         policy: Policy,
         config: &Config,
         previous: Option<&Organisation>,
+        kept_addresses: &HashMap<(String, u16), SocketAddr>,
     ) -> Result<Self, OrganisationError> {
         let mut authorities = Authorities::default();
         let mut trusts = Trusts::default();
@@ -115,6 +117,7 @@ impl Organisation {
                     Ok(address) => Some(address),
                     Err(problem) => {
                         let kept = previous.and_then(|previous| previous.address(tls, &host, port));
+                        let kept = kept.or_else(|| kept_addresses.get(&(host.clone(), port)).copied());
                         let so = if kept.is_some() { "; its last address stays in force" } else { "" };
                         Event::ServerUnreachable.report(format_args!("{} ({host}): {problem}{so}", server.name));
                         kept
@@ -145,6 +148,13 @@ impl Organisation {
     /// Whether some server's name could not be resolved, so that it is worth trying again soon.
     pub fn has_unresolved(&self) -> bool {
         self.origins.iter().flatten().any(|origin| origin.peer.is_none())
+    }
+
+    /// The address of every host and port that has one.
+    pub fn addresses(&self) -> HashMap<(String, u16), SocketAddr> {
+        let origins = self.origins.iter().flatten();
+        let address = |origin: &Origin| origin.peer.as_ref()?._address.as_inet().copied();
+        origins.filter_map(|origin| Some(((origin.host.clone(), origin.port), address(origin)?))).collect()
     }
 
     /// Whether clients may sign in by Windows authentication at the local site.

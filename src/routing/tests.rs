@@ -2,6 +2,7 @@
 //! rules as properties, over organisations that nobody would build. Sources (S1 ..) as in [`super::reasons`].
 #![allow(clippy::expect_used)] // a test may fail by panicking
 
+mod differences;
 mod organisation;
 mod properties;
 

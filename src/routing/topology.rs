@@ -3,8 +3,8 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    mem,
+    collections::{BTreeMap, BinaryHeap, HashMap},
+    fmt, mem,
     net::IpAddr,
 };
 
@@ -32,10 +32,11 @@ pub struct Topology {
     servers_by_legacy_dn: HashMap<String, ServerId>,
     servers_by_database: HashMap<String, ServerId>,
     subnets: Vec<(IpNet, SiteId)>,
+    site_links: Vec<SiteLink>,
 }
 
 /// What a directory source read, by names; [`Topology::new`] joins it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopologyParts {
     /// Names of the AD sites.
     pub sites: Vec<String>,
@@ -50,7 +51,7 @@ pub struct TopologyParts {
 }
 
 /// A `siteLink` object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SiteLink {
     /// Names of the sites it joins, a full mesh.
     pub sites: Vec<String>,
@@ -70,7 +71,7 @@ pub struct Site {
 }
 
 /// An Exchange server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Server {
     /// Its `cn`, such as `cas-opo-1`.
     pub name: String,
@@ -93,7 +94,7 @@ pub struct Server {
 }
 
 /// A virtual directory object under a server's `CN=HTTP,CN=Protocols`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VirtualDirectory {
     /// `msExchInternalHostName`: where other Client Access Servers reach it.
     pub internal_url: Option<Url>,
@@ -104,7 +105,7 @@ pub struct VirtualDirectory {
 }
 
 /// The bit mask of `msExch(In|Ex)ternalAuthenticationMethods`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AuthenticationMethods(pub u32);
 
 impl AuthenticationMethods {
@@ -124,6 +125,43 @@ impl AuthenticationMethods {
         self.0 & (Self::WINDOWS_INTEGRATED | Self::KERBEROS | Self::NEGOTIATE) != 0
     }
 }
+
+/// The names that Exchange's cmdlets use, such as `Basic, Ntlm, WindowsIntegrated`; a bit without one as its number.
+impl fmt::Display for AuthenticationMethods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bits = (0..u32::BITS).filter(|bit| self.0 >> bit & 1 == 1).peekable();
+        if bits.peek().is_none() {
+            return f.write_str("none");
+        }
+        for (position, bit) in bits.enumerate() {
+            let comma = if position == 0 { "" } else { ", " };
+            match AUTHENTICATION_METHOD_NAMES.get(bit as usize) {
+                Some(name) => write!(f, "{comma}{name}")?,
+                None => write!(f, "{comma}{}", 1_u32 << bit)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// By bit.
+const AUTHENTICATION_METHOD_NAMES: [&str; 15] = [
+    "Basic",
+    "Ntlm",
+    "Fba",
+    "Digest",
+    "WindowsIntegrated",
+    "LiveIdFba",
+    "LiveIdBasic",
+    "WSSecurity",
+    "Certificate",
+    "NegoEx",
+    "OAuth",
+    "Adfs",
+    "Kerberos",
+    "Negotiate",
+    "LiveIdNegotiate",
+];
 
 impl Topology {
     /// Joins what was read. Names that lead nowhere (a server's unknown site, a database's unknown owner) stay
@@ -176,6 +214,7 @@ impl Topology {
                 .collect(),
             subnets,
             servers,
+            site_links: parts.site_links,
         }
     }
 
@@ -197,6 +236,21 @@ impl Topology {
     /// A server of this topology.
     pub fn server(&self, id: ServerId) -> &Server {
         &self.servers[id.0]
+    }
+
+    /// Every mailbox database that is on a server: its DN, folded, and that server.
+    pub fn databases(&self) -> impl Iterator<Item = (&str, ServerId)> {
+        self.servers_by_database.iter().map(|(dn, server)| (dn.as_str(), *server))
+    }
+
+    /// Every subnet of a site, the longest prefixes first.
+    pub fn subnets(&self) -> &[(IpNet, SiteId)] {
+        &self.subnets
+    }
+
+    /// Every site link.
+    pub fn site_links(&self) -> &[SiteLink] {
+        &self.site_links
     }
 
     /// The site of that name, without case.
@@ -224,6 +278,55 @@ impl Topology {
             }
             (named, owner) => named.or(owner),
         }
+    }
+}
+
+/// Equal is what decides alike, in whatever order it was read.
+impl PartialEq for Topology {
+    fn eq(&self, other: &Self) -> bool {
+        self.in_order() == other.in_order()
+    }
+}
+
+impl Eq for Topology {}
+
+/// A topology by names, each kind of thing in order.
+#[derive(PartialEq)]
+struct InOrder<'t> {
+    sites: Vec<&'t str>,
+    servers: Vec<Server>,
+    databases: BTreeMap<&'t str, &'t str>,
+    subnets: Vec<(IpNet, &'t str)>,
+    site_links: Vec<SiteLink>,
+}
+
+impl Topology {
+    fn in_order(&self) -> InOrder<'_> {
+        let mut sites: Vec<_> = self.sites.iter().map(|site| site.name.as_str()).collect();
+        sites.sort_unstable();
+        // A site's number says nothing, and its name is spelled by the site itself.
+        let by_name = |server: &Server| {
+            let site_name = server.site_name.as_ref().map(|name| name.to_lowercase());
+            Server { site: None, site_name, ..server.clone() }
+        };
+        let mut servers: Vec<_> = self.servers.iter().map(by_name).collect();
+        servers.sort_unstable();
+        let mut subnets: Vec<_> =
+            self.subnets.iter().map(|(net, site)| (*net, self.site(*site).name.as_str())).collect();
+        subnets.sort_unstable();
+        let mut site_links: Vec<_> = self.site_links.iter().map(SiteLink::in_order).collect();
+        site_links.sort_unstable();
+        let databases = self.databases().map(|(dn, server)| (dn, self.server(server).name.as_str())).collect();
+        InOrder { sites, servers, databases, subnets, site_links }
+    }
+}
+
+impl SiteLink {
+    /// The same with its sites in order.
+    pub(super) fn in_order(&self) -> SiteLink {
+        let mut link = self.clone();
+        link.sites.sort_unstable();
+        link
     }
 }
 

@@ -3,24 +3,27 @@
 use std::{
     io::Write as _,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use firstcas::config::Config;
 use http::Method;
 
 use crate::{
-    harness::{House, Plan, until},
+    harness::{House, Plan, start_edge, until},
     openldap::{BIND_DN, BIND_PASSWORD, Slapd, Tls},
     record,
 };
 
 const CONTOSO: &str = include_str!("../../conf/contoso.ldif");
+const SERVERS: &str = "CN=Servers,CN=Exchange Administrative Group (FYDIBOHF23SPDLT),CN=Administrative Groups,CN=Contoso,\
+                       CN=Microsoft Exchange,CN=Services,CN=Configuration,DC=contoso,DC=com";
 
 /// Contoso behind an edge whose directory is a running slapd.
 struct WithSlapd {
     house: House,
     slapd: Slapd,
+    further: String,
 }
 
 impl WithSlapd {
@@ -35,8 +38,43 @@ impl WithSlapd {
             slapd.url("ldap"),
             password.display()
         );
-        let house = House::planned(Plan { further, adjust, ..Plan::default() }).await;
-        WithSlapd { house, slapd }
+        let house = House::planned(Plan { further: further.clone(), adjust, ..Plan::default() }).await;
+        WithSlapd { house, slapd, further }
+    }
+
+    /// Ends the edge, as SIGINT does, and slapd.
+    async fn stop_both(&mut self) {
+        let edge = self.house.edge.take().expect("a running edge");
+        tokio::task::spawn_blocking(|| drop(edge)).await.expect("it ends");
+        self.slapd.stop();
+    }
+
+    /// Starts another edge with the same configuration.
+    async fn start_edge(&mut self) {
+        let plan = Plan { further: self.further.clone(), ..Plan::default() };
+        self.house.edge = Some(start_edge(&self.house.contoso, &self.house.folder, plan).await);
+    }
+
+    /// Starts slapd again.
+    async fn start_slapd(self) -> Self {
+        let WithSlapd { house, mut slapd, further } = self;
+        let started = tokio::task::spawn_blocking(move || {
+            slapd.start();
+            slapd
+        });
+        WithSlapd { house, slapd: started.await.expect("slapd starts"), further }
+    }
+
+    /// Takes servers out of the directory, with all that is theirs.
+    async fn remove_servers(&self, names: &[&str]) {
+        let url = self.slapd.url("ldap");
+        let dns: Vec<_> = names.iter().map(|name| format!("CN={name},{SERVERS}")).collect();
+        let removed = tokio::task::spawn_blocking(move || {
+            let account = ["-D", BIND_DN, "-w", BIND_PASSWORD];
+            Command::new("ldapdelete").args(["-r", "-x", "-H", url.as_str()]).args(account).args(dns).status()
+        });
+        let removed = removed.await.expect("no panic").expect("ldapdelete is installed (Debian: ldap-utils)");
+        assert!(removed.success(), "ldapdelete failed");
     }
 
     /// Changes the directory while it runs.
@@ -62,7 +100,7 @@ fn refresh_often(config: &mut Config) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everybody_is_routed_alike_by_a_real_ldap_directory() {
-    let WithSlapd { house, slapd: _slapd } = WithSlapd::start("", None).await;
+    let WithSlapd { house, slapd: _slapd, .. } = WithSlapd::start("", None).await;
     for (user, method, target, status, server, said) in [
         ("ana", Method::GET, "/owa/", 200, "cas-lis-", ""),
         ("CONTOSO\\bruno", Method::GET, "/owa/", 200, "cas-opo-", ""),
@@ -95,7 +133,7 @@ async fn everybody_is_routed_alike_by_a_real_ldap_directory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_directory_away_those_it_remembers_are_served_and_others_asked_to_come_back() {
-    let WithSlapd { house, mut slapd } = WithSlapd::start("", None).await;
+    let WithSlapd { house, mut slapd, .. } = WithSlapd::start("", None).await;
     assert_eq!(house.get("ana", "/owa/").await.status, 200);
     assert_eq!(house.get("carla", "/owa/").await.status, 200);
     slapd.stop();
@@ -107,8 +145,10 @@ async fn with_the_directory_away_those_it_remembers_are_served_and_others_asked_
         assert_eq!(bruno.status, 503, "{bruno:?}");
         assert!(bruno.header("Retry-After").parse::<u32>().is_ok(), "{bruno:?}");
     }
-    let event = record::line(&["ERROR firstcas::event", "event=FC121", slapd.url("ldap").as_str()]).await;
+    let away = ["ERROR firstcas::event", "event=FC121", &slapd.url("ldap").to_string()];
+    let event = record::line(&away).await;
     assert!(!event.contains(BIND_PASSWORD), "{event}");
+    assert_eq!(record::lines(&away).len(), 1, "it is told once, not for each request");
     let mut stranger = house.client().await;
     assert_eq!(stranger.get("/owa/").send().await.status, 401, "who names nobody is challenged as ever");
     let slapd = tokio::task::spawn_blocking(move || {
@@ -123,11 +163,7 @@ async fn with_the_directory_away_those_it_remembers_are_served_and_others_asked_
 async fn a_changed_topology_is_followed_and_a_broken_one_is_not() {
     let with = WithSlapd::start("", Some(refresh_often)).await;
     let vdir = |name: &str, server: &str| {
-        format!(
-            "dn: CN={name} (Default Web Site),CN=HTTP,CN=Protocols,CN={server},CN=Servers,CN=Exchange Administrative Group \
-             (FYDIBOHF23SPDLT),CN=Administrative Groups,CN=Contoso,CN=Microsoft Exchange,CN=Services,CN=Configuration,\
-             DC=contoso,DC=com\nchangetype: modify\n"
-        )
+        format!("dn: CN={name} (Default Web Site),CN=HTTP,CN=Protocols,CN={server},{SERVERS}\nchangetype: modify\n")
     };
     let house = &with.house;
     assert!(house.get("carla", "/owa/").await.body.contains("\"https://mail.madrid.contoso.com/owa"));
@@ -140,13 +176,15 @@ async fn a_changed_topology_is_followed_and_a_broken_one_is_not() {
         house.get("carla", "/owa/").await.body.contains("\"https://correo.contoso.com/owa")
     })
     .await;
-    record::line(&["INFO firstcas::event", "event=FC122", "a new topology"]).await;
+    let sentence = "cas-mad-1: the ExternalURL of /owa changed from https://mail.madrid.contoso.com/owa to \
+                    https://correo.contoso.com/owa";
+    record::line(&["INFO firstcas::event", "event=FC122", sentence]).await;
     // Without an ExternalURL Madrid is proxied to.
     with.modify(vdir("owa", "cas-mad-1") + "delete: msExchExternalHostName\n").await;
     until("carla is proxied", async || house.get("carla", "/owa/").await.server() == "cas-mad-1").await;
 
     // An account that may read nothing any more gets an empty answer. That is no topology.
-    let WithSlapd { house, mut slapd } = with;
+    let WithSlapd { house, mut slapd, .. } = with;
     slapd.stop();
     record::line(&["event=FC121", "the last good topology stays in force", slapd.url("ldap").as_str()]).await;
     assert_eq!(house.get("carla", "/owa/").await.server(), "cas-mad-1");
@@ -238,4 +276,104 @@ async fn odd_entries_cost_their_own_people_the_mail_and_nobody_else() {
     assert_eq!(ambiguous.status, 403, "{ambiguous:?}");
     assert!(ambiguous.body.contains("More than one mailbox"), "{ambiguous:?}");
     record::line(&["event=FC120", "dupla@contoso.com"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_starts_while_the_directory_is_away_serves_whom_it_knew() {
+    let mut with = WithSlapd::start("process.state_dir = \"@FOLDER@\"", None).await;
+    assert_eq!(with.house.get("bruno", "/owa/").await.user(), "bruno");
+    with.stop_both().await;
+    with.start_edge().await;
+    let url = with.slapd.url("ldap").to_string();
+    let told = record::line(&["event=FC121", "started without directory, with the topology of", &url]).await;
+    assert!(told.contains(" s ago that was read from ldap://127.0.0.1"), "{told}");
+    assert!(with.house.get("bruno", "/owa/").await.server().starts_with("cas-opo-"), "he is known from before");
+    assert_eq!(with.house.get("bruno", "/EWS/Exchange.asmx").await.user(), "bruno");
+    let asked = Instant::now();
+    let ana = with.house.get("ana", "/owa/").await;
+    assert_eq!(ana.status, 503, "{ana:?}");
+    assert!(ana.header("Retry-After").parse::<u32>().is_ok(), "{ana:?}");
+    assert!(asked.elapsed() < Duration::from_secs(5), "promptly, not after {:?}", asked.elapsed());
+
+    let with = with.start_slapd().await;
+    until("ana is served", async || with.house.get("ana", "/owa/").await.user() == "ana").await;
+    record::line(&["event=FC123", "the directory answers again"]).await;
+    // What came with the topology is looked at from now on.
+    with.remove_servers(&["cas-opo-2"]).await;
+    with.house.edge.as_ref().expect("a running edge").read_topology_again();
+    record::line(&["event=FC122", "cas-opo-2 left Porto"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_that_cannot_be_read_again_are_told_of_and_the_edge_starts_without_them() {
+    let mut with = WithSlapd::start("process.state_dir = \"@FOLDER@\"", None).await;
+    assert_eq!(with.house.get("bruno", "/owa/").await.user(), "bruno");
+    with.stop_both().await;
+    let file = with.house.folder.path().join("people.kept");
+    let mut people = std::fs::read(&file).expect("people are kept");
+    people.truncate(people.len() - 5);
+    std::fs::write(&file, people).expect("written");
+    with.start_edge().await;
+    let shown = file.display().to_string();
+    let told = record::line(&["event=FC129", &shown, "is damaged or cut short", "cure="]).await;
+    assert!(told.contains(&format!("{shown}.bad-1")), "{told}");
+    assert_eq!(with.house.get("bruno", "/owa/").await.status, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topology_that_lost_most_of_its_servers_is_believed_when_another_reading_confirms_it() {
+    let with = WithSlapd::start("directory.watch_interval = \"10s\"", None).await;
+    let is_redirected = async || with.house.get("carla", "/owa/").await.body.contains("mail.madrid.contoso.com");
+    let read_again = || with.house.edge.as_ref().expect("a running edge").read_topology_again();
+    assert!(is_redirected().await);
+    with.remove_servers(&["cas-bra-1", "mbx-bra", "cas-mad-1", "mbx-mad", "mbx-far", "cas-opo-2", "cas-lis-2"]).await;
+    read_again();
+    let doubted =
+        record::line(&["event=FC121", "which lacks 7 of 13 servers: cas-bra-1, cas-lis-2, cas-mad-1, "]).await;
+    assert!(doubted.contains("the last good topology stays in force"), "{doubted}");
+    assert!(is_redirected().await, "it may be a directory in the middle of replication");
+    read_again();
+    record::line(&["event=FC122", "cas-mad-1 left Madrid"]).await;
+    assert!(!is_redirected().await);
+    assert_eq!(with.house.get("ana", "/owa/").await.user(), "ana");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_refuses_the_account_is_told_of() {
+    let WithSlapd { house, mut slapd, .. } = WithSlapd::start("", None).await;
+    slapd.stop();
+    let file = slapd.ldif_path().with_file_name("slapd.conf");
+    let settings = std::fs::read_to_string(&file).expect("its settings");
+    std::fs::write(&file, settings.replace(&format!("rootpw {BIND_PASSWORD}"), "rootpw changed")).expect("written");
+    let slapd = tokio::task::spawn_blocking(move || {
+        slapd.start();
+        slapd
+    });
+    let _slapd = slapd.await.expect("slapd starts");
+    let told = ["event=FC121", &format!("the directory refused the bind as `{BIND_DN}`")];
+    for _ in 0..3 {
+        assert_eq!(house.get("ana", "/owa/").await.status, 503);
+    }
+    record::line(&told).await;
+    assert_eq!(record::lines(&told).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_of_a_file_whose_password_cannot_be_compared_is_told_of() {
+    let changes = [("Helena Henriques", "Cripta"), ("helena.henriques", "cripta"), ("helena", "cripta")];
+    let helena = like("CN=Helena Henriques", &[]);
+    let changes: Vec<_> = changes.into_iter().filter(|(from, _)| helena.contains(from)).collect();
+    let person: String = like("CN=Helena Henriques", &changes)
+        .lines()
+        .filter(|line| !line.starts_with("userPassword"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let people = format!("{}\nuserPassword: {{CRYPT}}$6$x$y\n", person.trim_end());
+    let house = House::planned(Plan { people, ..Plan::default() }).await;
+    for _ in 0..3 {
+        assert_eq!(house.get("cripta", "/owa/").await.status, 503);
+    }
+    let told = ["WARN firstcas::event", "event=FC120", "CN=Cripta,"];
+    record::line(&told).await;
+    assert_eq!(record::lines(&told).len(), 1);
 }

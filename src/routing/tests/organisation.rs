@@ -202,6 +202,13 @@ impl Organisation {
         ServerId(self.parts.servers.iter().position(|server| server.name == name).expect("a server of that name"))
     }
 
+    /// The topology after a change of what the directory says.
+    pub(super) fn topology_after(&self, change: impl FnOnce(&mut TopologyParts)) -> Topology {
+        let mut parts = self.parts.clone();
+        change(&mut parts);
+        Topology::new(parts)
+    }
+
     pub(super) fn members(&self, site: SiteId, protocol: Protocol, generation: Generation) -> Vec<String> {
         let topology = Topology::new(self.parts.clone());
         let pool = Pool { site, protocol, generation: Some(generation) };

@@ -1,11 +1,13 @@
 //! What holds whatever the organisation: random sites, servers, URLs, mailboxes, requests and policies.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use ipnet::IpNet;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
 use super::super::{
     choice::choose,
+    differences::differences,
     mailbox::Mailbox,
     protocol::VirtualDirectoryKind,
     topology::{AuthenticationMethods, SiteLink, TopologyParts, VirtualDirectory},
@@ -107,7 +109,72 @@ proptest! {
             prop_assert_eq!(Some(refusal), case.lacking(site, &topology));
         }
     }
+
+    #[test]
+    fn every_change_of_an_organisation_is_told_and_nothing_else(
+        old in parts(), other in parts(), piece in 0..PIECES, at in 0..SERVERS
+    ) {
+        let new = with_a_piece_of(&other, &old, piece, at);
+        let (old, new) = (Topology::new(old), Topology::new(new));
+        prop_assert_eq!(differences(&old, &old), Vec::<String>::new());
+        let told = differences(&old, &new);
+        prop_assert_eq!(told.is_empty(), old == new, "{:?}", told);
+        prop_assert_eq!(differences(&new, &old).is_empty(), told.is_empty());
+        prop_assert_eq!(&told, &differences(&old, &new), "in the same order each time");
+    }
+
+    #[test]
+    fn the_order_of_reading_is_no_difference(
+        (one, other) in parts().prop_flat_map(|parts| {
+            let shuffled = (
+                Just(parts.sites.clone()).prop_shuffle(),
+                Just(parts.servers.clone()).prop_shuffle(),
+                Just(parts.site_links.clone()).prop_shuffle(),
+                Just(parts.subnets.clone()).prop_shuffle(),
+            );
+            (Just(parts), shuffled)
+        })
+    ) {
+        let (sites, servers, site_links, subnets) = other;
+        let other = TopologyParts { sites, servers, site_links, subnets, databases: one.databases.clone() };
+        let (one, other) = (Topology::new(one), Topology::new(other));
+        prop_assert_eq!(differences(&one, &other), Vec::<String>::new());
+        prop_assert!(one == other);
+    }
 }
+
+/// An organisation with one piece of it taken from another.
+fn with_a_piece_of(other: &TopologyParts, whole: &TopologyParts, piece: usize, at: usize) -> TopologyParts {
+    let mut new = whole.clone();
+    match piece {
+        0 => new.site_links.clone_from(&other.site_links),
+        1 => new.databases.clone_from(&other.databases),
+        2 => new.subnets.clone_from(&other.subnets),
+        3 => new.servers.truncate(at),
+        4 => new.sites.truncate(at % SITES),
+        5 => new.sites[at % SITES].make_ascii_uppercase(),
+        _ => {
+            let (Some(mine), Some(theirs)) = (new.servers.get_mut(at), other.servers.get(at)) else { return new };
+            match piece {
+                6 => *mine = theirs.clone(),
+                7 => mine.site_name.clone_from(&theirs.site_name),
+                8 => mine.version = theirs.version,
+                9 => mine.client_access = theirs.client_access,
+                10 => mine.legacy_dn.clone_from(&theirs.legacy_dn),
+                11 => mine.fqdn.make_ascii_uppercase(),
+                12 => mine.name.make_ascii_uppercase(),
+                _ => {
+                    let kind = at % VirtualDirectoryKind::COUNT;
+                    mine.virtual_directories[kind].clone_from(&theirs.virtual_directories[kind]);
+                }
+            }
+        }
+    }
+    new
+}
+
+/// How many pieces [`with_a_piece_of`] knows.
+const PIECES: usize = 14;
 
 /// A property that no case reaches proves nothing.
 #[test]
@@ -244,12 +311,16 @@ fn parts() -> impl Strategy<Value = TopologyParts> {
     let link = (prop::collection::vec(0..=SITES, 2..4), 1_u32..4)
         .prop_map(|(sites, cost)| SiteLink { sites: sites.into_iter().map(site_name).collect(), cost });
     let database = (0..3, 0..=SERVERS).prop_map(|(database, owner)| (format!("cn=db-{database}"), server_name(owner)));
+    let subnet = (0..3_u8, 0..=SITES).prop_map(|(net, site)| {
+        (IpNet::new(Ipv4Addr::new(10, net, 0, 0).into(), 16).expect("16 bits of 32"), site_name(site))
+    });
     (
         prop::collection::vec(server(), 0..=SERVERS),
         prop::collection::vec(link, 0..5),
         prop::collection::vec(database, 0..3),
+        prop::collection::vec(subnet, 0..3),
     )
-        .prop_map(|(mut servers, site_links, databases)| {
+        .prop_map(|(mut servers, site_links, databases, subnets)| {
             for (number, server) in servers.iter_mut().enumerate() {
                 server.name = server_name(number);
                 server.fqdn = format!("{}.contoso.com", server.name);
@@ -257,13 +328,7 @@ fn parts() -> impl Strategy<Value = TopologyParts> {
                     server.legacy_dn = legacy_dn(number);
                 }
             }
-            TopologyParts {
-                sites: (0..SITES).map(site_name).collect(),
-                servers,
-                site_links,
-                databases,
-                subnets: Vec::new(),
-            }
+            TopologyParts { sites: (0..SITES).map(site_name).collect(), servers, site_links, databases, subnets }
         })
 }
 

@@ -1,0 +1,394 @@
+//! How a running edge follows its directory: changes are watched, the topology is read again, and both the topology and
+//! the known people are kept for the next start.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{sync::Notify, time::Instant};
+
+use super::StartError;
+use crate::{
+    config::{self, Config, values::list},
+    directory::{
+        Directory, DirectoryError, Oddity, Remembered,
+        cache::CachedDirectory,
+        kept::{Kept, KeptError, KeptTopology},
+    },
+    edge::{notices::Notices, organisation::Organisation},
+    events::{Event, whole_chain},
+    routing::{
+        Policy,
+        differences::differences,
+        topology::{Topology, TopologyParts},
+    },
+};
+
+/// What makes the topology be read again before its time.
+#[derive(Default)]
+pub(super) struct Wake {
+    /// Somebody wants it now.
+    pub(super) asked: Notify,
+    /// The directory says that something has changed.
+    changed: Notify,
+}
+
+/// An organisation to start with.
+pub(super) struct Beginning {
+    pub(super) organisation: Organisation,
+    /// What the first reading leaves to be done.
+    pub(super) standing: Standing,
+    /// If the directory could not be read: how the edge starts all the same.
+    pub(super) without_directory: Option<String>,
+}
+
+/// A topology as read, with the policy that fits it.
+struct Reading {
+    parts: TopologyParts,
+    topology: Topology,
+    policy: Policy,
+    oddities: Vec<Oddity>,
+}
+
+/// Reads the organisation, or takes the one that was kept if the directory gives none.
+pub(super) async fn begin(
+    directory: &dyn Directory,
+    config: &Config,
+    keeper: Option<&Keeper>,
+) -> Result<Beginning, StartError> {
+    // Asked first, so that what changes from now on is seen; and where nobody answers, once is enough.
+    let read = match directory.changes().await {
+        Err(error @ (DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. })) => Err(error.into()),
+        Ok(_) | Err(_) => read(directory, config).await,
+    };
+    let reading = match read {
+        Ok(reading) => reading,
+        Err(StartError::Directory(error)) => return begin_without_directory(error, config, keeper).await,
+        Err(error) => return Err(error),
+    };
+    let standing = Standing { odd: tell_oddities(&reading.oddities, &BTreeSet::new()), ..Standing::default() };
+    let organisation = Organisation::new(reading.topology, reading.policy, config, None, &HashMap::new()).await?;
+    if let Some(keeper) = keeper {
+        keeper.keep_topology(reading.parts, organisation.addresses());
+    }
+    Ok(Beginning { organisation, standing, without_directory: None })
+}
+
+async fn begin_without_directory(
+    error: DirectoryError,
+    config: &Config,
+    keeper: Option<&Keeper>,
+) -> Result<Beginning, StartError> {
+    let Some(keeper) = keeper else {
+        return Err(match config.directory {
+            config::Directory::Ldif(_) => StartError::Directory(error),
+            config::Directory::Ldap { .. } => StartError::DirectoryAway {
+                without: "no topology is kept to start with; name a folder for one, such as process.state_dir = \
+                          \"/var/lib/firstcas\""
+                    .to_owned(),
+                source: error,
+            },
+        });
+    };
+    let nothing_kept = |problem: &str| {
+        format!("process.state_dir has no topology to start with ({problem}); start once while the directory answers")
+    };
+    let kept = match keeper.kept.topology() {
+        Ok(Some(kept)) => kept,
+        Ok(None) => {
+            return Err(StartError::DirectoryAway { without: nothing_kept("none was kept yet"), source: error });
+        }
+        Err(problem) => {
+            Event::StateNotKept.report(whole_chain(&problem));
+            return Err(StartError::DirectoryAway { without: nothing_kept(&whole_chain(&problem)), source: error });
+        }
+    };
+    let topology = Topology::new(kept.parts);
+    let policy = match config.policy(&topology) {
+        Ok(policy) => policy,
+        Err(mistakes) => {
+            let without = nothing_kept(&format!("the kept one does not fit the configuration: {mistakes}"));
+            return Err(StartError::DirectoryAway { without, source: error });
+        }
+    };
+    let age = age(SystemTime::now().duration_since(kept.read_at).unwrap_or_default());
+    let without_directory = format!(
+        "started without directory, with the topology of {age} ago that was read from {}: {}",
+        kept.from,
+        whole_chain(&error)
+    );
+    let organisation = Organisation::new(topology, policy, config, None, &kept.addresses).await?;
+    let standing = Standing { unanswered: 1, ..Standing::default() };
+    Ok(Beginning { organisation, standing, without_directory: Some(without_directory) })
+}
+
+async fn read(directory: &dyn Directory, config: &Config) -> Result<Reading, StartError> {
+    let reading = directory.topology().await?;
+    let topology = Topology::new(reading.parts.clone());
+    let policy = config.policy(&topology)?;
+    Ok(Reading { parts: reading.parts, topology, policy, oddities: reading.oddities })
+}
+
+/// Tells what is odd and was not told before; gives all that is odd now.
+fn tell_oddities(oddities: &[Oddity], told: &BTreeSet<String>) -> BTreeSet<String> {
+    let now: BTreeSet<_> = oddities.iter().map(|Oddity { dn, problem }| format!("{dn}: {problem}")).collect();
+    for oddity in now.difference(told) {
+        Event::DirectoryOddity.report(oddity);
+    }
+    now
+}
+
+/// Asks again and again what has changed. That the directory gives no answer is told by its own notices.
+pub(super) async fn watch(
+    directory: Arc<dyn Directory>,
+    cached: Arc<CachedDirectory>,
+    wake: Arc<Wake>,
+    interval: Duration,
+) {
+    loop {
+        tokio::time::sleep(interval).await;
+        if let Ok(changes) = directory.changes().await {
+            cached.apply(&changes);
+            if changes.topology || changes.may_have_missed {
+                wake.changed.notify_one();
+            }
+        }
+    }
+}
+
+/// Reads the topology again and again. One that is worse than the one in force leaves that in force.
+pub(super) struct Refresh {
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) config: Arc<Config>,
+    pub(super) organisation: Arc<ArcSwap<Organisation>>,
+    pub(super) notices: Arc<Notices>,
+    pub(super) keeper: Option<Arc<Keeper>>,
+    pub(super) wake: Arc<Wake>,
+    pub(super) standing: Standing,
+}
+
+/// What the readings so far leave to be done.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// What is odd about the topology, and told already.
+    odd: BTreeSet<String>,
+    /// How many readings in a row the directory gave no answer to.
+    unanswered: u32,
+    /// The kind of the last reading's failure, told already.
+    failure: Option<Failure>,
+    /// The servers of a reading that was not believed.
+    doubted: Option<BTreeSet<String>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    NoAnswer,
+    DoesNotFit,
+}
+
+impl Refresh {
+    pub(super) async fn run(mut self) {
+        let mut last = Instant::now();
+        loop {
+            self.until_due(last).await;
+            match read(&*self.directory, &self.config).await {
+                Ok(reading) => self.take(reading).await,
+                Err(error) => self.failed(&error),
+            }
+            last = Instant::now();
+        }
+    }
+
+    async fn until_due(&self, last: Instant) {
+        let regularly = self.config.routing.topology_refresh;
+        let doubts = self.standing.doubted.is_some();
+        let soon = match self.standing.unanswered {
+            0 if doubts => CONFIRMATION,
+            0 if self.organisation.load().has_unresolved() => UNRESOLVED_RETRY,
+            0 => regularly,
+            times => UNANSWERED_RETRY.saturating_mul(1 << times.min(16)).min(UNANSWERED_RETRY_MAX),
+        };
+        let mut due = last + soon.min(regularly);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => return,
+                () = self.wake.asked.notified() => return,
+                // What made a reading doubtful often goes on for a while, and shows as one change after the other.
+                () = self.wake.changed.notified(), if !doubts => due = due.min(last + CHANGES_GATHER),
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &StartError) {
+        let failure = if let StartError::Directory(_) = error { Failure::NoAnswer } else { Failure::DoesNotFit };
+        match failure {
+            Failure::NoAnswer => self.standing.unanswered = self.standing.unanswered.saturating_add(1),
+            Failure::DoesNotFit => self.standing.unanswered = 0,
+        }
+        let sentence = format!("the last good topology stays in force: {}", whole_chain(error));
+        let is_told = failure == Failure::NoAnswer && self.notices.is_away();
+        if self.standing.failure.replace(failure) == Some(failure) || is_told {
+            log::info!("{sentence}");
+        } else {
+            Event::DirectoryAway.report(sentence);
+        }
+    }
+
+    async fn take(&mut self, reading: Reading) {
+        self.notices.directory_answers();
+        self.standing.unanswered = 0;
+        let previous = self.organisation.load_full();
+        if self.doubts(&previous.topology, &reading.topology) {
+            return;
+        }
+        let Reading { parts, topology, policy, oddities } = reading;
+        let new = Organisation::new(topology, policy, &self.config, Some(&previous), &HashMap::new()).await;
+        let new = match new {
+            Ok(new) => Arc::new(new),
+            Err(error) => return self.failed(&error.into()),
+        };
+        if self.standing.failure.take().is_some() {
+            log::info!("the topology could be read again");
+        }
+        self.organisation.store(new.clone());
+        tell_differences(&differences(&previous.topology, &new.topology));
+        self.standing.odd = tell_oddities(&oddities, &self.standing.odd);
+        if let Some(keeper) = self.keeper.clone() {
+            let writing = tokio::task::spawn_blocking(move || keeper.keep_topology(parts, new.addresses()));
+            let _ = writing.await; // it tells its own failures
+        }
+    }
+
+    /// Whether most servers are gone. A directory in the middle of replication shows that, or one that has taken the
+    /// account's rights away; so it is believed only when the next reading shows the same servers.
+    fn doubts(&mut self, in_force: &Topology, new: &Topology) -> bool {
+        let names = |topology: &Topology| -> BTreeSet<String> {
+            topology.servers().iter().map(|server| server.name.to_lowercase()).collect()
+        };
+        let (before, now) = (names(in_force), names(new));
+        let lost: Vec<_> = before.difference(&now).map(String::as_str).collect();
+        if 2 * lost.len() <= before.len() || self.standing.doubted.as_ref() == Some(&now) {
+            self.standing.doubted = None;
+            return false;
+        }
+        Event::DirectoryAway.report(format_args!(
+            "the last good topology stays in force until another reading confirms this one, which lacks {} of {} servers: {}",
+            lost.len(),
+            before.len(),
+            list(&lost)
+        ));
+        self.standing.doubted = Some(now);
+        true
+    }
+}
+
+fn tell_differences(differences: &[String]) {
+    for difference in differences.iter().take(DIFFERENCES_TOLD_MAX) {
+        Event::TopologyChanged.report(difference);
+    }
+    if let Some(more @ 1..) = differences.len().checked_sub(DIFFERENCES_TOLD_MAX) {
+        Event::TopologyChanged.report(format_args!("and {more} more differences of the topology"));
+    }
+}
+
+/// Keeps what the next start may need. A failure is told once, until it works again.
+pub(super) struct Keeper {
+    kept: Kept,
+    /// The servers, for whoever starts from what was kept.
+    from: String,
+    is_failing: AtomicBool,
+}
+
+impl Keeper {
+    /// For a directory that can be away, if there is a folder. A file is always there.
+    pub(super) fn of(config: &Config) -> Option<Arc<Keeper>> {
+        match &config.directory {
+            config::Directory::Ldif(_) => None,
+            config::Directory::Ldap { forest, .. } => Some(Arc::new(Keeper {
+                kept: Kept::in_folder(config.state_dir.as_ref()?),
+                from: forest.servers.to_string(),
+                is_failing: AtomicBool::new(false),
+            })),
+        }
+    }
+
+    /// Keeps the people that are known. Takes a while: not on a thread that serves anybody.
+    pub(super) fn keep_people(&self, cached: &CachedDirectory) {
+        self.tell(self.kept.keep_people(&cached.remembered()));
+    }
+
+    /// The people that were known, but for those that nobody would believe any more.
+    pub(super) fn people(&self, config: &Config) -> Vec<Remembered> {
+        let mut people = self.kept.people().unwrap_or_else(|problem| {
+            Event::StateNotKept.report(whole_chain(&problem));
+            Vec::new()
+        });
+        let now = SystemTime::now();
+        people.retain(|person| now.duration_since(person.read_at).is_ok_and(|age| age < config.cache.stale_lifetime));
+        people
+    }
+
+    fn keep_topology(&self, parts: TopologyParts, addresses: HashMap<(String, u16), SocketAddr>) {
+        let topology = KeptTopology { read_at: SystemTime::now(), from: self.from.clone(), parts, addresses };
+        self.tell(self.kept.keep_topology(&topology));
+    }
+
+    fn tell(&self, result: Result<(), KeptError>) {
+        let failed_before = self.is_failing.swap(result.is_err(), Relaxed);
+        if let (Err(problem), false) = (result, failed_before) {
+            Event::StateNotKept.report(whole_chain(&problem));
+        }
+    }
+}
+
+/// Keeps the known people every few minutes.
+pub(super) async fn keep_people(keeper: Arc<Keeper>, cached: Arc<CachedDirectory>) {
+    loop {
+        tokio::time::sleep(PEOPLE_KEPT_EVERY).await;
+        let (keeper, cached) = (keeper.clone(), cached.clone());
+        let _ = tokio::task::spawn_blocking(move || keeper.keep_people(&cached)).await; // it tells its own failures
+    }
+}
+
+/// `20 s`, `5 min`, `3 h`, `2 days`.
+fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        172_800.. => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// How soon a name that did not resolve is asked for again.
+const UNRESOLVED_RETRY: Duration = Duration::from_secs(30);
+/// How soon a directory that gave no answer is asked for the topology again: twice this, four times ...
+const UNANSWERED_RETRY: Duration = Duration::from_secs(1);
+/// ... up to this.
+const UNANSWERED_RETRY_MAX: Duration = Duration::from_secs(30);
+/// How soon a reading that lacks most servers is checked by another: longer than a burst of replication.
+const CONFIRMATION: Duration = Duration::from_secs(60);
+/// How long changes gather after a reading before they cause the next one: an installation makes hundreds.
+const CHANGES_GATHER: Duration = Duration::from_secs(3);
+const PEOPLE_KEPT_EVERY: Duration = Duration::from_secs(5 * 60);
+/// The rest is counted: who wants to know more asks the directory.
+const DIFFERENCES_TOLD_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_told_in_a_unit_that_people_count_in() {
+        let told = [0, 119, 120, 3 * 3600 - 1, 47 * 3600, 72 * 3600].map(|seconds| age(Duration::from_secs(seconds)));
+        assert_eq!(told, ["0 s", "119 s", "2 min", "2 h", "47 h", "3 days"]);
+    }
+}
