@@ -473,14 +473,14 @@ def make_certificates(directory, controllers):
     """A CA, and a certificate of its for each DC, by name and address."""
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     ca, ca_key = directory / "ca.pem", directory / "ca.key"
-    openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=Contoso Test CA", "-keyout", ca_key, "-out", ca)
+    openssl("req", "-x509", *curve, "-days", "30", "-subj", "/CN=Contoso Test CA", "-keyout", ca_key, "-out", ca)
     for dc in controllers:
         dc.directory.mkdir()
         key, request, extensions = (dc.directory / name for name in ["key.pem", "request.pem", "extensions"])
         extensions.write_text(f"subjectAltName = DNS:{dc.host},DNS:{DOMAIN},IP:{dc.address}\n"
                               "extendedKeyUsage = serverAuth\nbasicConstraints = CA:FALSE\n")
         openssl("req", *curve, "-subj", f"/CN={dc.host}", "-keyout", key, "-out", request)
-        openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2",
+        openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "30",
                 "-extfile", extensions, "-out", dc.directory / "certificate.pem")
         key.chmod(0o600)
 
