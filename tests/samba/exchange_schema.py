@@ -1,8 +1,8 @@
 """What Exchange adds to the schema of Active Directory, as far as firstcas reads it, as LDIF for Samba.
 
-Names, syntaxes and the published OIDs are Exchange's own. Where no OID is published, one of a private arc stands in,
-which no real forest ever sees. homeMDB is a linked attribute, as in Exchange; msExchServerSite is one there too, but the
-number of the link is not published, so it is a plain DN here.
+Names, syntaxes and the published OIDs are Exchange's own. Where no OID is published, one of a private arc stands in.
+homeMDB is a linked attribute, as in Exchange; msExchServerSite is one there too, but the number of the link is not
+published, so it is a plain DN here.
 """
 
 # Microsoft's arc for everybody's own extensions, then a UUID of ours in pieces. (Samba knows no 2.25.)

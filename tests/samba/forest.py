@@ -57,15 +57,11 @@ class Forest:
         self.administrator_password = self.directory / "administrator-password"
         self.sign_in = ["-x", "-D", ACCOUNT, "-y", self.account_password]  # for OpenLDAP's programs
         self.environment = {"KRB5_CONFIG": str(self.krb5_conf), "LD_PRELOAD": "libnss_wrapper.so",
-                            "NSS_WRAPPER_HOSTS": str(self.hosts), "LDAPTLS_CACERT": str(self.ca), "LDAPCONF": "/dev/null",
-                            "KRB5CCNAME": f"FILE:{self.directory}/tickets"}
+                            "NSS_WRAPPER_HOSTS": str(self.hosts), "LDAPTLS_CACERT": str(self.ca),
+                            "LDAPCONF": "/dev/null", "KRB5CCNAME": f"FILE:{self.directory}/tickets"}
 
     def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
+        self.start()
         return self
 
     def __exit__(self, *_):
@@ -75,16 +71,21 @@ class Forest:
         """Makes the forest unless it is there, and starts it. Returns when every port answers and the DCs agree."""
         for dc in self.controllers:
             dc.check_ports_are_free()
-        if self.env_file.exists():
-            for dc in self.controllers:
-                dc.spawn()
-        elif self.directory.exists() and any(self.directory.iterdir()):
+        made = self.env_file.exists()
+        if not made and self.directory.exists() and any(self.directory.iterdir()):
             raise ForestError(f"{self.directory} is neither empty nor a whole forest; remove it")
-        else:
-            self._make()
-        for dc in self.controllers:
-            dc.wait_until_ready()  # also the ones that _make has left running
-        self._write_env()
+        try:
+            if made:
+                for dc in self.controllers:
+                    dc.spawn()
+            else:
+                self._make()
+            for dc in self.controllers:
+                dc.wait_until_ready()  # also the ones that _make has left running
+            self._write_env()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self):
         for dc in self.controllers:
@@ -92,10 +93,12 @@ class Forest:
 
     def move(self, user, server, dc=None):
         """Moves a mailbox to another server, as Exchange does: home server and database."""
-        home = home_of(server)
-        self.modify(f"dn: {self.dn_of(user)}\nchangetype: modify\n"
-                    f"replace: homeMDB\nhomeMDB: {home['homeMDB']}\n-\n"
-                    f"replace: msExchHomeServerName\nmsExchHomeServerName: {home['msExchHomeServerName']}\n", dc)
+        self.replace(self.dn_of(user), home_of(server), dc)
+
+    def replace(self, dn, values, dc=None):
+        """Sets attributes, a dictionary, as administrator."""
+        changes = "-\n".join(f"replace: {name}\n{name}: {value}\n" for name, value in values.items())
+        self.modify(f"dn: {dn}\nchangetype: modify\n{changes}", dc)
 
     def modify(self, ldif, dc=None):
         """Applies LDIF changes as administrator."""
@@ -119,21 +122,26 @@ class Forest:
 
     def run(self, *command, stdin="", ok=True, env=None):
         """Runs a program that sees the forest's names, Kerberos realm and CA. Returns its standard output."""
-        done = subprocess.run([str(part) for part in command], input=stdin, text=True, capture_output=True, timeout=120,
-                              env={**os.environ, **self.environment, **(env or {})})
+        done = subprocess.run([str(part) for part in command], input=stdin, text=True, capture_output=True, timeout=300,
+                              env=self.whole_environment(env))
         if ok and done.returncode:
             raise ForestError(f"{command[0]} {command[1]}: status {done.returncode}: {done.stderr.strip()[-2000:]}")
         return done.stdout if ok else done
 
+    def whole_environment(self, more=None):
+        return {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin", **self.environment, **(more or {})}
+
     def samba_tool(self, *command, dc):
         """As administrator, where it signs in at all."""
-        return self.run("samba-tool", *command, f"--configfile={dc.config}",
-                        env={**SAMBA_ENVIRONMENT, "USER": "Administrator", "PASSWD_FILE": str(self.administrator_password)})
+        administrator = {"USER": "Administrator", "PASSWD_FILE": str(self.administrator_password)}
+        return self.run("samba-tool", *command, f"--configfile={dc.config}", env={**SAMBA_ENVIRONMENT, **administrator})
 
     def _make(self):
-        missing = [tool for tool in ["samba-tool", "samba", "ldbmodify", "ldapmodify", "openssl"] if not shutil.which(tool)]
+        there = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *PACKAGES.split()],
+                               capture_output=True, text=True).stdout.splitlines()
+        missing = [package for package in PACKAGES.split() if f"{package} installed" not in there]
         if missing:
-            raise ForestError(f"{', '.join(missing)}: not installed; apt-get install {PACKAGES}")
+            raise ForestError(f"not installed: apt-get install {' '.join(missing)}")
         self.directory.mkdir(parents=True, exist_ok=True)
         os.chmod(self.directory, 0o755)
         write_secret(self.account_password, ACCOUNT_PASSWORD)
@@ -181,8 +189,9 @@ class Forest:
     def _register_names(self, dc):
         """The DNS records of a DC, at dc1: of its own site, and of the sites without DCs that it is the nearest to."""
         done = self.run("samba_dnsupdate", "--use-samba-tool", f"--rpc-server-ip={self.dc1.address}",
-                        f"--current-ip={dc.address}", "--all-names", f"--configfile={dc.config}", ok=False, env=SAMBA_ENVIRONMENT)
-        # It counts what provisioning wrote already as failures.
+                        f"--current-ip={dc.address}", "--all-names", f"--configfile={dc.config}", ok=False,
+                        env=SAMBA_ENVIRONMENT)
+        # It counts as failures what provisioning wrote already.
         problems = [line for line in done.stderr.splitlines() if "Record already exists" not in line]
         if problems or (done.returncode and not done.stderr):
             raise ForestError("samba_dnsupdate: " + "\n".join(problems))
@@ -212,8 +221,8 @@ class Forest:
 
     def _write_env(self):
         values = {"DOMAIN": DOMAIN, "REALM": REALM, "BASE": BASE, "CONFIGURATION": CONFIGURATION, "CA": self.ca,
-                  "BIND_DN": f"CN=firstcas,CN=Users,{BASE}", "BIND_UPN": ACCOUNT, "BIND_PASSWORD_FILE": self.account_password,
-                  "KEYTAB": self.keytab, "ADMINISTRATOR": ADMINISTRATOR,
+                  "BIND_DN": f"CN=firstcas,CN=Users,{BASE}", "BIND_UPN": ACCOUNT,
+                  "BIND_PASSWORD_FILE": self.account_password, "KEYTAB": self.keytab, "ADMINISTRATOR": ADMINISTRATOR,
                   "ADMINISTRATOR_PASSWORD_FILE": self.administrator_password, "PEOPLE_PASSWORD": PASSWORD,
                   "DNS_SERVERS": ",".join(dc.address for dc in self.controllers), **self.environment}
         for dc in self.controllers:
@@ -286,15 +295,15 @@ class DomainController:
                     except OSError as error:
                         if error.errno == errno.EACCES:
                             raise ForestError(f"port {port} is for root alone") from None
-                        raise ForestError(f"{self.address}:{port} ({name}) is taken: {error.strerror}. Is another forest "
-                                          f"running, or a server on every address?") from None
+                        raise ForestError(f"{self.address}:{port} ({name}) is taken: {error.strerror}. Is another "
+                                          "forest running, or a server on every address?") from None
 
     def spawn(self):
         with open(self.log, "ab") as log:
-            process = subprocess.Popen(["samba", "--foreground", "--no-process-group", "--debug-stdout",
-                                        f"--configfile={self.config}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       env={**os.environ, **self.forest.environment, **SAMBA_ENVIRONMENT},
-                                       start_new_session=True)
+            process = subprocess.Popen(
+                ["samba", "--foreground", "--no-process-group", "--debug-stdout", f"--configfile={self.config}"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=self.forest.whole_environment(SAMBA_ENVIRONMENT))
         self.pid_file.write_text(f"{process.pid} {start_of(process.pid)}")
         self.process = process  # so that it is waited for, if we outlive it
 
@@ -313,7 +322,8 @@ class DomainController:
     def write_config(self):
         for part in ["private", "state/sysvol", "cache", "lock", "run"]:
             (self.directory / part).mkdir(parents=True)
-        self.config.write_text(SMB_CONF.format(dc=self, directory=self.directory, realm=REALM, netbios=NETBIOS, domain=DOMAIN))
+        self.config.write_text(SMB_CONF.format(dc=self, directory=self.directory, realm=REALM, netbios=NETBIOS,
+                                               domain=DOMAIN))
 
 
 # Only what a directory needs: no file server, no winbind, no NetBIOS, no DNS updates by itself.
@@ -390,7 +400,7 @@ def contoso():
             continue
         change = f"{dn}\nchangetype: add\n"
         if "\nobjectClass: siteLink\n" in block:
-            lines += "\nreplInterval: 15\noptions: 1"  # Samba's KCC expects the minutes; 1: changes are announced at once
+            lines += "\nreplInterval: 15\noptions: 1"  # minutes, without which Samba's KCC fails; announce changes
         if "\nobjectClass: user\n" in block:
             lines = re.sub(r"^userPassword: .*$", account(PASSWORD), lines, flags=re.M)
             people += f"{change}{lines}\n\n"
@@ -430,9 +440,11 @@ def crowd(number):
 
 def home_of(server):
     """The attributes of mailboxes on a server of Contoso."""
-    group = "First Administrative Group" if server.startswith("ex03") else "Exchange Administrative Group (FYDIBOHF23SPDLT)"
-    return {"homeMDB": f"CN=Mailbox Database,CN=First Storage Group,CN=InformationStore,CN={server},CN=Servers,CN={group},"
-                       f"CN=Administrative Groups,CN=Contoso,CN=Microsoft Exchange,CN=Services,{CONFIGURATION}",
+    exchange_2007 = "Exchange Administrative Group (FYDIBOHF23SPDLT)"
+    group = "First Administrative Group" if server.startswith("ex03") else exchange_2007
+    return {"homeMDB": f"CN=Mailbox Database,CN=First Storage Group,CN=InformationStore,CN={server},CN=Servers,"
+                       f"CN={group},CN=Administrative Groups,CN=Contoso,CN=Microsoft Exchange,CN=Services,"
+                       f"{CONFIGURATION}",
             "msExchHomeServerName": f"/o=Contoso/ou={group}/cn=Configuration/cn=Servers/cn={server}"}
 
 
@@ -461,15 +473,15 @@ def make_certificates(directory, controllers):
     """A CA, and a certificate of its for each DC, by name and address."""
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     ca, ca_key = directory / "ca.pem", directory / "ca.key"
-    openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=Contoso Test CA", "-keyout", ca_key, "-out", ca)
+    openssl("req", "-x509", *curve, "-days", "30", "-subj", "/CN=Contoso Test CA", "-keyout", ca_key, "-out", ca)
     for dc in controllers:
         dc.directory.mkdir()
         key, request, extensions = (dc.directory / name for name in ["key.pem", "request.pem", "extensions"])
         extensions.write_text(f"subjectAltName = DNS:{dc.host},DNS:{DOMAIN},IP:{dc.address}\n"
                               "extendedKeyUsage = serverAuth\nbasicConstraints = CA:FALSE\n")
         openssl("req", *curve, "-subj", f"/CN={dc.host}", "-keyout", key, "-out", request)
-        openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile",
-                extensions, "-out", dc.directory / "certificate.pem")
+        openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "30",
+                "-extfile", extensions, "-out", dc.directory / "certificate.pem")
         key.chmod(0o600)
 
 
