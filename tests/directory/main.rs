@@ -6,6 +6,7 @@ mod line;
 mod linked;
 #[path = "../openldap/mod.rs"]
 mod openldap;
+mod samba;
 mod servers;
 
 use std::{
@@ -29,7 +30,7 @@ use firstcas::{
         schema::{self, Record, attribute, fold_dn},
     },
     identity::MailboxName,
-    routing::topology::Topology,
+    routing::{differences::differences, topology::Topology},
     secret::Secret,
 };
 use openldap::{Slapd, Tls};
@@ -39,10 +40,12 @@ use tokio::{
 };
 use url::Url;
 
-/// Contoso, and what a test adds to it, from both sources.
+/// Contoso, and what a test adds to it, from every source.
 struct Contoso {
     embedded: Organisation,
     openldap: Organisation,
+    /// Where nothing is added, and `FIRSTCAS_FOREST` names the folder of a running forest (`tests/samba/forest`).
+    samba: Option<Organisation>,
     slapd: Slapd,
 }
 
@@ -52,12 +55,16 @@ impl Contoso {
         Contoso {
             embedded: ldif::open(slapd.ldif_path()).expect("the file is good LDIF"),
             openldap: ldap::open(settings(&slapd), vec![], &silent()).expect("good settings"),
+            samba: std::env::var_os("FIRSTCAS_FOREST")
+                .filter(|_| extra.is_empty())
+                .map(|folder| ldap::open(samba::found(folder.as_ref()), vec![], &silent()).expect("good settings")),
             slapd,
         }
     }
 
-    fn both(&self) -> [(&'static str, &Organisation); 2] {
-        [("embedded", &self.embedded), ("openldap", &self.openldap)]
+    fn sources(&self) -> Vec<(&'static str, &Organisation)> {
+        let samba = self.samba.iter().map(|samba| ("samba", samba));
+        [("embedded", &self.embedded), ("openldap", &self.openldap)].into_iter().chain(samba).collect()
     }
 }
 
@@ -105,7 +112,7 @@ const PEOPLE: [(&str, &str, Option<&str>); 8] = [
 async fn everybody_is_found_by_every_name_and_at_home() {
     let contoso = Contoso::start("");
     let records = ldif::parse(CONTOSO.as_bytes()).expect("LDIF");
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         let topology = Topology::new(within(directory.topology()).await.expect("a topology").parts);
         for (account, surname, home) in PEOPLE {
             let mut names = vec![
@@ -134,23 +141,39 @@ async fn everybody_is_found_by_every_name_and_at_home() {
 }
 
 #[tokio::test]
+async fn every_source_gives_the_same_topology() {
+    let contoso = Contoso::start("");
+    let mut topologies = Vec::new();
+    for (source, directory) in contoso.sources() {
+        let reading = within(directory.topology()).await.expect("a topology");
+        assert_eq!(reading.oddities, [], "{source}");
+        topologies.push(Topology::new(reading.parts));
+    }
+    for topology in &topologies {
+        assert_eq!(differences(&topologies[0], topology), [""; 0]);
+    }
+}
+
+#[tokio::test]
 async fn a_mailbox_guid_is_asked_for_in_the_order_its_text_is_written() {
     let contoso = Contoso::start("");
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         let found = within(directory.find(&MailboxName::Guid(ANA.to_be_bytes()))).await.expect("an answer");
         assert_eq!(found.map(|entry| entry.name).as_deref(), Some("ana@contoso.com"), "{source}");
     }
 }
 
 #[tokio::test]
-async fn both_sources_give_the_same_people() {
+async fn every_source_gives_the_same_people() {
     let contoso = Contoso::start("");
     for (account, ..) in PEOPLE {
         let name = bare(account);
-        let [embedded, openldap] = [&contoso.embedded, &contoso.openldap].map(|directory| directory.find(&name));
-        let (embedded, openldap) = (within(embedded).await.unwrap().unwrap(), within(openldap).await.unwrap().unwrap());
-        let comparable = |entry| Entry { id: EntryId([0; 16]), dn: String::new(), ..entry };
-        assert_eq!(comparable(embedded), comparable(openldap));
+        let mut people = Vec::new();
+        for (source, directory) in contoso.sources() {
+            let entry = within(directory.find(&name)).await.expect("an answer").expect(account);
+            people.push((source, Entry { id: EntryId([0; 16]), dn: fold_dn(&entry.dn), ..entry }));
+        }
+        assert!(people.iter().all(|(_, entry)| *entry == people[0].1), "{people:#?}");
     }
 }
 
@@ -177,7 +200,7 @@ async fn both_sources_give_the_same_topology_over_several_pages() {
 #[tokio::test]
 async fn only_the_right_password_is_right() {
     let contoso = Contoso::start("");
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         for (account, ..) in PEOPLE {
             let entry = within(directory.find(&bare(account))).await.expect("an answer").expect("somebody");
             for (password, right) in [("Pass-word1", true), ("pass-word1", false), ("Pass-word1 ", false), ("", false)]
@@ -202,7 +225,7 @@ async fn a_verified_password_leaves_the_shared_connection_bound_as_before() {
 #[tokio::test]
 async fn a_latin_1_password_is_the_utf_8_one() {
     let contoso = Contoso::start(&person("Inês", "ines", &format!("userPassword: {SSHA_OF_PALAVRA_PASSE}\n")));
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         let entry = within(directory.find(&bare("ines"))).await.expect("an answer").expect("somebody");
         for password in [&b"palavra-pass\xe9"[..], "palavra-passé".as_bytes()] {
             let verdict = within(directory.verify(&entry, &Secret::new(password))).await;
@@ -214,7 +237,7 @@ async fn a_latin_1_password_is_the_utf_8_one() {
 #[tokio::test]
 async fn names_that_nobody_has_find_nobody() {
     let contoso = Contoso::start("");
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         for name in [
             address("nobody@contoso.com"),
             address("*"),
@@ -244,7 +267,7 @@ async fn names_that_nobody_has_find_nobody() {
 async fn an_alias_finds_who_has_no_such_account() {
     let alias = "mailNickname: the-boss\nproxyAddresses: SMTP:rui@contoso.com\nuserPrincipalName: rui@contoso.com\n";
     let contoso = Contoso::start(&person("Rui", "rui", alias));
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         let entry = within(directory.find(&bare("the-boss"))).await.expect("an answer").expect("somebody");
         assert_eq!(entry.name, "rui@contoso.com", "{source}");
     }
@@ -254,7 +277,7 @@ async fn an_alias_finds_who_has_no_such_account() {
 async fn a_name_of_two_mailboxes_is_ambiguous_and_one_entry_that_matches_twice_is_not() {
     let other = format!("{MAILBOX}proxyAddresses: smtp:ANA@contoso.com\n");
     let contoso = Contoso::start(&person("Another Ana", "ana2", &other));
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         match within(directory.find(&address("ana@contoso.com"))).await {
             Err(DirectoryError::Ambiguous { dns, .. }) => {
                 let mut dns: Vec<_> = dns.iter().map(|dn| fold_dn(dn)).collect();
@@ -275,7 +298,7 @@ async fn a_name_of_two_mailboxes_is_ambiguous_and_one_entry_that_matches_twice_i
 #[tokio::test]
 async fn an_address_that_is_only_somebodys_mail_attribute_is_not_searched() {
     let contoso = Contoso::start(&person("Ana's Administration", "adm-ana", "mail: ana@contoso.com\nmail: a@b.com\n"));
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         let found = within(directory.find(&address("ana@contoso.com"))).await.expect("not ambiguous").expect("ana");
         assert_eq!(fold_dn(&found.dn), dn_of("ana", "almeida"), "{source}");
         assert_eq!(within(directory.find(&address("a@b.com"))).await.expect("an answer"), None, "{source}");
@@ -293,7 +316,7 @@ async fn entries_without_mailbox_do_not_make_the_mailboxs_owner_ambiguous() {
         ]
         .join("\n"),
     );
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         let found = within(directory.find(&address("ana.almeida@contoso.com"))).await.expect("not ambiguous");
         assert_eq!(fold_dn(&found.expect("ana").dn), dn_of("ana", "almeida"), "{source}");
         let found = within(directory.find(&bare("sales"))).await.expect("not ambiguous").expect("the second");
@@ -313,7 +336,7 @@ async fn a_name_is_ambiguous_if_nobody_has_a_mailbox_or_too_many_have_the_name()
     .join("\n");
     for (extra, entries) in [(two, 2), (four, 4)] {
         let contoso = Contoso::start(&extra);
-        for (source, directory) in contoso.both() {
+        for (source, directory) in contoso.sources() {
             match within(directory.find(&address("sales@contoso.com"))).await {
                 Err(DirectoryError::Ambiguous { dns, .. }) => assert_eq!(dns.len(), entries, "{source}: {dns:?}"),
                 other => panic!("{source}: {other:?}"),
@@ -332,7 +355,7 @@ async fn an_account_of_a_child_domain_is_not_its_parent_domains() {
         person_below("DC=emea,DC=contoso,DC=com", "Only There", "only-there", MAILBOX),
     );
     let contoso = Contoso::start(&child);
-    for (source, directory) in contoso.both() {
+    for (source, directory) in contoso.sources() {
         let found = within(directory.find(&in_domain("contoso", "helena"))).await.expect("an answer").expect("helena");
         assert_eq!(fold_dn(&found.dn), dn_of("helena", "henriques"), "{source}");
         let found = within(directory.find(&in_domain("emea", "helena"))).await.expect("an answer").expect("the other");
