@@ -803,6 +803,15 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_lists_every_attribute_that_is_read() {
+        let readme = include_str!("../../README.md");
+        let read = [attribute::OF_PEOPLE, attribute::OF_ACCOUNTS, attribute::OF_TOPOLOGY, attribute::OF_DOMAINS];
+        for attribute in read.into_iter().flatten() {
+            assert!(readme.contains(&format!("`{attribute}`")), "{attribute}");
+        }
+    }
+
+    #[test]
     fn contoso_decodes_whole_and_without_oddity() {
         let reading = topology(&contoso());
         assert_eq!(reading.oddities, []);
