@@ -7,6 +7,8 @@
 
 pub mod certificate;
 pub mod discovery;
+#[cfg(feature = "gssapi")]
+pub mod gssapi;
 
 use std::{
     fmt::{self, Write as _},
