@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    client_keytab,
     config::{self, Config},
     directory::{Directory as _, DirectoryError, Oddity},
     events::whole_chain,
@@ -27,7 +28,14 @@ pub fn run(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
     };
+    let notes = match notes_of_keytab(&config) {
+        Ok(notes) => notes,
+        Err(problem) => return fail(&problem),
+    };
     logging::start(&config.log);
+    for note in notes {
+        log::warn!("{note}");
+    }
     let running = match start(config) {
         Ok(running) => running,
         Err(StartError::Policy(errors)) => return fail(&mistakes(file, &errors.mistakes)),
@@ -41,8 +49,10 @@ pub fn run(file: &Path) -> ExitCode {
 
 /// `firstcas check`: reports every mistake, or what was found.
 pub fn check(file: &Path) -> ExitCode {
-    let found =
-        Config::load(file).map_err(|errors| mistakes(file, &errors.mistakes)).and_then(|config| summary(file, &config));
+    let found = Config::load(file).map_err(|errors| mistakes(file, &errors.mistakes)).and_then(|config| {
+        show(&notes_of_keytab(&config)?);
+        summary(file, &config)
+    });
     match found {
         Ok(summary) => say(&summary, ExitCode::SUCCESS),
         Err(mistakes) => fail(&mistakes),
@@ -55,6 +65,10 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
     };
+    match notes_of_keytab(&config) {
+        Ok(notes) => show(&notes),
+        Err(problem) => return fail(&problem),
+    }
     let question = match Question::new(parts, &config.routing) {
         Ok(question) => question,
         Err(error) => {
@@ -76,6 +90,18 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
             say(&explanation, status)
         }
         Err(problem) => fail(&problem),
+    }
+}
+
+/// May start the program anew: nothing must have been written or opened yet.
+fn notes_of_keytab(config: &Config) -> Result<Vec<String>, String> {
+    client_keytab::name_in_environment(&config.directory)
+        .map_err(|error| format!("firstcas cannot be started anew with bind_keytab in its environment: {error}"))
+}
+
+fn show(notes: &[String]) {
+    for note in notes {
+        eprintln!("note: {note}");
     }
 }
 

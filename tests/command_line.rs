@@ -325,3 +325,38 @@ fn run_says_which_address_it_cannot_have() {
     assert_eq!(answer.status, 1);
     assert!(answer.stderr.contains(&format!("cannot listen on {address}")), "{}", answer.stderr);
 }
+
+#[cfg(feature = "gssapi")]
+#[test]
+fn a_keytab_reaches_the_kerberos_library_by_the_environment_of_the_same_process() {
+    let place = Place::new();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let keytab = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens/service.keytab")).unwrap();
+    fs::write(place.0.path().join("edge.keytab"), keytab).unwrap();
+    place.write(
+        "run.toml",
+        &format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[directory.ldap]\nurls = [\"ldaps://{}\"]\nca = \"state/demo/ca.pem\"\n\
+             bind_keytab = \"edge.keytab\"\n[routing]\nlocal_site = \"Lisbon\"\n",
+            mute.local_addr().unwrap()
+        ),
+    );
+    for (by_administrator, tickets, notes) in [(None, "MEMORY:firstcas", 0), (Some("FILE:mine"), "FILE:mine", 1)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_firstcas"));
+        command.args(["explain", "-c", "run.toml", "--user", "ana", "--protocol", "owa"]).current_dir(place.0.path());
+        command.env_remove("KRB5_CLIENT_KTNAME").env_remove("KRB5CCNAME").stdout(Stdio::null()).stderr(Stdio::piped());
+        by_administrator.map(|name| command.env("KRB5CCNAME", name));
+        let mut child = command.spawn().unwrap();
+        let _connection = mute.accept().unwrap(); // it got as far as its directory
+        let of_child = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap();
+        let environment = of_child("environ");
+        let value = |name: &str| environment.split('\0').find_map(|it| it.strip_prefix(name)?.strip_prefix('='));
+        assert_eq!(value("KRB5_CLIENT_KTNAME"), Some(&*format!("FILE:{}/edge.keytab", place.0.path().display())));
+        assert_eq!(value("KRB5CCNAME"), Some(tickets));
+        assert!(of_child("cmdline").ends_with("\0explain\0-c\0run.toml\0--user\0ana\0--protocol\0owa\0"));
+        ended(&mut child);
+        let Output { stderr, .. } = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(stderr).unwrap();
+        assert_eq!(stderr.matches("note: KRB5CCNAME is FILE:mine").count(), notes, "{stderr}");
+    }
+}

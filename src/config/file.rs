@@ -175,8 +175,10 @@ fn directory(section: &Section<'_>, local_site: Option<&str>, surroundings: &Sur
         let problem = "a file has no linked mailboxes";
         section.note_at("account_forest", wrong(problem, "remove account_forest, or the ldif"));
     }
-    let account_forests: Vec<_> =
-        account_forests.iter().filter_map(|section| self::ldap(section, None, surroundings)).collect();
+    let account_forests: Vec<_> = account_forests
+        .iter()
+        .filter_map(|section| self::ldap(section, None, surroundings).map(|settings| (section, settings)))
+        .collect();
     match (section.has("ldif"), ldap.is_present()) {
         (true, true) => {
             section.note_at("ldif", wrong("the directory is either a file or LDAP servers", "remove ldif or ldap"));
@@ -184,11 +186,35 @@ fn directory(section: &Section<'_>, local_site: Option<&str>, surroundings: &Sur
             None
         }
         (true, false) => ldif.map(Directory::Ldif),
-        (false, true) => self::ldap(&ldap, local_site, surroundings)
-            .map(|forest| Directory::Ldap { forest: Box::new(forest), account_forests }),
+        (false, true) => {
+            let forest = self::ldap(&ldap, local_site, surroundings)?;
+            one_keytab(&forest, &account_forests);
+            let account_forests = account_forests.into_iter().map(|(_, settings)| settings).collect();
+            Some(Directory::Ldap { forest: Box::new(forest), account_forests })
+        }
         (false, false) => {
             section.note(wrong("there is no directory", DIRECTORY_CURE));
             None
+        }
+    }
+}
+
+/// The Kerberos library knows one keytab for a whole process.
+fn one_keytab(forest: &ldap::Settings, account_forests: &[(&Section<'_>, ldap::Settings)]) {
+    let keytab = |settings: &ldap::Settings| match &settings.account {
+        ldap::Account::Keytab(path) => Some(path.clone()),
+        ldap::Account::Anonymous | ldap::Account::Password { .. } => None,
+    };
+    let mut first = keytab(forest);
+    for (section, settings) in account_forests {
+        let Some(another) = keytab(settings) else { continue };
+        let first = first.get_or_insert(another.clone());
+        if *first != another {
+            let problem = format!("only one keytab can be used, and another forest has {}", first.display());
+            section.note_at(
+                "bind_keytab",
+                wrong(problem, "name the same keytab, if its realm is trusted, or use bind_dn here"),
+            );
         }
     }
 }
@@ -198,6 +224,11 @@ fn ldap(section: &Section<'_>, local_site: Option<&str>, surroundings: &Surround
     let allow_plain = section.get("allow_plain", switch).unwrap_or(false);
     let servers = servers(section, local_site, start_tls, allow_plain);
     let account = account(section, surroundings);
+    if matches!(account, Some(ldap::Account::Keytab(_))) && !start_tls && servers.as_ref().is_some_and(is_plain) {
+        // Kerberos would seal the connection itself: see `SignInError::WithoutTls`.
+        let problem = "a sign-in by Kerberos needs TLS";
+        section.note_at("bind_keytab", wrong(problem, "write ldaps:// or start_tls = true"));
+    }
     Some(ldap::Settings {
         ca_file: section.get("ca", |value| surroundings.certificates(value)).map(|(path, _)| path),
         start_tls,
@@ -261,6 +292,15 @@ fn servers(section: &Section<'_>, local_site: Option<&str>, start_tls: bool, all
     }
     let global_catalogs = global_catalogs.unwrap_or_default();
     Some(ldap::Where::Listed { domain_controllers: urls?, global_catalogs })
+}
+
+fn is_plain(servers: &ldap::Where) -> bool {
+    match servers {
+        ldap::Where::Listed { domain_controllers, global_catalogs } => {
+            domain_controllers.iter().chain(global_catalogs).any(|url| url.scheme() == "ldap")
+        }
+        ldap::Where::Found { scheme, .. } => *scheme == ldap::Scheme::Ldap,
+    }
 }
 
 /// The url crate parses IPv4 addresses of web schemes only; those of `ldap://` stay text.

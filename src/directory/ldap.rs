@@ -15,6 +15,8 @@ mod watch;
 
 pub mod certificate;
 pub mod discovery;
+#[cfg(feature = "gssapi")]
+pub mod gssapi;
 
 use std::{
     sync::{Arc, Weak},

@@ -334,6 +334,41 @@ fn passwords_do_not_travel_to_domain_controllers_in_clear() {
 }
 
 #[test]
+fn a_sign_in_by_kerberos_needs_tls_and_one_keytab_for_all_forests() {
+    let place = Place::new();
+    std::fs::write(place.path("another.keytab"), "").unwrap();
+    let problems = |lines: &str| {
+        let text = format!(
+            "listener = [{{ address = '127.0.0.1:0' }}]\n[directory.ldap]\nbind_keytab = 'http.keytab'\n{lines}"
+        );
+        let mistakes = place.read(&text).map_or_else(|errors| errors.mistakes, |_| vec![]);
+        mistakes
+            .into_iter()
+            .map(|mistake| mistake.problem)
+            .filter(|it| !it.contains("built without"))
+            .collect::<Vec<_>>()
+    };
+    let none = Vec::<String>::new();
+    let without_tls = ["a sign-in by Kerberos needs TLS"];
+    assert_eq!(problems("urls = ['ldaps://dc1']"), none);
+    assert_eq!(problems("urls = ['ldap://dc1']\nstart_tls = true"), none);
+    assert_eq!(problems("urls = ['ldaps://dc1', 'ldap://dc2']\nallow_plain = true"), without_tls);
+    assert_eq!(problems("urls = ['ldap://127.0.0.1:389']"), without_tls);
+    assert_eq!(problems("domain = 'contoso.com'"), none);
+    assert_eq!(problems("domain = 'contoso.com'\nstart_tls = true"), none);
+    assert_eq!(problems("domain = 'contoso.com'\nallow_plain = true"), without_tls);
+
+    let forests = |keytab: &str| {
+        problems(&format!(
+            "urls = ['ldaps://dc1']\n[[directory.account_forest]]\nurls = ['ldaps://dc1']\nbind_keytab = '{keytab}'"
+        ))
+    };
+    assert_eq!(forests("http.keytab"), none);
+    let two = forests("another.keytab");
+    assert!(two.len() == 1 && two[0].starts_with("only one keytab can be used"), "{two:?}");
+}
+
+#[test]
 fn a_host_with_dots_and_no_quotes_is_explained() {
     assert_eq!(
         Place::new().mistakes("[resolve]\ncas-1.contoso.com = '10.1.0.11'"),

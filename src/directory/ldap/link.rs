@@ -161,6 +161,14 @@ impl Reach {
                 let operation = format!("the bind as `{dn}`");
                 result.map(drop).map_err(|error| failure(place.url.as_str(), &operation, error))
             }
+            #[cfg(feature = "gssapi")]
+            Account::Keytab(_) => {
+                let host = place.url.host_str().unwrap_or_default();
+                super::gssapi::bind(ldap, host, self.settings.connect_timeout).await.map_err(|source| {
+                    DirectoryError::Rejected { operation: "the bind by Kerberos".to_owned(), source: Box::new(source) }
+                })
+            }
+            #[cfg(not(feature = "gssapi"))]
             Account::Keytab(_) => Err(DirectoryError::Unusable {
                 place: "bind_keytab".to_owned(),
                 problem: "this firstcas was built without the feature gssapi".to_owned(),
