@@ -242,6 +242,20 @@ impl Servers {
         .await
     }
 
+    /// Everybody who has a mailbox or an address.
+    pub(super) async fn everybody(&self) -> Result<Vec<Record>, DirectoryError> {
+        let has = |attribute| format!("({attribute}=*)");
+        let filter = [attribute::HOME_MDB, attribute::HOME_SERVER_NAME, attribute::PROXY_ADDRESSES].map(has).concat();
+        self.search(&Search {
+            operation: "a search for everybody",
+            base: Base::Users,
+            filter: format!("(|{filter})"),
+            attributes: attribute::OF_PEOPLE,
+            size: Size::AllInPages,
+        })
+        .await
+    }
+
     /// The configuration container's records of these classes.
     pub(super) async fn configuration(
         &self,

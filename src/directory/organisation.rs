@@ -105,6 +105,19 @@ impl Organisation {
         }
     }
 
+    /// Everybody who has a mailbox or an address, and the domains of the forest: what
+    /// [`people_oddities`](schema::people_oddities) looks at. Reads the whole directory.
+    pub async fn everybody(&self) -> Result<Vec<Record>, DirectoryError> {
+        match &self.source {
+            Source::Ldif(records) => Ok(records.all().to_vec()),
+            Source::Ldap(servers) => {
+                let mut records = servers.everybody().await?;
+                records.extend(servers.configuration(&[class::CROSS_REF], attribute::OF_DOMAINS).await?);
+                Ok(records)
+            }
+        }
+    }
+
     /// The one entry that is meant ([`schema::meant`]) by these values, in a domain or anywhere.
     async fn only(
         &self,
