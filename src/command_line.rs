@@ -8,10 +8,13 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::Mutex;
+
 use crate::{
+    check::{self, CheckError},
     client_keytab,
     config::{self, Config},
-    directory::{Directory as _, DirectoryError, Oddity},
+    directory::{Directory as _, DirectoryError, Oddity, Tell},
     events::whole_chain,
     explain::{self, Question, QuestionParts},
     logging,
@@ -47,11 +50,20 @@ pub fn run(file: &Path) -> ExitCode {
     }
 }
 
-/// `firstcas check`: reports every mistake, or what was found.
-pub fn check(file: &Path) -> ExitCode {
-    let found = Config::load(file).map_err(|errors| mistakes(file, &errors.mistakes)).and_then(|config| {
+/// `firstcas check`: reports every mistake, or what was found; of the whole directory, if wished.
+pub fn check(file: &Path, directory: bool) -> ExitCode {
+    let config = Config::load(file).map_err(|errors| mistakes(file, &errors.mistakes));
+    let found = config.and_then(|config| {
         show(&notes_of_keytab(&config)?);
-        summary(file, &config)
+        let text = configuration_summary(file, &config);
+        let of_directory = match (directory, &config.directory) {
+            (true, _) => wait_for(whole_directory(file, &config))?,
+            (false, config::Directory::Ldif(ldif)) => wait_for(ldif_summary(file, ldif, &config))?,
+            (false, config::Directory::Ldap { forest, .. }) => {
+                format!("directory  {}, not asked by this check; `check --directory` does\n", forest.servers)
+            }
+        };
+        Ok(text + &of_directory)
     });
     match found {
         Ok(summary) => say(&summary, ExitCode::SUCCESS),
@@ -77,8 +89,7 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         }
     };
     let explained = wait_for(async {
-        let directory =
-            config.directory.open(&(Arc::new(drop) as crate::directory::Tell)).map_err(|error| whole_chain(&error))?;
+        let directory = config.directory.open(&(Arc::new(drop) as Tell)).map_err(|error| whole_chain(&error))?;
         let reading = directory.topology().await.map_err(|error| whole_chain(&error))?;
         let topology = Topology::new(reading.parts);
         let policy = config.policy(&topology).map_err(|errors| mistakes(file, &errors.mistakes))?;
@@ -106,27 +117,34 @@ fn show(notes: &[String]) {
 }
 
 /// What `check` says of a configuration without mistakes of its own; the directory may still show some.
-fn summary(file: &Path, config: &Config) -> Result<String, String> {
-    let mut text = format!("{}: configuration is good\n", file.display());
+fn configuration_summary(file: &Path, config: &Config) -> String {
     let listeners: Vec<_> = config.listeners.iter().map(listener_text).collect();
-    let _ = writeln!(text, "listeners  {}", listeners.join("\n           "));
-    match &config.directory {
-        config::Directory::Ldif(ldif) => text.push_str(&wait_for(ldif_summary(file, ldif, config))?),
-        config::Directory::Ldap { forest, .. } => {
-            let _ = writeln!(text, "directory  {}, not asked by this check", forest.servers);
-        }
+    format!("{}: configuration is good\nlisteners  {}\n", file.display(), listeners.join("\n           "))
+}
+
+async fn whole_directory(file: &Path, config: &Config) -> Result<String, String> {
+    let notices = Arc::new(Mutex::new(Vec::new()));
+    let told = notices.clone();
+    let tell: Tell = Arc::new(move |notice| told.lock().push(notice));
+    let directory = config.directory.open(&tell).map_err(|error| unreadable(file, &error))?;
+    match check::check(config, &directory, || notices.lock().drain(..).collect()).await {
+        Ok(report) => Ok(report.to_string()),
+        Err(CheckError::Directory(error)) => Err(unreadable(file, &error)),
+        Err(CheckError::Policy(errors)) => Err(mistakes(file, &errors.mistakes)),
     }
-    Ok(text)
+}
+
+/// Why the directory gives nothing to check.
+fn unreadable(file: &Path, error: &DirectoryError) -> String {
+    if let DirectoryError::Malformed { mistakes: several } = error {
+        return mistakes(file, several);
+    }
+    mistakes(file, &[whole_chain(error)])
 }
 
 async fn ldif_summary(file: &Path, ldif: &Path, config: &Config) -> Result<String, String> {
-    let of_directory = |error: DirectoryError| {
-        if let DirectoryError::Malformed { mistakes: several } = &error {
-            return mistakes(file, several);
-        }
-        mistakes(file, &[whole_chain(&error)])
-    };
-    let directory = config.directory.open(&(Arc::new(drop) as crate::directory::Tell)).map_err(of_directory)?;
+    let of_directory = |error: DirectoryError| unreadable(file, &error);
+    let directory = config.directory.open(&(Arc::new(drop) as Tell)).map_err(of_directory)?;
     let reading = directory.topology().await.map_err(of_directory)?;
     let mut oddities = reading.oddities;
     oddities.extend(directory.people_oddities(&reading.parts).unwrap_or_default());

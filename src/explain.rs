@@ -313,7 +313,7 @@ fn facts_about(server: &Server, protocol: Protocol) -> Vec<String> {
     ]
 }
 
-fn version(server: &Server) -> String {
+pub(crate) fn version(server: &Server) -> String {
     match server.version.generation() {
         Some(generation) => format!("{generation} ({})", server.version),
         None => format!("version {}, which is none of Exchange's", server.version),

@@ -30,6 +30,7 @@
 //! 8. Every refusal says which rule refused: in the log, in an event with a stable id, and to the user.
 //! 9. Nothing grows without a bound.
 
+pub mod check;
 pub mod client_keytab;
 pub mod command_line;
 pub mod config;

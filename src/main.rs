@@ -18,9 +18,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Run { file, test: false }) => command_line::run(&file.config),
-        Some(Command::Check { file } | Command::Run { file, test: true }) => command_line::check(&file.config),
+        Some(Command::Run { file, test: true }) => command_line::check(&file.config, false),
+        Some(Command::Check { file, directory }) => command_line::check(&file.config, directory),
         Some(Command::Explain(question)) => command_line::explain(&question.file.config, question.parts()),
-        None => command_line::check(&arguments.file.config),
+        None => command_line::check(&arguments.file.config, false),
     }
 }
 
@@ -46,6 +47,8 @@ enum Command {
     /// Serve clients until told to stop.
     ///
     /// SIGTERM stops accepting clients and lets requests in flight finish, for as long as process.drain_timeout allows.
+    /// SIGHUP makes the topology be read from the directory again. A start while the directory is away takes the topology
+    /// that was kept in process.state_dir.
     #[command(verbatim_doc_comment, after_help = "Example:\n  firstcas run -c conf/firstcas.toml")]
     Run {
         #[command(flatten)]
@@ -56,11 +59,16 @@ enum Command {
     },
     /// Report every mistake of a configuration, with its place and cure.
     ///
-    /// Reads all files that the configuration names. Exit status: 0 if it is good, 1 if it has mistakes.
-    #[command(verbatim_doc_comment, after_help = "Example:\n  firstcas check -c conf/firstcas.toml")]
+    /// Reads all files that the configuration names. With --directory it also reads the whole directory, and reports its
+    /// sites and servers, what happens to the mailboxes of each, and everything that would break a user. Exit status: 0 if
+    /// the configuration is good and the directory could be read, 1 if not.
+    #[command(verbatim_doc_comment, after_help = CHECK_EXAMPLES)]
     Check {
         #[command(flatten)]
         file: File,
+        /// Read the whole directory too, and report everything in it that would break a user.
+        #[arg(long)]
+        directory: bool,
     },
     /// Print how a request would be decided, step by step.
     ///
@@ -116,10 +124,17 @@ const EXAMPLES: &str = "\
 Examples:
   firstcas check -c conf/firstcas.toml       report every mistake of a configuration
   firstcas -t -c conf/firstcas.toml          the same
+  firstcas check --directory -c conf/firstcas.toml
+                                             report what in the directory would break a user, too
   firstcas run -c conf/firstcas.toml         serve
   firstcas explain -c conf/firstcas.toml --user bruno --protocol owa
 
 Exit status: 0 good, 1 mistakes or a refusal, 2 wrong usage.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  firstcas check -c conf/firstcas.toml
+  firstcas check --directory -c conf/firstcas.toml";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:

@@ -272,9 +272,15 @@ fn help_and_version_read_well() {
     let place = Place::new();
     let help = place.firstcas(&["--help"]);
     assert_eq!(help.status, 0);
-    for text in
-        ["run", "check", "explain", "/etc/firstcas/firstcas.toml", "firstcas -t -c conf/firstcas.toml", "Exit status"]
-    {
+    for text in [
+        "run",
+        "check",
+        "explain",
+        "/etc/firstcas/firstcas.toml",
+        "firstcas -t -c conf/firstcas.toml",
+        "check --directory",
+        "Exit status",
+    ] {
         assert!(help.stdout.contains(text), "{text} in\n{}", help.stdout);
     }
     for command in ["run", "check", "explain"] {
@@ -308,7 +314,7 @@ fn run_serves_until_it_is_told_to_stop() {
         let told = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert!(told.success());
     };
-    tell("-HUP", &child); // nothing is reloaded yet, and nothing ends
+    tell("-HUP", &child); // the topology is read again, and nothing ends
     while !log.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{error}")).contains("SIGHUP") {}
     tell("-TERM", &child);
     ended(&mut child);
@@ -359,4 +365,67 @@ fn a_keytab_reaches_the_kerberos_library_by_the_environment_of_the_same_process(
         let stderr = String::from_utf8(stderr).unwrap();
         assert_eq!(stderr.matches("note: KRB5CCNAME is FILE:mine").count(), notes, "{stderr}");
     }
+}
+
+/// A place whose directory is one LDAP server that does not answer, with a state folder.
+fn without_directory() -> Place {
+    let place = Place::new();
+    place.listening_on("127.0.0.1:0");
+    place.write("password", "secret\n");
+    place.write("kept/.keep", "");
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // and closed again
+    let text = fs::read_to_string(place.0.path().join("run.toml")).unwrap();
+    let ldap = format!(
+        "[directory.ldap]\nurls = [\"ldap://{nobody}\"]\nbind_dn = \"CN=firstcas\"\nbind_password_file = \"password\"\n"
+    );
+    let text =
+        text.replace("ldif = \"conf/contoso.ldif\"\n", "").replace("\n#[directory.ldap]\n", &format!("\n{ldap}"));
+    place.write("away.toml", &text);
+    place.write("kept.toml", &text.replace("\n[process]\n", "\n[process]\nstate_dir = \"kept\"\n"));
+    place
+}
+
+#[test]
+fn a_start_without_directory_and_without_what_was_kept_is_refused_with_the_cure() {
+    let place = without_directory();
+    for (config, cure) in [
+        ("away.toml", "name a folder for one, such as process.state_dir = \"/var/lib/firstcas\""),
+        ("kept.toml", "process.state_dir has no topology to start with (none was kept yet); start once while"),
+    ] {
+        let answer = place.firstcas(&["run", "-c", config]);
+        assert_eq!(answer.status, 1, "{config}");
+        assert!(answer.stderr.contains("the directory cannot be read, and "), "{}", answer.stderr);
+        assert!(answer.stderr.contains(cure), "{}", answer.stderr);
+        assert!(answer.stderr.contains("ldap://127.0.0.1:"), "{}", answer.stderr);
+    }
+}
+
+#[test]
+fn a_kept_topology_that_cannot_be_used_is_an_event_and_is_not_lost() {
+    let place = without_directory();
+    for (contents, problem) in [
+        ("dn: DC=contoso,DC=com", "was not written by firstcas"),
+        ("firstcas topology 2 00\n{}", "is of format 2, which this firstcas does not know"),
+        ("firstcas topology 1 00\n{}", "is damaged or cut short"),
+    ] {
+        place.write("kept/topology.kept", contents);
+        let answer = place.firstcas(&["run", "-c", "kept.toml"]);
+        assert_eq!(answer.status, 1, "{contents}");
+        let event = answer.stderr.lines().find(|line| line.contains("event=FC129")).expect("an event");
+        assert!(event.contains("kept/topology.kept") && event.contains(problem), "{event}");
+    }
+    let aside = |number| fs::read_to_string(place.0.path().join(format!("kept/topology.kept.bad-{number}"))).unwrap();
+    assert_eq!(aside(1), "dn: DC=contoso,DC=com");
+    assert_eq!(aside(3), "firstcas topology 1 00\n{}");
+}
+
+#[test]
+fn a_check_says_whether_it_asked_the_servers() {
+    let place = without_directory();
+    let answer = place.firstcas(&["check", "-c", "away.toml"]);
+    assert_eq!(answer.status, 0, "{}", answer.stderr);
+    assert!(answer.stdout.contains(", not asked by this check; `check --directory` does\n"), "{}", answer.stdout);
+    let answer = place.firstcas(&["check", "--directory", "-c", "away.toml"]);
+    assert_eq!((answer.status, answer.stdout.as_str()), (1, ""));
+    assert!(answer.stderr.contains("ldap://127.0.0.1:"), "{}", answer.stderr);
 }

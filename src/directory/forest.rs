@@ -124,6 +124,18 @@ impl Forest {
         Ok(Changes { people, may_have_missed: news.may_have_missed, topology: news.topology })
     }
 
+    /// Everybody who has a mailbox or an address, and the domains.
+    pub(super) async fn everybody(&self) -> Result<Vec<Record>, DirectoryError> {
+        match &self.source {
+            Source::Ldif(records) => Ok(records.all().to_vec()),
+            Source::Ldap(servers) => {
+                let mut records = servers.everybody().await?;
+                records.extend(servers.configuration(&[class::CROSS_REF], attribute::OF_DOMAINS).await?);
+                Ok(records)
+            }
+        }
+    }
+
     /// Every record of a file; `None` for servers.
     pub(super) fn all(&self) -> Option<Arc<Vec<Record>>> {
         match &self.source {

@@ -154,6 +154,25 @@ impl Servers {
         self.search(Self::catalogs, &search, self.reach.settings.search_timeout).await
     }
 
+    /// Everybody who has a mailbox or an address.
+    pub(super) async fn everybody(&self) -> Result<Vec<Record>, DirectoryError> {
+        let has = |attribute| format!("({attribute}=*)");
+        let filter = [attribute::HOME_MDB, attribute::HOME_SERVER_NAME, attribute::PROXY_ADDRESSES].map(has).concat();
+        let search = Search {
+            operation: "a search for everybody",
+            base: Base::Users,
+            filter: format!("(|{filter})"),
+            attributes: attribute::OF_PEOPLE,
+            size: Size::AllUpTo(PEOPLE_MAX),
+        };
+        let patience = self.reach.settings.search_timeout.saturating_mul(EVERYBODY_PATIENCE);
+        let people = self.search(Self::catalogs, &search, patience).await?;
+        if people.len() > PEOPLE_MAX {
+            return Err(unusable(&self.place(), &format!("more than {PEOPLE_MAX} people; narrow users_base")));
+        }
+        Ok(people)
+    }
+
     /// The configuration container's records of these classes.
     pub(super) async fn configuration(
         &self,
@@ -277,3 +296,7 @@ const BINDS_IN_FLIGHT_MAX: usize = 32;
 const RECORDS_MAX: usize = 200_000;
 /// The topology may take so many times the time of a single search.
 const PAGES_PATIENCE: u32 = 10;
+/// Several times the largest Exchange organisation; about 2 GB of memory while they are looked at.
+const PEOPLE_MAX: usize = 2_000_000;
+/// Everybody may take so many times the time of a single search.
+const EVERYBODY_PATIENCE: u32 = 200;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::{
     Changes, Directory, DirectoryError, Entry, Oddity, Sid, TopologyReading,
     forest::{AnyOf, Forest, Source},
-    schema::{self, attribute},
+    schema::{self, Record, attribute},
 };
 use crate::{identity::MailboxName, routing::topology::TopologyParts, secret::Secret};
 
@@ -71,6 +71,12 @@ impl Organisation {
     /// People whose mailbox is on no server of the topology, and names that several share. `None` where that would take reading everybody from LDAP.
     pub fn people_oddities(&self, parts: &TopologyParts) -> Option<Vec<Oddity>> {
         self.exchange.all().map(|records| schema::people_oddities(&records, parts))
+    }
+
+    /// Everybody who has a mailbox or an address, and the domains of the forest: what
+    /// [`people_oddities`](schema::people_oddities) looks at. Reads the whole directory.
+    pub async fn everybody(&self) -> Result<Vec<Record>, DirectoryError> {
+        self.exchange.everybody().await
     }
 
     /// The SID of the account of that name in a forest of accounts.

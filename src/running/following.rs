@@ -383,8 +383,88 @@ const PEOPLE_KEPT_EVERY: Duration = Duration::from_secs(5 * 60);
 const DIFFERENCES_TOLD_MAX: usize = 20;
 
 #[cfg(test)]
+#[allow(clippy::expect_used)] // a test may fail by panicking
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use async_trait::async_trait;
+
     use super::*;
+    use crate::{
+        directory::{Changes, Entry, TopologyReading, cache},
+        identity::MailboxName,
+        secret::Secret,
+    };
+
+    /// Says once that something has changed, the second time it is asked; before that, it is away.
+    struct Changing {
+        asked: AtomicUsize,
+        change: Changes,
+    }
+
+    #[async_trait]
+    impl Directory for Changing {
+        async fn topology(&self) -> Result<TopologyReading, DirectoryError> {
+            Ok(TopologyReading::default())
+        }
+
+        async fn find(&self, _: &MailboxName) -> Result<Option<Entry>, DirectoryError> {
+            Ok(None)
+        }
+
+        async fn verify(&self, _: &Entry, _: &Secret) -> Result<bool, DirectoryError> {
+            Ok(false)
+        }
+
+        async fn changes(&self) -> Result<Changes, DirectoryError> {
+            match self.asked.fetch_add(1, Relaxed) {
+                0 => Err(DirectoryError::Unreachable { server: "fake".into(), source: "away".into() }),
+                1 => Ok(self.change.clone()),
+                _ => Ok(Changes::default()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_changed_topology_or_a_gap_in_the_changes_wakes_the_refresh_and_nothing_else_does() {
+        for (change, wakes) in [
+            (Changes { topology: true, ..Changes::default() }, true),
+            (Changes { may_have_missed: true, ..Changes::default() }, true),
+            (Changes::default(), false),
+        ] {
+            let directory = Arc::new(Changing { asked: AtomicUsize::new(0), change });
+            let cached = Arc::new(CachedDirectory::new(
+                directory.clone(),
+                CACHE,
+                Arc::new(drop),
+                tokio::runtime::Handle::current(),
+            ));
+            let wake = Arc::new(Wake::default());
+            let watching = tokio::spawn(watch(directory.clone(), cached, wake.clone(), Duration::from_millis(1)));
+            let asked_often = async {
+                while directory.asked.load(Relaxed) < 5 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), asked_often).await.expect("an error does not end the watch");
+            watching.abort();
+            let is_woken = tokio::time::timeout(Duration::ZERO, wake.changed.notified()).await.is_ok();
+            assert_eq!(is_woken, wakes);
+        }
+    }
+
+    const CACHE: cache::Settings = cache::Settings {
+        max_entries: 1,
+        found_lifetime: Duration::from_secs(1),
+        not_found_lifetime: Duration::from_secs(1),
+        max_proofs: 1,
+        proof_lifetime: Duration::from_secs(1),
+        disproof_lifetime: Duration::from_secs(1),
+        stale_lifetime: Duration::from_secs(1),
+        not_found_max: 1,
+        wrong_passwords_max: 1,
+        wrong_passwords_window: Duration::from_secs(1),
+    };
 
     #[test]
     fn an_age_is_told_in_a_unit_that_people_count_in() {

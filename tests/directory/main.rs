@@ -11,13 +11,16 @@ mod servers;
 
 use std::{
     collections::VecDeque,
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
-    path::PathBuf,
-    process::{Command, Output},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -479,6 +482,98 @@ fn a_name_that_two_entries_share_is_shown_by_check_before_going_live() {
     }
 }
 
+/// A configuration file over this slapd.
+fn configuration(slapd: &Slapd, password: &str, folder: &Path) -> PathBuf {
+    let (config, password_file) = (folder.join("firstcas.toml"), folder.join("password"));
+    std::fs::write(&password_file, password).expect("written");
+    let settings = format!(
+        "{LISTENER}[directory.ldap]\nurls = [\"{}\"]\nbind_dn = \"{}\"\nbind_password_file = \"{}\"\n\
+         users_base = \"DC=contoso,DC=com\"\nconfiguration_base = \"CN=Configuration,DC=contoso,DC=com\"\n",
+        slapd.url("ldap"),
+        openldap::BIND_DN,
+        password_file.display()
+    );
+    std::fs::write(&config, settings).expect("written");
+    config
+}
+
+/// What `firstcas check --directory` says over this slapd: whether it could read it, its output, its errors.
+fn check_over(slapd: &Slapd, password: &str) -> (bool, String, String) {
+    let dir = tempfile::tempdir().expect("a folder");
+    firstcas(&["check", "--directory", "-c"], &configuration(slapd, password, dir.path()))
+}
+
+#[test]
+fn the_whole_directory_is_checked_alike_over_both_sources() {
+    let home = "CN=InformationStore,CN=mbx-opo,CN=Servers,CN=Exchange Administrative Group (FYDIBOHF23SPDLT),CN=\
+                Administrative Groups,CN=Contoso,CN=Microsoft Exchange,CN=Services,CN=Configuration,DC=contoso,DC=com";
+    let home = format!("homeMDB: CN=Mailbox Database,CN=First Storage Group,{home}\n");
+    let lost = "msExchHomeServerName: /o=Contoso/ou=Gone/cn=Configuration/cn=Servers/cn=mbx-gone\n";
+    let people: Vec<_> = (0..25).map(|it| person(&format!("Lost {it:02}"), &format!("lost-{it:02}"), lost)).collect();
+    let people = format!(
+        "{}\n{}",
+        person("Another Bruno", "bruno2", &format!("{home}proxyAddresses: smtp:BRUNO@contoso.com\n")),
+        people.join("\n")
+    );
+    let text = format!("{}\n{people}", CONTOSO.replace("https://cas-opo-2.contoso.com/owa", "https://[cas-opo-2/owa"));
+    let slapd = Slapd::load(&text, &Tls::None);
+    let (good, over_ldap, stderr) = check_over(&slapd, openldap::BIND_PASSWORD);
+    assert!(good, "{stderr}");
+    let (good, of_file, stderr) = check_with(&["check", "--directory", "-c"], &text);
+    assert!(good, "{stderr}");
+
+    // OpenLDAP spells the attributes of a DN in its own way.
+    let body = |text: &str| text.lines().skip(3).map(|line| line.to_lowercase() + "\n").collect::<String>();
+    assert_eq!(body(&over_ldap), body(&of_file));
+    let place = format!("\ndirectory  {} as {}\n", slapd.url("ldap"), openldap::BIND_DN);
+    assert!(over_ldap.contains(&place), "{place} in {over_ldap}");
+    for part in [
+        "           5 sites, 13 servers, 6 of them Client Access Servers, 33 mailboxes\nlocal site Lisbon\n",
+        "site       Lisbon, where the edge stands: 3 servers, 1 mailbox\n",
+        "             mbx-lis    Exchange 2007 (8.3.83), 1 mailbox\n",
+        "             owa, activesync, ews: served by cas-lis-1, cas-lis-2\n",
+        "             owa: proxied to Porto (cas-opo-1)\n",
+        "             activesync, ews: proxied to Porto (cas-opo-1, cas-opo-2)\n",
+        "             owa: redirected to https://mail.madrid.contoso.com/owa by a page with a link\n             activesync: \
+         redirected to https://mail.madrid.contoso.com/Microsoft-Server-ActiveSync by a 451\n             ews: proxied \
+         to Madrid (cas-mad-1)\n",
+        "REFUSED      owa, activesync, ews of 1 mailbox: The mailbox's site has no Client Access Server.\n             \
+         filipe@contoso.com\n",
+        "             activesync: passed straight to ex03-opo\n",
+        "no server  25 mailboxes on none that the directory has, so refused; see below\n",
+        "odd        CN=owa (Default Web Site),CN=HTTP,CN=Protocols,CN=cas-opo-2,",
+        "odd        of 25 objects: its mailbox is on `/o=Contoso/ou=Gone/cn=Configuration/cn=Servers/cn=mbx-gone`",
+        "CN=Lost 19,CN=Users,DC=contoso,DC=com\n             and 5 more\n",
+        "`bruno@contoso.com` is also that of",
+        // Faro, Braga, the URL, the lost, the shared address.
+        "\n5 things would break users\n",
+    ] {
+        assert!(of_file.contains(part), "{part} in\n{of_file}");
+    }
+}
+
+#[test]
+fn a_directory_without_fault_is_said_to_have_none() {
+    let whole: String = CONTOSO
+        .split("\n\n")
+        .filter(|record| !record.contains("dn: CN=Filipe") && !record.contains("dn: CN=Gil"))
+        .flat_map(|record| [record, "\n\n"])
+        .collect();
+    let (good, text, stderr) = check_with(&["check", "--directory", "-c"], &whole);
+    assert!(good, "{stderr}");
+    assert!(text.ends_with("\nnothing found that would break a user\n"), "{text}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_fails_the_check_with_the_reason() {
+    let mut slapd = Slapd::load(CONTOSO, &Tls::None);
+    let (good, _, stderr) = check_over(&slapd, "wrong");
+    assert!(!good && stderr.contains("the directory refused the bind as"), "{stderr}");
+    slapd.stop();
+    let (good, stdout, stderr) = check_over(&slapd, openldap::BIND_PASSWORD);
+    assert!(!good && stdout.is_empty() && stderr.contains(slapd.url("ldap").as_str()), "{stderr}");
+}
+
 #[test]
 fn every_mistake_of_the_file_is_told_by_check_up_to_a_limit() {
     let (good, _, stderr) = check("dn: DC=contoso,DC=com\nnot LDIF\ndc: contoso\n\ncn: nobody\n\ndn: CN=empty\n");
@@ -669,19 +764,92 @@ async fn ldaps_and_start_tls_trust_the_given_authority_and_no_other() {
 
 /// What `firstcas check` says of an embedded directory: whether it is content, its output, its errors.
 fn check(text: &str) -> (bool, String, String) {
+    check_with(&["check", "-c"], text)
+}
+
+fn check_with(arguments: &[&str], text: &str) -> (bool, String, String) {
     let dir = tempfile::tempdir().expect("a folder");
     let (config, ldif) = (dir.path().join("firstcas.toml"), dir.path().join("contoso.ldif"));
     std::fs::write(&ldif, text).expect("written");
-    let settings = format!(
-        "[[listener]]\naddress = \"127.0.0.1:0\"\n[directory]\nldif = {:?}\n[routing]\nlocal_site = \"Lisbon\"\n",
-        ldif.display().to_string()
-    );
-    std::fs::write(&config, settings).expect("written");
-    let ended = Command::new(env!("CARGO_BIN_EXE_firstcas")).args(["check", "-c"]).arg(config).output();
+    std::fs::write(&config, format!("{LISTENER}[directory]\nldif = {:?}\n", ldif.display().to_string()))
+        .expect("written");
+    firstcas(arguments, &config)
+}
+
+#[test]
+fn sighup_makes_a_running_edge_read_the_topology_again() {
+    let slapd = Slapd::load(CONTOSO, &Tls::None);
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = configuration(&slapd, openldap::BIND_PASSWORD, dir.path());
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    std::fs::write(
+        &config,
+        text.replace("[directory.ldap]", "[directory]\nwatch_interval = \"10s\"\n[directory.ldap]"),
+    )
+    .expect("written");
+    let edge = Command::new(env!("CARGO_BIN_EXE_firstcas"))
+        .args(["run", "-c"])
+        .arg(&config)
+        .env_remove("RUST_LOG")
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut edge = Ended(edge.expect("it runs"));
+    let log = BufReader::new(edge.0.stderr.take().expect("piped"));
+    let (lines, news) = mpsc::channel();
+    thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+    let until = |part: &str, patience: Duration| {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = news.recv_timeout(left).unwrap_or_else(|error| panic!("no {part:?} in the log: {error}"));
+            if line.contains(part) {
+                return;
+            }
+        }
+    };
+    until("firstcas is ready", DEADLINE);
+    let site = "CN=Faro,CN=Sites,CN=Configuration,DC=contoso,DC=com";
+    modify(&slapd, &format!("dn: {site}\nchangetype: modrdn\nnewrdn: CN=Algarve\ndeleteoldrdn: 1\n"));
+    let told = Command::new("kill").args(["-HUP", &edge.0.id().to_string()]).status();
+    assert!(told.expect("kill is there").success());
+    until("SIGHUP: the topology is read again; restart firstcas for a new configuration", DEADLINE);
+    // Sooner than anything else would have made it be read.
+    until("the site Algarve is new", Duration::from_secs(8));
+}
+
+/// A process of ours, which ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
+}
+
+/// Changes the directory while it runs.
+fn modify(slapd: &Slapd, ldif: &str) {
+    let account = ["-D", openldap::BIND_DN, "-w", openldap::BIND_PASSWORD];
+    let mut process = Command::new("ldapmodify")
+        .args(["-x", "-H", slapd.url("ldap").as_str()])
+        .args(account)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("ldapmodify is installed (Debian: ldap-utils)");
+    process.stdin.take().expect("piped").write_all(ldif.as_bytes()).expect("it reads");
+    assert!(process.wait().expect("it ends").success(), "ldapmodify failed");
+}
+
+fn firstcas(arguments: &[&str], config: &Path) -> (bool, String, String) {
+    let ended = Command::new(env!("CARGO_BIN_EXE_firstcas")).args(arguments).arg(config).output();
     let Output { status, stdout, stderr } = ended.expect("it runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (status.success(), text(stdout), text(stderr))
 }
+
+/// One listener, in Lisbon.
+const LISTENER: &str = "routing.local_site = \"Lisbon\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n";
 
 async fn within<F: IntoFuture>(future: F) -> F::Output {
     timeout(DEADLINE, future.into_future()).await.expect("an answer in time")

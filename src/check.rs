@@ -1,0 +1,286 @@
+//! Everything in the directory that would break a user, as a person wants it listed before going live:
+//! `firstcas check --directory`.
+//!
+//! Nothing is decided here: the whole directory is read once, and [`decide`] is asked about every home server's
+//! mailboxes, as in the edge.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::{self, Write as _},
+};
+
+use crate::{
+    config::{self, Config, ConfigErrors, values::list},
+    directory::{
+        Directory as _, DirectoryError, Notice, Oddity,
+        ldap::{self, Account},
+        organisation::Organisation,
+        schema::{self, Record},
+    },
+    edge::notices,
+    explain::version,
+    routing::{
+        Decision, EasVersion, Policy, Refusal, Request, Rule, decide,
+        mailbox::{Mailbox, Whose},
+        members,
+        protocol::Protocol,
+        topology::{Server, ServerId, SiteId, Topology},
+    },
+};
+
+/// What was found. Its `Display` is for reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    text: String,
+    /// How many things would break users.
+    pub faults: usize,
+}
+
+/// Why the directory could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// It could not be read.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The local site, or a site that the configuration names, is not in it.
+    #[error(transparent)]
+    Policy(#[from] ConfigErrors),
+}
+
+/// Reads the whole topology and everybody, and reports; `notices`: what the directory noticed meanwhile.
+pub async fn check(
+    config: &Config,
+    directory: &Organisation,
+    notices: impl FnOnce() -> Vec<Notice>,
+) -> Result<Report, CheckError> {
+    let reading = directory.topology().await?;
+    let people = directory.everybody().await?;
+    let mut oddities = reading.oddities;
+    oddities.extend(schema::people_oddities(&people, &reading.parts));
+    let topology = Topology::new(reading.parts);
+    let policy = config.policy(&topology)?;
+    let mailboxes = by_home(&people, &topology);
+
+    let mut report = Report { text: String::new(), faults: 0 };
+    report.say("directory", place(&config.directory));
+    report.say("", totals(&topology, mailboxes.values().map(Vec::len).sum()));
+    report.say("local site", &topology.site(policy.local_site).name);
+    let sites = (0..topology.sites().len()).map(|id| Some(SiteId(id)));
+    for site in sites.chain([None]) {
+        report.site(site, &mailboxes, &topology, &policy);
+    }
+    if let Some(lost) = mailboxes.get(&None) {
+        let how_many = counted(lost.len(), "mailbox");
+        report.say("no server", format!("{how_many} on none that the directory has, so refused; see below"));
+    }
+    report.oddities(&oddities);
+    for notice in notices() {
+        report.faults += usize::from(matches!(notice, Notice::CertificateEnds { .. }));
+        report.say("notice", notices::told(&notice, Some(&topology)).1);
+    }
+    Ok(report)
+}
+
+/// Where the directory is, and who asks it.
+fn place(directory: &config::Directory) -> String {
+    let of = |settings: &ldap::Settings| {
+        let whom = match &settings.account {
+            Account::Anonymous => "nobody".to_owned(),
+            Account::Password { dn, .. } => dn.clone(),
+            Account::Keytab(path) => format!("the account of {}", path.display()),
+        };
+        format!("{} as {whom}", settings.servers)
+    };
+    match directory {
+        config::Directory::Ldif(path) => path.display().to_string(),
+        config::Directory::Ldap { forest, account_forests } => {
+            let forests: Vec<_> = std::iter::once(&**forest).chain(account_forests).map(of).collect();
+            forests.join("; accounts from ")
+        }
+    }
+}
+
+fn totals(topology: &Topology, mailboxes: usize) -> String {
+    let client_access = topology.servers().iter().filter(|server| server.client_access).count();
+    format!(
+        "{}, {}, {client_access} of them Client Access Servers, {}",
+        counted(topology.sites().len(), "site"),
+        counted(topology.servers().len(), "server"),
+        counted(mailboxes, "mailbox")
+    )
+}
+
+/// Names and mailboxes by the server they are on; `None`: on none that the topology has.
+type ByHome = HashMap<Option<ServerId>, Vec<(String, Mailbox)>>;
+
+fn by_home(people: &[Record], topology: &Topology) -> ByHome {
+    let mut by_home = ByHome::new();
+    for entry in people.iter().map(schema::entry) {
+        if let Some(mailbox) = entry.mailbox {
+            by_home.entry(topology.home_server(&mailbox)).or_default().push((entry.name, mailbox));
+        }
+    }
+    by_home
+}
+
+/// What happens to requests for a mailbox.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// As the rules want it.
+    Fine(String),
+    /// Their version of Exchange has no such thing, with or without an edge.
+    NotSpoken,
+    /// By this rule.
+    Refused(&'static str),
+}
+
+impl Report {
+    /// A site's servers, and what happens to its mailboxes; `None`: those of no site.
+    fn site(&mut self, site: Option<SiteId>, mailboxes: &ByHome, topology: &Topology, policy: &Policy) {
+        let servers: Vec<_> = (0..topology.servers().len())
+            .map(ServerId)
+            .filter(|id| topology.server(*id).site == site)
+            .map(|id| (id, topology.server(id), mailboxes.get(&Some(id)).map_or(&[][..], Vec::as_slice)))
+            .collect();
+        let total = servers.iter().map(|(_, _, mailboxes)| mailboxes.len()).sum();
+        let totals = format!("{}, {}", counted(servers.len(), "server"), counted(total, "mailbox"));
+        match site {
+            Some(site) if site == policy.local_site => {
+                self.say("site", format!("{}, where the edge stands: {totals}", topology.site(site).name));
+            }
+            Some(site) => self.say("site", format!("{}: {totals}", topology.site(site).name)),
+            None if servers.is_empty() => return,
+            None => self.say("no site", totals),
+        }
+        let width = servers.iter().map(|(_, server, _)| server.name.chars().count()).max().unwrap_or_default();
+        for (_, server, mailboxes) in &servers {
+            self.say("", format!("  {:width$}  {}", server.name, description(server, mailboxes.len())));
+        }
+        let mut outcomes: BTreeMap<(usize, String, Outcome), Vec<&str>> = BTreeMap::new();
+        for (_, _, mailboxes) in &servers {
+            let Some((_, mailbox)) = mailboxes.first() else { continue }; // of one server, all fare alike
+            for (place, (outcome, protocols)) in outcomes_of(mailbox, topology, policy).into_iter().enumerate() {
+                let names = mailboxes.iter().map(|(name, _)| name.as_str());
+                outcomes.entry((place, protocols, outcome)).or_default().extend(names);
+            }
+        }
+        for ((_, protocols, outcome), mut names) in outcomes {
+            match outcome {
+                Outcome::Fine(how) => self.say("", format!("  {protocols}: {how}")),
+                Outcome::NotSpoken => self.say("", format!("  {protocols}: not spoken by Exchange of that version")),
+                Outcome::Refused(sentence) => {
+                    self.faults += 1;
+                    let how_many = counted(names.len(), "mailbox");
+                    self.say("REFUSED", format!("  {protocols} of {how_many}: {sentence}"));
+                    names.sort_unstable();
+                    self.say("", format!("  {}", list(&names)));
+                }
+            }
+        }
+    }
+
+    /// What is odd, the same of several objects once.
+    fn oddities(&mut self, oddities: &[Oddity]) {
+        let mut by_problem: Vec<(&str, Vec<&str>)> = Vec::new();
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for Oddity { dn, problem } in oddities {
+            let place = *places.entry(problem).or_insert_with(|| {
+                by_problem.push((problem, Vec::new()));
+                by_problem.len() - 1
+            });
+            by_problem[place].1.push(dn);
+        }
+        self.faults += by_problem.len();
+        for (problem, dns) in by_problem {
+            if let [dn] = *dns {
+                self.say("odd", format!("{dn}: {problem}"));
+                continue;
+            }
+            self.say("odd", format!("of {} objects: {problem}", dns.len()));
+            for dn in dns.iter().take(SHOWN_MAX) {
+                self.say("", format!("  {dn}"));
+            }
+            if let Some(more @ 1..) = dns.len().checked_sub(SHOWN_MAX) {
+                self.say("", format!("  and {more} more"));
+            }
+        }
+    }
+
+    fn say(&mut self, title: &str, line: impl fmt::Display) {
+        let _ = writeln!(self.text, "{title:10} {line}"); // a String takes everything
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match self.faults {
+            0 => writeln!(f, "nothing found that would break a user"),
+            1 => writeln!(f, "1 thing would break users"),
+            faults => writeln!(f, "{faults} things would break users"),
+        }
+    }
+}
+
+fn description(server: &Server, mailboxes: usize) -> String {
+    let role = if server.client_access { ", Client Access Server" } else { "" };
+    let mailboxes = if mailboxes == 0 { String::new() } else { format!(", {}", counted(mailboxes, "mailbox")) };
+    format!("{}{role}{mailboxes}", version(server))
+}
+
+/// What happens to a mailbox by each protocol; those that fare alike together.
+fn outcomes_of(mailbox: &Mailbox, topology: &Topology, policy: &Policy) -> Vec<(Outcome, String)> {
+    let newest = Some(EasVersion(u16::MAX));
+    let mut questions =
+        vec![("owa", Protocol::Owa, None), ("activesync", Protocol::ActiveSync, newest), ("ews", Protocol::Ews, None)];
+    if policy.activesync_redirect_from.is_some() {
+        questions.insert(2, ("activesync of older devices", Protocol::ActiveSync, None));
+    }
+    let mut outcomes: Vec<(Outcome, String)> = Vec::new();
+    for (label, protocol, eas_version) in questions {
+        let request = Request { protocol, path: protocol.default_path(), eas_version };
+        let outcome = outcome(&decide(&request, Whose::Mailbox(mailbox), topology, policy), topology, policy);
+        match outcomes.iter_mut().find(|(known, _)| *known == outcome) {
+            Some((_, labels)) => *labels = format!("{labels}, {label}"),
+            None => outcomes.push((outcome, label.to_owned())),
+        }
+    }
+    outcomes
+}
+
+fn outcome(decision: &Decision, topology: &Topology, policy: &Policy) -> Outcome {
+    Outcome::Fine(match decision {
+        Decision::Proxy(pool, rule) => {
+            let names: Vec<_> = members(*pool, topology, policy).map(|(_, server)| server.name.as_str()).collect();
+            let (site, names) = (&topology.site(pool.site).name, list(&names));
+            match rule {
+                Rule::LocalSite | Rule::LocalService | Rule::LocalChallenge => format!("served by {names}"),
+                Rule::ProxyToNeighbour => {
+                    format!("proxied to {site}, the nearest site with a Client Access Server ({names})")
+                }
+                Rule::ProxyToSite
+                | Rule::RootToOwa
+                | Rule::OwaRedirect
+                | Rule::ActiveSyncRedirect
+                | Rule::BackEnd2003
+                | Rule::OwaTo2003
+                | Rule::EcpToOwa
+                | Rule::LegacyToOwa => format!("proxied to {site} ({names})"),
+            }
+        }
+        Decision::BackEnd(server, _) => format!("passed straight to {}", topology.server(*server).name),
+        Decision::LinkPage(url, _) => format!("redirected to {url} by a page with a link"),
+        Decision::MovedDevice(url, _) => format!("redirected to {url} by a 451"),
+        Decision::SameHost(path, _) => format!("redirected to {path} on the same host"),
+        Decision::Refuse(Refusal::NotOnThisVersion) => return Outcome::NotSpoken,
+        Decision::Refuse(refusal) => return Outcome::Refused(refusal.sentence()),
+    })
+}
+
+fn counted(number: usize, thing: &str) -> String {
+    let plural = if thing.ends_with('x') { "es" } else { "s" };
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}{plural}") }
+}
+
+/// Of many objects with one fault, some are enough to find the rest.
+const SHOWN_MAX: usize = 20;
