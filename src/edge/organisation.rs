@@ -307,3 +307,35 @@ impl Authorities {
         Ok(loaded)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used)] // a test may fail by panicking
+mod tests {
+    use super::*;
+    use crate::directory::{ldif, schema};
+
+    #[tokio::test]
+    async fn a_server_whose_name_does_not_resolve_is_reached_where_it_was() {
+        let contoso = include_str!("../../conf/contoso.ldif").replace(".contoso.com", ".contoso.invalid");
+        let folder = tempfile::tempdir().expect("a folder");
+        let [file, ldif_file] = ["firstcas.toml", "contoso.ldif"].map(|name| folder.path().join(name));
+        std::fs::write(&ldif_file, &contoso).expect("written");
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[directory]\nldif = {ldif_file:?}\n[routing]\nlocal_site = \"Porto\"\n"
+        );
+        std::fs::write(&file, text).expect("written");
+        let config = Config::load(&file).expect("a good configuration");
+        let topology = Topology::new(schema::topology(&ldif::parse(contoso.as_bytes()).expect("LDIF")).parts);
+        let policy = config.policy(&topology).expect("Porto is there");
+        let cas = topology.servers().iter().position(|server| server.name == "cas-opo-1").map(ServerId);
+        let cas = cas.expect("a server of that name");
+        let place = ("cas-opo-1.contoso.invalid".to_owned(), 443);
+        let kept = HashMap::from([(place, "127.0.0.9:1443".parse().expect("an address"))]);
+        for (kept, is_reached) in [(HashMap::new(), false), (kept, true)] {
+            let organisation = Organisation::new(topology.clone(), policy.clone(), &config, None, &kept).await;
+            let organisation = organisation.expect("no authorities to load");
+            assert_eq!(organisation.target(cas, Protocol::Owa).is_some(), is_reached);
+            assert_eq!(organisation.addresses(), kept);
+        }
+    }
+}

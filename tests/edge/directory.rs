@@ -145,7 +145,8 @@ async fn with_the_directory_away_those_it_remembers_are_served_and_others_asked_
         assert_eq!(bruno.status, 503, "{bruno:?}");
         assert!(bruno.header("Retry-After").parse::<u32>().is_ok(), "{bruno:?}");
     }
-    let away = ["ERROR firstcas::event", "event=FC121", &slapd.url("ldap").to_string()];
+    let url = slapd.url("ldap");
+    let away = ["ERROR firstcas::event", "event=FC121", url.as_str()];
     let event = record::line(&away).await;
     assert!(!event.contains(BIND_PASSWORD), "{event}");
     assert_eq!(record::lines(&away).len(), 1, "it is told once, not for each request");
