@@ -205,7 +205,7 @@ fn the_readmes_sample_lacks_nothing_but_the_administrators_own_files() {
     place.write("sample.toml", &sample.join("\n"));
     let answer = place.firstcas(&["check", "-c", "sample.toml"]);
     let mistakes: Vec<_> = answer.stderr.lines().skip(1).collect();
-    assert_eq!(mistakes.len(), 3, "{}", answer.stderr);
+    assert_eq!(mistakes.len(), 4, "{}", answer.stderr);
     assert!(mistakes.iter().all(|mistake| mistake.contains("there is no file /etc/firstcas/")), "{}", answer.stderr);
 }
 

@@ -229,8 +229,15 @@ fn ldap(section: &Section<'_>, local_site: Option<&str>, surroundings: &Surround
         let problem = "a sign-in by Kerberos needs TLS";
         section.note_at("bind_keytab", wrong(problem, "write ldaps:// or start_tls = true"));
     }
+    let ca = section.get("ca", |value| surroundings.certificates(value));
+    let is_found_encrypted = section.has("domain") && (start_tls || !allow_plain);
+    if is_found_encrypted && !section.has("ca") {
+        // Whoever forges DNS can name a server of his own, with a certificate that any public authority gave him for it.
+        let problem = "servers that DNS names are told from impostors by nothing but their certificates";
+        section.note_at("domain", wrong(problem, "add ca, the PEM file of the authority of the domain controllers"));
+    }
     Some(ldap::Settings {
-        ca_file: section.get("ca", |value| surroundings.certificates(value)).map(|(path, _)| path),
+        ca_file: ca.map(|(path, _)| path),
         start_tls,
         users_base: section.get("users_base", search_base),
         configuration_base: section.get("configuration_base", search_base),

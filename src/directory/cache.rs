@@ -1,9 +1,9 @@
 //! What stands between every request and the directory: answers kept for a while, and asked for once at a time.
 //!
-//! A name that is not kept is searched by the first request that wants it; the others wait for that search. One that is
-//! asked for all the time is searched again before its lifetime ends, and nobody waits. Its person may have other names;
-//! a change of the person is seen under all of them. What was found serves longer while the directory is away. Other
-//! errors are never kept: the next request asks again.
+//! A name that is not kept is searched when the first request wants it; the others wait for that search. One that is
+//! asked for all the time is searched again before its lifetime ends, and nobody waits. A change of a person is seen
+//! under all the person's names. What was found serves longer while the directory is away; an error is never kept, the
+//! next request asks again.
 
 mod books;
 mod clock;
@@ -26,11 +26,12 @@ use crate::{identity::MailboxName, secret::Secret};
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Names kept, found or not; the least used go first. About 500 bytes each.
+    /// Names of people kept; the least used go first. About BYTES bytes each.
     pub max_entries: u64,
-    /// How long a found name is kept: how long a moved mailbox is still sought at its old home.
+    /// How long a found name is good, if no change of its person is noticed before. One that is asked for is searched
+    /// again after three quarters of it, while what is known serves.
     pub found_lifetime: Duration,
-    /// How long an unknown or ambiguous name is kept: how long a new mailbox may have to wait.
+    /// How long an unknown or ambiguous name is kept: how long a new mailbox may have to wait if nobody notices it.
     pub not_found_lifetime: Duration,
     /// Verified credentials kept, right or wrong. About 200 bytes each.
     pub max_proofs: u64,
@@ -41,9 +42,10 @@ pub struct Settings {
     /// How long a mailbox that was found is still believed to be where it was while the directory is away. At least
     /// `found_lifetime`.
     pub stale_lifetime: Duration,
-    /// Unknown names kept, apart from the known ones, so that a flood of made-up names displaces nobody.
+    /// Unknown and ambiguous names kept, apart from the others, so that a flood of made-up names displaces nobody.
     pub not_found_max: u64,
-    /// How many wrong passwords of one person are asked of the directory within `wrong_passwords_window`.
+    /// How many wrong passwords of one person are asked of the directory until `wrong_passwords_window` has passed without
+    /// another. At least 1.
     pub wrong_passwords_max: u32,
     /// See `wrong_passwords_max`.
     pub wrong_passwords_window: Duration,
@@ -116,8 +118,8 @@ impl CachedDirectory {
         self.people.find(name).await
     }
 
-    /// Whether this is the person's password. When too many of the person's were wrong of late, every other is too, until
-    /// [`Settings::wrong_passwords_window`] has passed since the last; only what is remembered as right is not.
+    /// Whether this is the person's password. When too many of the person's were wrong of late, every other is too,
+    /// until [`Settings::wrong_passwords_window`] has passed since the last; only what is remembered as right is not.
     ///
     /// # Errors
     /// The directory's, shared by all who waited for the same answer.

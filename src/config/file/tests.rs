@@ -354,8 +354,11 @@ fn a_sign_in_by_kerberos_needs_tls_and_one_keytab_for_all_forests() {
     assert_eq!(problems("urls = ['ldap://dc1']\nstart_tls = true"), none);
     assert_eq!(problems("urls = ['ldaps://dc1', 'ldap://dc2']\nallow_plain = true"), without_tls);
     assert_eq!(problems("urls = ['ldap://127.0.0.1:389']"), without_tls);
-    assert_eq!(problems("domain = 'contoso.com'"), none);
-    assert_eq!(problems("domain = 'contoso.com'\nstart_tls = true"), none);
+    assert_eq!(problems("domain = 'contoso.com'\nca = 'ca.pem'"), none);
+    assert_eq!(problems("domain = 'contoso.com'\nca = 'ca.pem'\nstart_tls = true"), none);
+    let without_ca = ["servers that DNS names are told from impostors by nothing but their certificates"];
+    assert_eq!(problems("domain = 'contoso.com'"), without_ca);
+    assert_eq!(problems("domain = 'contoso.com'\nstart_tls = true"), without_ca);
     assert_eq!(problems("domain = 'contoso.com'\nallow_plain = true"), without_tls);
 
     let forests = |keytab: &str| {

@@ -205,8 +205,8 @@ fn home(mailbox: Option<&Mailbox>) -> Option<(&str, Option<&str>)> {
     mailbox.map(|mailbox| (&*mailbox.home_server, mailbox.home_database.as_deref()))
 }
 
-/// When a table is swept of what nobody holds any more: whenever it has doubled since the last time. So it is never more
-/// than twice as large as what is held, and an entry's share of the sweeping does not grow with the table.
+/// When a table is swept of what nobody needs any more: whenever it has doubled since the last time. So it is never
+/// more than twice as large as it was then, and an entry's share of the sweeping does not grow with the table.
 #[derive(Default)]
 pub(super) struct Sweep {
     left: usize,

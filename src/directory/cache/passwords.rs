@@ -1,7 +1,7 @@
 //! Passwords: which are known as right or wrong, and how many wrong ones the directory is asked about.
 //!
-//! Active Directory locks an account after so many wrong passwords, and counts from nought again when a while has passed
-//! since the last. The edge counts in the same way and stops earlier, so whoever guesses here locks nobody out.
+//! Active Directory locks an account after so many wrong passwords, and counts from nought again when a while has
+//! passed since the last. The edge counts in the same way and stops earlier, so whoever guesses here locks nobody out.
 
 use std::{
     collections::HashMap,
@@ -41,6 +41,7 @@ type Hash = [u8; 32];
 struct Accounts {
     attempts: HashMap<Hash, Attempts>,
     sweep: Sweep,
+    swept_at: Option<Moment>,
 }
 
 struct Attempts {
@@ -140,10 +141,13 @@ impl Passwords {
         let account = *blake3::keyed_hash(&self.key, schema::fold_dn(&entry.dn).as_bytes()).as_bytes();
         let (now, window) = (self.clock.now(), self.settings.wrong_passwords_window);
         let mut accounts = self.accounts.lock();
-        let Accounts { attempts, sweep } = &mut *accounts;
-        if sweep.is_due(attempts.len()) {
+        let Accounts { attempts, sweep, swept_at } = &mut *accounts;
+        let is_full = attempts.len() >= ACCOUNTS_MAX && !attempts.contains_key(&account);
+        let was_just_swept = swept_at.is_some_and(|then| now.since(then) < SWEEP_INTERVAL);
+        if sweep.is_due(attempts.len()) || is_full && !was_just_swept {
             attempts.retain(|_, it| it.in_flight > 0 || now.since(it.last_wrong_at) < window);
             sweep.is_done(attempts.len());
+            *swept_at = Some(now);
         }
         if attempts.len() >= ACCOUNTS_MAX && !attempts.contains_key(&account) {
             return None;
@@ -192,6 +196,8 @@ impl Expiry<Hash, bool> for ProofExpiry {
     }
 }
 
-/// How many people may have had wrong passwords of late; about 60 bytes each. Somebody guessing at more of them at a time
+/// How many people may have had wrong passwords of late; about 60 bytes each. Whoever guesses at more of them at a time
 /// is answered "wrong" without asking, rather than given more guesses.
-const ACCOUNTS_MAX: usize = 1_000_000;
+const ACCOUNTS_MAX: usize = if cfg!(test) { 2000 } else { 1_000_000 };
+/// How soon a full table is swept again, which takes some 20 ms.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -22,8 +22,8 @@ use crate::{
     identity::MailboxName,
 };
 
-/// The cached names. Every write to `names` and `others` is made with the books locked, so that a search, a change and a
-/// restored person cannot come between each other's steps; a hit locks nothing.
+/// The cached names. Every write to `names` and `others` is made with the books locked, so that a search, a change and
+/// a restored person cannot come between each other's steps; a hit does not lock them.
 pub(super) struct People {
     directory: Arc<dyn Directory>,
     settings: Settings,

@@ -1,4 +1,4 @@
-//! Finds a forest's servers: by the SRV records of its domain, or by the addresses of listed hosts.
+//! Finds a forest's servers by the SRV records of its domain.
 //!
 //! Each domain controller registers itself in DNS ([MS-ADTS] 6.3.2.3). Of the names it registers these are asked for:
 //!
@@ -17,7 +17,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -30,9 +29,8 @@ use hickory_resolver::{
     system_conf::read_system_conf,
 };
 use tokio::{
-    net::lookup_host,
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use url::Url;
 
@@ -140,14 +138,6 @@ pub enum FindError {
         /// Who was asked.
         name_server: String,
         /// What it said.
-        problem: String,
-    },
-    /// A listed host has no address.
-    #[error("the host {host} has no address: {problem}; mend its URL, or its entry in DNS")]
-    NoSuchHost {
-        /// The host.
-        host: String,
-        /// What the system said.
         problem: String,
     },
 }
@@ -468,28 +458,6 @@ async fn addresses(resolver: &TokioResolver, host: &str) -> Result<Addresses, St
     };
     let lifetime = lookup.as_lookup().answers().iter().map(|record| record.ttl).min().ok_or_else(none)?;
     Ok((lookup.iter().take(ADDRESSES_MAX).collect(), Duration::from_secs(lifetime.into())))
-}
-
-/// The places of a listed server, its addresses found by the system, in the system's order.
-///
-/// # Errors
-/// [`FindError::NoSuchHost`].
-pub async fn places(url: &Url, patience: Duration) -> Result<Vec<Place>, FindError> {
-    let host = url.host_str().unwrap_or_default();
-    let port = url.port().unwrap_or(if url.scheme() == "ldaps" { LDAPS_PORT } else { LDAP_PORT });
-    let no_such_host = |problem: String| FindError::NoSuchHost { host: host.to_owned(), problem };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let found = match timeout(patience, lookup_host((bare, port))).await {
-        Ok(found) => found.map_err(|error: io::Error| no_such_host(error.to_string()))?,
-        Err(_) => return Err(no_such_host(format!("no answer within {} ms", patience.as_millis()))),
-    };
-    let mut known = HashSet::new();
-    let places: Vec<_> = found
-        .filter(|address| known.insert(*address))
-        .take(ADDRESSES_MAX)
-        .map(|address| Place { url: url.clone(), address })
-        .collect();
-    if places.is_empty() { Err(no_such_host("none was found".to_owned())) } else { Ok(places) }
 }
 
 /// By priority; equal ones drawn by weight (RFC 2782). `draw(n)` gives a number below n.

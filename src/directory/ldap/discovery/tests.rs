@@ -327,26 +327,6 @@ async fn lifetimes_are_bounded() {
     }
 }
 
-#[tokio::test]
-async fn listed_hosts_have_the_addresses_the_system_says() {
-    for (url, expected) in [
-        ("ldaps://127.0.0.1", "127.0.0.1:636"),
-        ("ldap://127.0.0.1", "127.0.0.1:389"),
-        ("ldap://[::1]:1389", "[::1]:1389"),
-        ("ldaps://127.0.0.1:3269", "127.0.0.1:3269"),
-    ] {
-        let url = Url::parse(url).expect("a URL");
-        let places = places(&url, PATIENCE).await.expect("an address");
-        assert_eq!(places, [Place { url, address: expected.parse().expect("an address") }]);
-    }
-    let localhost = Url::parse("ldaps://localhost").expect("a URL");
-    let all = places(&localhost, PATIENCE).await.expect("it has one");
-    assert!(all.iter().all(|place| place.address.ip().is_loopback() && place.address.port() == 636), "{all:?}");
-    let nowhere = Url::parse("ldaps://nowhere.invalid").expect("a URL");
-    let error = places(&nowhere, PATIENCE).await.expect_err("no such host");
-    assert!(error.to_string().starts_with("the host nowhere.invalid has no address"), "{error}");
-}
-
 fn record(priority: u16, weight: u16, host: usize) -> Record {
     Record { priority, weight, port: 389, host: host.to_string() }
 }
