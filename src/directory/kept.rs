@@ -12,11 +12,13 @@
 //! reading of the directory writes a new one.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     io::{self, ErrorKind, Read, Write},
+    iter,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -252,11 +254,17 @@ pub fn decode_topology(bytes: &[u8]) -> Result<KeptTopology, Problem> {
     })
 }
 
-/// People as the bytes of their file; of more than fit into it, the first.
+/// People as the bytes of their file; of more than fit into it, the first. Servers and databases, which many share, are a
+/// list in the first line.
 pub fn encode_people(people: &[Remembered]) -> Vec<u8> {
+    let mailboxes = || people.iter().filter_map(|person| person.entry.mailbox.as_ref());
+    let homes: BTreeSet<&str> =
+        mailboxes().flat_map(|it| iter::once(&*it.home_server).chain(it.home_database.as_deref())).collect();
+    let homes: Vec<&str> = homes.into_iter().collect();
     let mut lines = Lines::default();
+    lines.push(&homes);
     for person in people {
-        lines.push(&PersonBody::of(person));
+        lines.push(&PersonBody::of(person, &homes));
     }
     lines.with_heading(PEOPLE_KIND)
 }
@@ -266,8 +274,12 @@ pub fn encode_people(people: &[Remembered]) -> Vec<u8> {
 /// # Errors
 /// They are not such a file's.
 pub fn decode_people(bytes: &[u8]) -> Result<Vec<Remembered>, Problem> {
-    let lines = body_of(bytes, PEOPLE_KIND)?.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let person = |line| serde_json::from_slice::<PersonBody>(line).ok().and_then(PersonBody::person);
+    let mut lines = body_of(bytes, PEOPLE_KIND)?.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let homes: Vec<Arc<str>> = match lines.next().map(serde_json::from_slice::<Vec<String>>) {
+        Some(Ok(homes)) => homes.into_iter().map(Arc::from).collect(),
+        Some(Err(_)) | None => return Err(Problem::Damaged),
+    };
+    let person = |line| serde_json::from_slice::<PersonBody>(line).ok()?.person(&homes);
     lines.map(|line| person(line).ok_or(Problem::Damaged)).collect()
 }
 
@@ -360,8 +372,9 @@ struct PersonBody {
 #[derive(Serialize, Deserialize)]
 struct MailboxBody {
     key: u64,
-    home_server: String,
-    home_database: Option<String>,
+    /// Places in the list of the first line.
+    home_server: usize,
+    home_database: Option<usize>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -422,7 +435,9 @@ impl ServerBody {
 }
 
 impl PersonBody {
-    fn of(person: &Remembered) -> Self {
+    /// `homes` are in order, and hold the person's.
+    fn of(person: &Remembered, homes: &[&str]) -> Self {
+        let place = |home: &str| homes.binary_search(&home).unwrap_or(usize::MAX);
         let Remembered { names, entry, read_at } = person;
         let name = |name: &MailboxName| match name {
             MailboxName::Address(address) => NameBody::Address(address.clone()),
@@ -437,15 +452,15 @@ impl PersonBody {
             name: entry.name.clone(),
             mailbox: entry.mailbox.as_ref().map(|mailbox| MailboxBody {
                 key: mailbox.key,
-                home_server: mailbox.home_server.to_string(),
-                home_database: mailbox.home_database.as_ref().map(ToString::to_string),
+                home_server: place(&mailbox.home_server),
+                home_database: mailbox.home_database.as_deref().map(place),
             }),
             master_account: entry.master_account.as_ref().map(|sid| STANDARD.encode(&sid.0)),
             read_at: seconds(*read_at),
         }
     }
 
-    fn person(self) -> Option<Remembered> {
+    fn person(self, homes: &[Arc<str>]) -> Option<Remembered> {
         let sixteen = |text: &str| <[u8; 16]>::try_from(STANDARD.decode(text).ok()?).ok();
         let name = |name| {
             Some(match name {
@@ -459,19 +474,19 @@ impl PersonBody {
             Some(sid) => Some(Sid(STANDARD.decode(sid).ok()?.into())),
             None => None,
         };
+        let mailbox = match self.mailbox {
+            Some(MailboxBody { key, home_server, home_database }) => {
+                let home_database = match home_database {
+                    Some(place) => Some(homes.get(place)?.clone()),
+                    None => None,
+                };
+                Some(Mailbox { key, home_server: homes.get(home_server)?.clone(), home_database })
+            }
+            None => None,
+        };
         Some(Remembered {
             names: self.names.into_iter().map(name).collect::<Option<_>>()?,
-            entry: Entry {
-                id: EntryId(sixteen(&self.id)?),
-                dn: self.dn,
-                name: self.name,
-                mailbox: self.mailbox.map(|mailbox| Mailbox {
-                    key: mailbox.key,
-                    home_server: mailbox.home_server.into(),
-                    home_database: mailbox.home_database.map(Into::into),
-                }),
-                master_account,
-            },
+            entry: Entry { id: EntryId(sixteen(&self.id)?), dn: self.dn, name: self.name, mailbox, master_account },
             read_at: time(self.read_at)?,
         })
     }
@@ -499,8 +514,8 @@ const BEING_WRITTEN: &str = ".being-written-";
 const WRITING_TAKES: Duration = Duration::from_secs(60 * 60);
 /// How many unusable files of a name are left for somebody to look at.
 const BAD_FILES_MAX: usize = 9;
-/// Some 700,000 people at 350 bytes; the largest organisation takes a few MiB.
-const FILE_BYTES_MAX: u64 = 256 << 20;
+/// A million people of some 450 bytes; the largest organisation takes a few MiB.
+const FILE_BYTES_MAX: u64 = 512 << 20;
 /// `firstcas topology 1 `, 64 digits of a hash, and room for larger numbers.
 const HEADING_BYTES_MAX: usize = 128;
 
@@ -633,7 +648,7 @@ mod tests {
         let file = File::create(folder.path().join(TOPOLOGY)).unwrap();
         file.set_len(1 << 40).unwrap(); // sparse
         let error = Kept::in_folder(folder.path()).topology().expect_err("too large");
-        assert!(error.to_string().contains("is larger than 256 MiB"), "{error}");
+        assert!(error.to_string().contains("is larger than 512 MiB"), "{error}");
     }
 
     #[test]
@@ -669,6 +684,15 @@ mod tests {
                 .to_vec(),
         );
         assert_eq!(decode_people(&far.with_heading(PEOPLE_KIND)), Err(Problem::Damaged));
+    }
+
+    #[test]
+    fn a_person_takes_about_as_much_room_as_the_bound_counts_on() {
+        let people = people();
+        let many: Vec<_> = (0..100).flat_map(|_| people.iter().cloned()).collect();
+        let bytes = encode_people(&many);
+        assert!(bytes.len() / many.len() < 500, "{} bytes for {}", bytes.len(), many.len());
+        assert_eq!(decode_people(&bytes).map(|read| read.len()), Ok(many.len()));
     }
 
     proptest! {

@@ -143,9 +143,10 @@ proptest! {
     }
 }
 
-/// An organisation with one piece of it taken from another.
+/// An organisation after one change, of as little as can change, or with one piece taken from another organisation.
 fn with_a_piece_of(other: &TopologyParts, whole: &TopologyParts, piece: usize, at: usize) -> TopologyParts {
     let mut new = whole.clone();
+    let in_range = |len: usize| at.checked_rem(len).unwrap_or_default();
     match piece {
         0 => new.site_links.clone_from(&other.site_links),
         1 => new.databases.clone_from(&other.databases),
@@ -153,19 +154,29 @@ fn with_a_piece_of(other: &TopologyParts, whole: &TopologyParts, piece: usize, a
         3 => new.servers.truncate(at),
         4 => new.sites.truncate(at % SITES),
         5 => new.sites[at % SITES].make_ascii_uppercase(),
+        6 => new.site_links.get_mut(in_range(whole.site_links.len())).into_iter().for_each(|link| link.cost += 1),
+        7 => new.databases.get_mut(in_range(whole.databases.len())).into_iter().for_each(|it| it.1 = server_name(at)),
+        8 => new.subnets.get_mut(in_range(whole.subnets.len())).into_iter().for_each(|it| it.1 = site_name(at % SITES)),
         _ => {
             let (Some(mine), Some(theirs)) = (new.servers.get_mut(at), other.servers.get(at)) else { return new };
+            let kind = at % VirtualDirectoryKind::COUNT;
+            let (my_directory, directory) = (&mut mine.virtual_directories[kind], &theirs.virtual_directories[kind]);
             match piece {
-                6 => *mine = theirs.clone(),
-                7 => mine.site_name.clone_from(&theirs.site_name),
-                8 => mine.version = theirs.version,
-                9 => mine.client_access = theirs.client_access,
-                10 => mine.legacy_dn.clone_from(&theirs.legacy_dn),
-                11 => mine.fqdn.make_ascii_uppercase(),
-                12 => mine.name.make_ascii_uppercase(),
+                9 => *mine = theirs.clone(),
+                10 => mine.site_name.clone_from(&theirs.site_name),
+                11 => mine.version = theirs.version,
+                12 => mine.client_access = theirs.client_access,
+                13 => mine.legacy_dn.push('x'),
+                14 => mine.fqdn.make_ascii_uppercase(),
+                15 => mine.name.make_ascii_uppercase(),
+                16 => my_directory.clone_from(directory),
                 _ => {
-                    let kind = at % VirtualDirectoryKind::COUNT;
-                    mine.virtual_directories[kind].clone_from(&theirs.virtual_directories[kind]);
+                    let (Some(mine), Some(theirs)) = (my_directory, directory) else { return new };
+                    match piece {
+                        17 => mine.internal_url.clone_from(&theirs.internal_url),
+                        18 => mine.external_url.clone_from(&theirs.external_url),
+                        _ => mine.internal_authentication = theirs.internal_authentication,
+                    }
                 }
             }
         }
@@ -174,7 +185,7 @@ fn with_a_piece_of(other: &TopologyParts, whole: &TopologyParts, piece: usize, a
 }
 
 /// How many pieces [`with_a_piece_of`] knows.
-const PIECES: usize = 14;
+const PIECES: usize = 20;
 
 /// A property that no case reaches proves nothing.
 #[test]
