@@ -12,6 +12,9 @@ TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core python
 # A Kerberos KDC, a server with Windows authentication, clients of both.
 TEST_PACKAGES += krb5-kdc krb5-admin-server krb5-user apache2-bin libapache2-mod-auth-gssapi gss-ntlmssp
 TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-exchangelib
+# An Active Directory forest of two domain controllers, and the Kerberos library for the edge's own sign-in to it.
+TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
+TEST_PACKAGES += libsasl2-modules-gssapi-mit libkrb5-dev
 
 .PHONY: help run build test lint unit gate fuzz deny windows peers mutants bench build-packages test-packages
 

@@ -239,6 +239,8 @@ class DomainController:
         self.host, self.directory = f"{name}.{DOMAIN}", forest.directory / name
         self.config, self.sam = self.directory / "smb.conf", self.directory / "private/sam.ldb"
         self.pid_file, self.log = self.directory / "pid", self.directory / "log"
+        # Samba's default on the first; what the second takes besides is a sign-in by Kerberos within TLS.
+        self.strong_auth = "yes" if name == "dc1" else "allow_sasl_over_tls"
 
     def url(self, port):
         """Of a port by its name in PORTS; the host is the name that the certificate has."""
@@ -346,6 +348,7 @@ SMB_CONF = """[global]
     winbindd socket directory = {directory}/run/winbindd
     ntp signd socket directory = {directory}/run/ntp_signd
     binddns dir = {directory}/run/bind
+    ldap server require strong auth = {dc.strong_auth}
     usershare path =
     log file = {directory}/log
     logging = file
