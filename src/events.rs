@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub use crate::error_chain::whole_chain;
 use crate::routing::Refusal;
 
 /// Something worth an administrator's attention.
@@ -259,18 +260,6 @@ impl Event {
         };
         log::log!(target: "firstcas::event", level, event = self.id(), cure = self.cure(); "{what}");
     }
-}
-
-/// An error with everything behind it, in one line.
-pub fn whole_chain(error: &dyn std::error::Error) -> String {
-    let mut chain = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        chain.push_str(": ");
-        chain.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    chain
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub mod command_line;
 pub mod config;
 pub mod directory;
 pub mod edge;
+pub mod error_chain;
 pub mod events;
 pub mod explain;
 pub mod identity;

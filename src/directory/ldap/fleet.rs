@@ -19,7 +19,10 @@ use super::{
     certificate,
     link::{Failure, Holds, Link, Place, Reach},
 };
-use crate::directory::{DirectoryError, Notice, Tell, repeated};
+use crate::{
+    directory::{DirectoryError, Notice, Tell, repeated},
+    error_chain::whole_chain,
+};
 
 /// The servers, the preferred one first.
 pub(super) struct Fleet {
@@ -251,7 +254,7 @@ impl Fleet {
             return;
         }
         member.era.fetch_add(1, Ordering::Relaxed);
-        let problem = chain(error);
+        let problem = whole_chain(error);
         let members = self.members.load();
         if members.len() > 1 {
             (self.tell)(Notice::ServerAway { server: member.place.url.to_string(), problem: problem.clone() });
@@ -290,16 +293,6 @@ async fn discard(slot: &sync::Mutex<Option<(u64, Link)>>, link: &Link) {
     if slot.as_ref().is_some_and(|(_, current)| current.is(link)) {
         *slot = None;
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut chain = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        chain = format!("{chain}: {cause}");
-        source = cause.source();
-    }
-    chain
 }
 
 /// Time to renew a certificate in.
