@@ -93,7 +93,8 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         let reading = directory.topology().await.map_err(|error| whole_chain(&error))?;
         let topology = Topology::new(reading.parts);
         let policy = config.policy(&topology).map_err(|errors| mistakes(file, &errors.mistakes))?;
-        explain::explain(&question, &directory, &topology, &policy).await.map_err(|error| whole_chain(&error))
+        let explained = explain::explain(&question, &directory, &topology, &policy).await;
+        Ok(explained.map_err(|error| whole_chain(&error))?.with_oddities(&reading.oddities))
     });
     match explained {
         Ok(explanation) => {

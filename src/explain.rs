@@ -12,7 +12,7 @@ use crate::{
         Routing,
         values::{eas_version, list},
     },
-    directory::{Directory, DirectoryError, Entry},
+    directory::{Directory, DirectoryError, Entry, Oddity, schema::fold_dn},
     edge::{path, respond},
     identity::{Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
     routing::{
@@ -82,6 +82,25 @@ pub struct Explanation {
     /// The decision.
     pub decision: Decision,
     steps: Vec<(&'static str, Vec<String>)>,
+    /// Names of the home server and of those considered, in lower case.
+    servers: Vec<String>,
+}
+
+impl Explanation {
+    /// Adds what is odd in the directory about the servers that were looked at.
+    pub fn with_oddities(mut self, oddities: &[Oddity]) -> Self {
+        let is_about = |dn: &str, server: &String| {
+            let dn = fold_dn(dn);
+            let object = format!("cn={server},cn=servers,");
+            dn.starts_with(&object) || dn.contains(&format!(",{object}"))
+        };
+        let odd = oddities.iter().filter(|oddity| self.servers.iter().any(|server| is_about(&oddity.dn, server)));
+        let lines: Vec<_> = odd.map(|oddity| format!("{}: {}", oddity.dn, oddity.problem)).collect();
+        if !lines.is_empty() {
+            self.steps.push(("odd", lines));
+        }
+        self
+    }
 }
 
 impl Question {
@@ -178,11 +197,14 @@ fn explain_answer(
     steps.extend(mailbox.map(|mailbox| ("home server", home_lines(mailbox, home))));
     steps.extend(home.map(|home| ("site", vec![site_line(home, topology, policy)])));
     let pools = pools_considered(&decision, question.protocol, home, policy);
+    let considered = pools.iter().flat_map(|pool| &topology.site(pool.site).client_access_servers);
+    let servers = considered.map(|id| topology.server(*id)).chain(home);
+    let servers = servers.map(|server| server.name.to_lowercase()).collect();
     steps.extend(pools.into_iter().map(|pool| ("considered", considered_lines(pool, topology, policy))));
     steps.push(("decision", vec![in_words(&decision, mailbox, topology, policy)]));
     steps.push(("because", vec![reason(&decision)]));
     steps.push(("client sees", client_sees(&decision, question.protocol)));
-    Explanation { decision, steps }
+    Explanation { decision, steps, servers }
 }
 
 fn request_lines(question: &Question) -> Vec<String> {
@@ -501,6 +523,19 @@ client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
         let chosen = choice::choose(entry.mailbox.unwrap().key, members(pool, &topology, &policy), |_| true).unwrap();
         let expected = format!("decision     proxied to {} in Porto", topology.server(chosen).name);
         assert!(explanation.to_string().contains(&expected), "{explanation}");
+    }
+
+    #[tokio::test]
+    async fn what_is_odd_about_the_servers_considered_is_told_and_nothing_else() {
+        let (directory, topology, policy) = contoso().await;
+        let odd = |server: &str| Oddity {
+            dn: format!("CN=owa (Default Web Site),CN=HTTP,CN=Protocols,CN={server},CN=Servers,CN=Group"),
+            problem: "its URL is none".into(),
+        };
+        let explanation = explain(&question("bruno", "/owa/"), &directory, &topology, &policy).await.unwrap();
+        let text = explanation.with_oddities(&[odd("CAS-OPO-2"), odd("cas-lis-1")]).to_string();
+        let told = "\nodd          CN=owa (Default Web Site),CN=HTTP,CN=Protocols,CN=CAS-OPO-2,CN=Servers,CN=Group: its URL is none\n";
+        assert!(text.contains(told) && !text.contains("cas-lis-1"), "{text}");
     }
 
     #[tokio::test]
