@@ -158,8 +158,8 @@ fn entry(number: u64) -> Entry {
     let home_server =
         format!("/o=contoso mail organisation/ou={groups}/cn=configuration/cn=servers/cn=mbx-{server:03}");
     let home_database = format!(
-        "cn=mailbox database {database:04},cn=storage group 01,cn=informationstore,cn=mbx-{server:03},cn=servers,cn={groups},\
-         cn=contoso,cn=microsoft exchange,cn=services,cn=configuration,dc=contoso,dc=com"
+        "cn=mailbox database {database:04},cn=storage group 01,cn=informationstore,cn=mbx-{server:03},cn=servers,\
+         cn={groups},cn=contoso,cn=microsoft exchange,cn=services,cn=configuration,dc=contoso,dc=com"
     );
     Entry {
         id: EntryId(u128::from(number).to_be_bytes()),

@@ -26,7 +26,7 @@ use crate::{identity::MailboxName, secret::Secret};
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Names of people kept; the least used go first. About BYTES bytes each.
+    /// Names of people kept; the least used go first. About 700 bytes each.
     pub max_entries: u64,
     /// How long a found name is good, if no change of its person is noticed before. One that is asked for is searched
     /// again after three quarters of it, while what is known serves.
@@ -44,8 +44,8 @@ pub struct Settings {
     pub stale_lifetime: Duration,
     /// Unknown and ambiguous names kept, apart from the others, so that a flood of made-up names displaces nobody.
     pub not_found_max: u64,
-    /// How many wrong passwords of one person are asked of the directory until `wrong_passwords_window` has passed without
-    /// another. At least 1.
+    /// How many wrong passwords of one person are asked of the directory until `wrong_passwords_window` has passed
+    /// without another. At least 1.
     pub wrong_passwords_max: u32,
     /// See `wrong_passwords_max`.
     pub wrong_passwords_window: Duration,
@@ -132,14 +132,15 @@ impl CachedDirectory {
         self.people.apply(changes);
     }
 
-    /// The known people, to be kept for the next start. No request waits for it, but with a million of them it takes
-    /// about a second and some 400 MB; so not on a thread that serves requests.
+    /// The known people, to be kept for the next start. No request waits for it; but a million of them take some 4 s
+    /// and hundreds of megabytes, so not on a thread that serves requests.
     pub fn remembered(&self) -> Vec<Remembered> {
         self.people.remembered()
     }
 
     /// Takes in what an earlier process remembered. Each is as old as it was read then, and looked up again at its next
-    /// use, without waiting if it is younger than [`Settings::found_lifetime`].
+    /// use, without waiting if it is younger than [`Settings::found_lifetime`]. A million take some 4 s,
+    /// during which requests are served.
     pub fn restore(&self, people: Vec<Remembered>) {
         self.people.restore(people);
     }
