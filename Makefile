@@ -23,7 +23,7 @@ help:
 	@echo 'make test    every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
 	@echo 'make peers   whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
 	@echo 'make mutants breaks the gate on purpose, and expects the isolation hammer to see it'
-	@echo 'make bench   criterion benches, and requests per CPU-second beside a bare Pingora proxy'
+	@echo 'make bench   criterion benches, requests per CPU-second beside a bare Pingora proxy, what look-ups cost the directory'
 
 run: build
 	tests/contoso/demo
@@ -32,7 +32,7 @@ build: build-packages
 	$(CARGO) build --locked --release --bin firstcas --example contoso
 
 # What the load tests need besides.
-LOAD_PACKAGES := wrk curl python3
+LOAD_PACKAGES := wrk curl python3 slapd ldap-utils
 
 test: test-packages lint deny unit gate fuzz build windows
 	tests/shown_by
@@ -69,10 +69,11 @@ mutants: test-packages
 
 bench: build
 	$(call install,$(LOAD_PACKAGES))
-	$(CARGO) build --locked --release --example bare
+	$(CARGO) build --locked --release --example bare --example lookups
 	$(CARGO) bench --locked
 	loadtest/cpu
 	loadtest/pinned
+	loadtest/directory
 
 # Installs what is missing, with sudo where it is needed; silent where all is there.
 define install
