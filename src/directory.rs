@@ -48,11 +48,16 @@ pub trait Directory: Send + Sync + 'static {
 pub enum Notice {
     /// No server answers any more.
     Away {
+        /// The servers of a forest that hold the same, in words; always the same words.
+        servers: String,
         /// What the last one said.
         problem: String,
     },
-    /// One does again.
-    Back,
+    /// One of them does again.
+    Back {
+        /// As in [`Notice::Away`].
+        servers: String,
+    },
     /// One of several servers does not answer any more.
     ServerAway {
         /// Its URL.

@@ -88,6 +88,7 @@ pub struct Explanation {
 
 impl Explanation {
     /// Adds what is odd in the directory about the servers that were looked at.
+    #[must_use]
     pub fn with_oddities(mut self, oddities: &[Oddity]) -> Self {
         let is_about = |dn: &str, server: &String| {
             let dn = fold_dn(dn);

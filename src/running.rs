@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{self, Config, ConfigErrors, ListenerTls},
+    config::{Config, ConfigErrors, ListenerTls},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
@@ -48,8 +48,6 @@ pub struct Running {
     in_flight: TaskTracker,
     drain_timeout: Duration,
     wake: Arc<Wake>,
-    /// An LDIF file is read once.
-    directory_is_a_file: bool,
     cached: Arc<CachedDirectory>,
     keeper: Option<Arc<Keeper>>,
     directory: Option<tokio::runtime::Runtime>,
@@ -162,9 +160,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     log::info!("firstcas is ready");
     unless_started.disarm();
     let drain_timeout = config.drain_timeout;
-    let directory_is_a_file = matches!(config.directory, config::Directory::Ldif(_));
     let directory = Some(directory_runtime);
-    Ok(Running { addresses, stop, end, in_flight, drain_timeout, wake, directory_is_a_file, cached, keeper, directory })
+    Ok(Running { addresses, stop, end, in_flight, drain_timeout, wake, cached, keeper, directory })
 }
 
 /// What one thread serves: all listeners, by a proxy with server connections of its own.
@@ -250,8 +247,7 @@ impl Running {
                     _ = quit.recv() => break,
                     _ = interrupt.recv() => return Ok(()),
                     _ = hangup.recv() => {
-                        let what = if self.directory_is_a_file { "nothing" } else { "the topology" };
-                        log::warn!("SIGHUP: {what} is read again; restart firstcas for a new configuration or certificate");
+                        log::warn!("SIGHUP: the topology is read again; restart firstcas for a new configuration or certificate");
                         self.read_topology_again();
                     }
                 }

@@ -417,7 +417,7 @@ fn cache(section: &Section<'_>, directory: &Section<'_>) -> cache::Settings {
             .map_or(3, |max| u32::try_from(max).unwrap_or(u32::MAX)),
         wrong_passwords_window: directory
             .get("wrong_passwords_window", duration(Duration::from_secs(1)..=DAY))
-            .unwrap_or(Duration::from_secs(10 * 60)),
+            .unwrap_or(Duration::from_secs(30 * 60)),
         not_found_lifetime: section.get("not_found_lifetime", lifetime()).unwrap_or(Duration::from_secs(30)),
         max_proofs: section.get("proofs_max", number(1..=100_000_000)).unwrap_or(50_000),
         proof_lifetime,

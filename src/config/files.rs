@@ -4,6 +4,7 @@ use std::{
     env,
     fs::File,
     io::{ErrorKind, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -45,10 +46,14 @@ impl Surroundings {
     pub fn folder(&self, value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
         let path = self.working_directory.join(text(value)?);
         let cure = "make it, and give it to the user that firstcas runs as";
-        match tempfile::tempfile_in(&path) {
-            Ok(_) => Ok(path),
-            Err(error) => Err(wrong(format!("{} cannot be written to: {error}", path.display()), cure)),
+        let cannot = |error: std::io::Error| wrong(format!("{} cannot be written to: {error}", path.display()), cure);
+        let own = tempfile::tempfile_in(&path).and_then(|file| file.metadata()).map_err(cannot)?;
+        let folder = path.metadata().map_err(cannot)?;
+        // Whoever else can write there decides where requests go when the directory is away.
+        if ![own.uid(), ROOT].contains(&folder.uid()) || folder.mode() & WRITABLE_BY_ALL != 0 {
+            return Err(wrong(format!("others may write to {}", path.display()), cure));
         }
+        Ok(path)
     }
 
     /// The certificates of a PEM file, at least one.
@@ -175,3 +180,6 @@ fn open(path: &Path) -> Result<File, Wrong> {
 
 /// More than the largest bundle of certificate authorities, a few hundred KiB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+const ROOT: u32 = 0;
+const WRITABLE_BY_ALL: u32 = 0o002;

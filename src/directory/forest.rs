@@ -6,6 +6,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::sync;
 
 use super::{
     Changed, Changes, DirectoryError, TopologyReading, ldap, ldif,
@@ -17,6 +18,7 @@ use crate::identity::MailboxName;
 pub(super) struct Forest {
     source: Source,
     domains: Mutex<KnownDomains>,
+    reading_domains: sync::Mutex<()>,
 }
 
 /// Where records come from.
@@ -32,20 +34,22 @@ pub(super) struct AnyOf(Vec<(&'static str, Vec<u8>)>);
 
 #[derive(Default)]
 struct KnownDomains {
-    domains: Arc<Vec<Domain>>,
-    read_at: Option<Instant>,
+    read: Option<Arc<Vec<Domain>>>,
+    /// When the directory was last asked for them, with or without an answer.
+    asked_at: Option<Instant>,
 }
 
 impl Forest {
     pub(super) fn new(source: Source) -> Self {
-        Forest { source, domains: Mutex::default() }
+        Forest { source, domains: Mutex::default(), reading_domains: sync::Mutex::default() }
     }
 
     /// The organisation as the configuration container has it.
     pub(super) async fn topology(&self) -> Result<TopologyReading, DirectoryError> {
         let virtual_directories = VIRTUAL_DIRECTORY_CLASSES.iter().map(|(class, _, _)| *class);
         let classes: Vec<_> = class::OF_TOPOLOGY.iter().copied().chain(virtual_directories).collect();
-        let reading = schema::topology(&self.source.configuration(&classes, attribute::OF_TOPOLOGY).await?);
+        let reading =
+            schema::topology(&self.source.configuration(&classes, attribute::OF_TOPOLOGY, TOPOLOGY_PATIENCE).await?);
         // An account without rights, or a wrong base, is answered with an empty success. It must not pass for a topology.
         if reading.parts.servers.is_empty() {
             return Err(DirectoryError::Unusable {
@@ -115,11 +119,12 @@ impl Forest {
 
     /// What has changed since the last call.
     pub(super) async fn changes(&self) -> Result<Changes, DirectoryError> {
+        // Before anything counts as seen.
+        let domains = self.domains().await?;
         let news = match &self.source {
             Source::Ldif(records) => records.news()?,
             Source::Ldap(servers) => servers.news().await?,
         };
-        let domains = if news.people.is_empty() { Arc::default() } else { self.domains().await? };
         let people: Vec<Changed> = news.people.iter().map(|record| schema::changed(record, &domains)).collect();
         Ok(Changes { people, may_have_missed: news.may_have_missed, topology: news.topology })
     }
@@ -130,7 +135,7 @@ impl Forest {
             Source::Ldif(records) => Ok(records.all().to_vec()),
             Source::Ldap(servers) => {
                 let mut records = servers.everybody().await?;
-                records.extend(servers.configuration(&[class::CROSS_REF], attribute::OF_DOMAINS).await?);
+                records.extend(servers.configuration(&[class::CROSS_REF], attribute::OF_DOMAINS, 1).await?);
                 Ok(records)
             }
         }
@@ -145,31 +150,45 @@ impl Forest {
     }
 
     async fn domains(&self) -> Result<Arc<Vec<Domain>>, DirectoryError> {
-        let known = self.domains.lock().domains.clone();
-        if known.is_empty() { self.read_domains().await } else { Ok(known) }
+        let known = self.domains.lock().read.clone();
+        match known {
+            Some(domains) => Ok(domains),
+            None => self.read_domains().await,
+        }
     }
 
     async fn read_domains(&self) -> Result<Arc<Vec<Domain>>, DirectoryError> {
-        let records = self.source.configuration(&[class::CROSS_REF], attribute::OF_DOMAINS).await?;
-        let domains = Arc::new(schema::domains(&records));
-        *self.domains.lock() = KnownDomains { domains: domains.clone(), read_at: Some(Instant::now()) };
+        self.domains.lock().asked_at = Some(Instant::now());
+        let read = self.source.configuration(&[class::CROSS_REF], attribute::OF_DOMAINS, 1);
+        let domains = Arc::new(schema::domains(&read.await?));
+        self.domains.lock().read = Some(domains.clone());
         Ok(domains)
     }
 
-    /// The domain of that `NetBIOS` or DNS name. An unknown name makes the domains be read again, but not for every
-    /// request of somebody who guesses names.
+    /// The domain of that `NetBIOS` or DNS name. An unknown name makes the domains be read again, by one request for all
+    /// that wait, and not for every one of somebody who guesses names.
     async fn domain(&self, name: &str) -> Result<Option<Domain>, DirectoryError> {
         let name = name.to_lowercase();
-        let of_name = |domains: &[Domain]| domains.iter().find(|domain| domain.names.contains(&name)).cloned();
-        {
-            let known = self.domains.lock();
-            let found = of_name(&known.domains);
-            let fresh = known.read_at.is_some_and(|read_at| read_at.elapsed() < DOMAINS_REREAD_INTERVAL);
-            if found.is_some() || fresh {
-                return Ok(found);
+        if self.domains.lock().is_to_be_read(&name) {
+            let _turn = self.reading_domains.lock().await;
+            let is_still = self.domains.lock().is_to_be_read(&name);
+            if is_still {
+                self.read_domains().await?;
             }
         }
-        Ok(of_name(&self.read_domains().await?))
+        Ok(self.domains.lock().find(&name).cloned())
+    }
+}
+
+impl KnownDomains {
+    fn find(&self, name: &str) -> Option<&Domain> {
+        self.read.as_ref()?.iter().find(|domain| domain.names.iter().any(|own| own == name))
+    }
+
+    /// Whether a name is unknown that may have become one since.
+    fn is_to_be_read(&self, name: &str) -> bool {
+        let asked_lately = self.asked_at.is_some_and(|asked_at| asked_at.elapsed() < DOMAINS_REREAD_INTERVAL);
+        self.find(name).is_none() && !(self.read.is_some() && asked_lately)
     }
 }
 
@@ -194,10 +213,11 @@ impl Source {
         &self,
         classes: &[&str],
         attributes: &'static [&'static str],
+        patience: u32,
     ) -> Result<Vec<Record>, DirectoryError> {
         match self {
             Source::Ldif(records) => Ok(records.of_classes(classes)),
-            Source::Ldap(servers) => servers.configuration(classes, attributes).await,
+            Source::Ldap(servers) => servers.configuration(classes, attributes, patience).await,
         }
     }
 
@@ -242,5 +262,7 @@ pub(super) struct News {
     pub topology: bool,
 }
 
+/// The topology may take so many times the time of a single search.
+const TOPOLOGY_PATIENCE: u32 = 10;
 /// A new domain is a rare event, a mistyped one is not.
 const DOMAINS_REREAD_INTERVAL: Duration = Duration::from_secs(10);

@@ -17,6 +17,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     iter,
     net::SocketAddr,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -194,9 +195,13 @@ impl Kept {
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // Asked before opening: opening a named pipe would wait for its writer.
-    if !path.metadata()?.is_file() {
+    // Asked before opening: opening a named pipe would wait for its writer. A link is none of ours either.
+    let metadata = path.symlink_metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("it is not a file"));
+    }
+    if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(io::Error::other("others may write to it"));
     }
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
@@ -514,6 +519,7 @@ const BEING_WRITTEN: &str = ".being-written-";
 const WRITING_TAKES: Duration = Duration::from_secs(60 * 60);
 /// How many unusable files of a name are left for somebody to look at.
 const BAD_FILES_MAX: usize = 9;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// A million people of some 450 bytes; the largest organisation takes a few MiB.
 const FILE_BYTES_MAX: u64 = 512 << 20;
 /// `firstcas topology 1 `, 64 digits of a hash, and room for larger numbers.

@@ -91,7 +91,7 @@ impl Servers {
             }
         };
         let searches = Semaphore::new(settings.searches_max);
-        let reach = Arc::new(Reach { settings, tls });
+        let reach = Arc::new(Reach::new(settings, tls));
         let fleet = |holds, places| Fleet::new(reach.clone(), holds, runtime.clone(), tell.clone(), places);
         let servers = Arc::new(Servers {
             controllers: fleet(Holds::Domain, controllers),
@@ -103,7 +103,13 @@ impl Servers {
             searches,
             reach,
         });
-        runtime.spawn(tend(Arc::downgrade(&servers)));
+        let tended = Arc::downgrade(&servers);
+        runtime.spawn(async move {
+            // Only who looks after the servers finds them back: a panic there must not be the end of it.
+            while let Err(error) = tokio::spawn(tend(tended.clone())).await {
+                log::error!("whoever looks after the LDAP servers broke off and begins anew: {error}");
+            }
+        });
         Ok(servers)
     }
 
@@ -117,8 +123,14 @@ impl Servers {
                     for oddity in &found.oddities {
                         log::warn!("{oddity}");
                     }
-                    self.controllers.replace(by_server(found.domain_controllers));
-                    self.catalogs.replace(by_server(found.global_catalogs));
+                    let controllers = by_server(found.domain_controllers);
+                    let mut catalogs = by_server(found.global_catalogs);
+                    // What was seen to change at one is read from the other, so best both are the same machine.
+                    let rank =
+                        |place: &Place| controllers.iter().position(|other| other.url.host() == place.url.host());
+                    catalogs.sort_by_key(|place| (!place.nearby, rank(place).unwrap_or(usize::MAX)));
+                    self.controllers.replace(controllers);
+                    self.catalogs.replace(catalogs);
                     (found.ask_again_after, None)
                 }
                 Err(error) => {
@@ -173,11 +185,12 @@ impl Servers {
         Ok(people)
     }
 
-    /// The configuration container's records of these classes.
+    /// The configuration container's records of these classes, within so many times the time of a single search.
     pub(super) async fn configuration(
         &self,
         classes: &[&str],
         attributes: &'static [&'static str],
+        patience: u32,
     ) -> Result<Vec<Record>, DirectoryError> {
         let classes = classes.iter().map(|class| (attribute::OBJECT_CLASS, class.as_bytes()));
         let search = Search {
@@ -187,7 +200,7 @@ impl Servers {
             attributes,
             size: Size::AllUpTo(RECORDS_MAX),
         };
-        let patience = self.reach.settings.search_timeout.saturating_mul(PAGES_PATIENCE);
+        let patience = self.reach.settings.search_timeout.saturating_mul(patience);
         let records = self.search(|servers| &servers.controllers, &search, patience).await?;
         if records.len() > RECORDS_MAX {
             return Err(DirectoryError::Unusable {
@@ -205,7 +218,7 @@ impl Servers {
         let after = self.reach.settings.search_timeout;
         let turn = timeout(after, self.binds.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
-            return Err(DirectoryError::TimedOut { operation: "a turn to verify a password".to_owned(), after });
+            return Err(self.no_turn("a bind to verify a password", after));
         };
         self.find_first().await?;
         self.catalogs().bind_as(dn, password).await
@@ -213,7 +226,7 @@ impl Servers {
 
     /// What has changed since the last call.
     pub(super) async fn news(&self) -> Result<News, DirectoryError> {
-        let patience = self.reach.settings.search_timeout.saturating_mul(PAGES_PATIENCE);
+        let patience = self.reach.settings.search_timeout;
         self.find_first().await?;
         self.catalogs().ask(&|link| Box::pin(self.positions.look(link, patience))).await
     }
@@ -221,6 +234,13 @@ impl Servers {
     /// The servers, for messages.
     pub(super) fn place(&self) -> String {
         self.reach.settings.servers.to_string()
+    }
+
+    /// Nobody was asked.
+    fn no_turn(&self, operation: &str, after: Duration) -> DirectoryError {
+        let source =
+            format!("no turn for {operation} within {} ms: too much is asked at once", after.as_millis()).into();
+        DirectoryError::Unreachable { server: self.place(), source }
     }
 
     fn catalogs(&self) -> &Fleet {
@@ -242,10 +262,7 @@ impl Servers {
         // Waiting for a turn says nothing about the servers.
         let turn = timeout(patience, self.searches.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
-            return Err(DirectoryError::TimedOut {
-                operation: format!("a turn for {}", search.operation),
-                after: patience,
-            });
+            return Err(self.no_turn(search.operation, patience));
         };
         fleet(self).ask(&|mut link| Box::pin(async move { link.search(search, patience).await })).await
     }
@@ -265,16 +282,16 @@ async fn tend(servers: Weak<Servers>) {
 }
 
 fn listed(urls: &[url::Url]) -> Vec<Place> {
-    urls.iter().map(|url| Place { url: url.clone(), addresses: Vec::new() }).collect()
+    urls.iter().map(|url| Place { url: url.clone(), addresses: Vec::new(), nearby: false }).collect()
 }
 
 /// Found places, which have one address each, by server.
 fn by_server(found: Vec<discovery::Place>) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
-    for discovery::Place { url, address } in found {
+    for discovery::Place { url, address, nearby } in found {
         match places.iter_mut().find(|place| place.url == url) {
             Some(place) => place.addresses.push(address),
-            None => places.push(Place { url, addresses: vec![address] }),
+            None => places.push(Place { url, addresses: vec![address], nearby }),
         }
     }
     for place in &mut places {
@@ -294,8 +311,6 @@ const TEND_INTERVAL: Duration = Duration::from_millis(500);
 const BINDS_IN_FLIGHT_MAX: usize = 32;
 /// Larger than any Exchange organisation's sites, servers and virtual directories together.
 const RECORDS_MAX: usize = 200_000;
-/// The topology may take so many times the time of a single search.
-const PAGES_PATIENCE: u32 = 10;
 /// Several times the largest Exchange organisation; about 2 GB of memory while they are looked at.
 const PEOPLE_MAX: usize = 2_000_000;
 /// Everybody may take so many times the time of a single search.

@@ -355,7 +355,8 @@ impl Records {
         let is_person = |record: &&Record| SEARCHED.iter().any(|attribute| !record.values(attribute).is_empty());
         let changed = |(record, dn): (&Record, &String)| (old.record(dn) != Some(record)).then(|| record.clone());
         let people = new.all.iter().zip(&new.folded_dns).filter(|(record, _)| is_person(record)).filter_map(changed);
-        let news = News { people: people.collect(), may_have_missed: false, topology: true };
+        let may_have_missed = old.folded_dns.iter().any(|dn| new.record(dn).is_none()); // somebody was removed
+        let news = News { people: people.collect(), may_have_missed, topology: true };
         self.index.store(Arc::new(new));
         Ok(news)
     }

@@ -49,13 +49,16 @@ impl Directory for Organisation {
         };
         // Nobody signs in as a linked mailbox itself: its own account is disabled.
         let name = MailboxName::Bare(entry.name.clone());
+        let mut unanswered = None;
         for forest in &self.accounts {
             let of_sid = AnyOf::bytes(attribute::OBJECT_SID, &sid.0);
-            if let Some(account) = forest.only(&name, None, of_sid, attribute::OF_ACCOUNTS).await? {
-                return forest.verify(&account.dn, &password).await;
+            match forest.only(&name, None, of_sid, attribute::OF_ACCOUNTS).await {
+                Ok(Some(account)) => return forest.verify(&account.dn, &password).await,
+                Ok(None) => {}
+                Err(error) => unanswered = Some(error),
             }
         }
-        Ok(false)
+        unanswered.map_or(Ok(false), Err)
     }
 
     async fn changes(&self) -> Result<Changes, DirectoryError> {
@@ -81,12 +84,18 @@ impl Organisation {
 
     /// The SID of the account of that name in a forest of accounts.
     async fn account(&self, name: &MailboxName) -> Result<Option<Sid>, DirectoryError> {
+        let mut unanswered = None;
         for forest in &self.accounts {
-            if let Some(account) = forest.find(name, attribute::OF_ACCOUNTS).await? {
-                return Ok(account.values(attribute::OBJECT_SID).first().map(|sid| Sid(sid.as_slice().into())));
+            match forest.find(name, attribute::OF_ACCOUNTS).await {
+                Ok(Some(account)) => {
+                    return Ok(account.values(attribute::OBJECT_SID).first().map(|sid| Sid(sid.as_slice().into())));
+                }
+                Ok(None) => {}
+                // Another forest may have it.
+                Err(error) => unanswered = Some(error),
             }
         }
-        Ok(None)
+        unanswered.map_or(Ok(None), Err)
     }
 }
 

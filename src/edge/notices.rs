@@ -1,6 +1,9 @@
 //! What the directory notices, told as events.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -18,8 +21,8 @@ use crate::{
 pub struct Notices {
     /// Names the servers; empty until the edge has started.
     organisation: OnceLock<Arc<ArcSwap<Organisation>>>,
-    /// The problem that keeps the directory away.
-    away: Mutex<Option<String>>,
+    /// Which servers are all away, each kind with its problem; and under [`START`] that the edge started without any.
+    away: Mutex<BTreeMap<String, String>>,
 }
 
 impl Notices {
@@ -39,36 +42,43 @@ impl Notices {
         let _ = self.organisation.set(organisation); // an edge starts once
         let mut away = self.away.lock();
         if let Some(how) = without_directory {
-            *away = Some(how.clone());
-            Event::DirectoryAway.report(how);
-        } else if let Some(problem) = away.as_ref() {
-            report_away(problem);
+            Event::DirectoryAway.report(&how);
+            away.insert(START.to_owned(), how);
+        } else if let Some((servers, problem)) = away.first_key_value() {
+            report_away(servers, problem);
         }
     }
 
     /// Whether it has been told that the directory is away, and not yet that it is back.
     pub fn is_away(&self) -> bool {
-        self.away.lock().is_some()
+        !self.away.lock().is_empty()
     }
 
-    /// The directory has answered.
+    /// The topology could be read.
     pub fn directory_answers(&self) {
+        self.back(START);
+    }
+
+    fn back(&self, servers: &str) {
+        let mut away = self.away.lock();
         // Without an organisation nobody has been told that it was away.
-        if self.away.lock().take().is_some() && self.organisation.get().is_some() {
+        if away.remove(servers).is_some() && away.is_empty() && self.organisation.get().is_some() {
             Event::DirectoryBack.report("the directory answers again");
         }
     }
 
     fn take(&self, notice: &Notice) {
         match notice {
-            Notice::Away { problem } => {
-                let was_there = self.away.lock().replace(problem.clone()).is_none();
+            Notice::Away { servers, problem } => {
+                let mut away = self.away.lock();
+                let is_first = away.is_empty();
+                away.insert(servers.clone(), problem.clone());
                 // Before it has started, what becomes of a start without directory is told by that.
-                if was_there && self.organisation.get().is_some() {
-                    report_away(problem);
+                if is_first && self.organisation.get().is_some() {
+                    report_away(servers, problem);
                 }
             }
-            Notice::Back => self.directory_answers(),
+            Notice::Back { servers } => self.back(servers),
             Notice::ServerAway { .. }
             | Notice::ServerBack { .. }
             | Notice::CertificateEnds { .. }
@@ -82,17 +92,20 @@ impl Notices {
     }
 }
 
-fn report_away(problem: &str) {
+fn report_away(servers: &str, problem: &str) {
     Event::DirectoryAway.report(format_args!(
-        "no directory server answers: {problem}; the last good topology stays in force, and who is known is served"
+        "none of {servers} answers: {problem}; the last good topology stays in force, and who is known is served"
     ));
 }
+
+/// Stands for no servers, but for a start without any.
+const START: &str = "";
 
 /// A notice as an event and its sentence; a topology names the servers that mailboxes are on.
 pub fn told(notice: &Notice, topology: Option<&Topology>) -> (Event, String) {
     match notice {
-        Notice::Away { problem } => (Event::DirectoryAway, format!("no directory server answers: {problem}")),
-        Notice::Back => (Event::DirectoryBack, "the directory answers again".to_owned()),
+        Notice::Away { servers, problem } => (Event::DirectoryAway, format!("none of {servers} answers: {problem}")),
+        Notice::Back { servers } => (Event::DirectoryBack, format!("{servers} answer again")),
         Notice::ServerAway { server, problem } => {
             (Event::DirectoryServerAway, format!("{server} does not answer: {problem}"))
         }
@@ -165,11 +178,11 @@ mod tests {
             |from: Option<_>, to: Option<_>| Notice::MailboxMoved { name: "bruno@contoso.com".into(), from, to };
         for (notice, event, sentence) in [
             (
-                Notice::Away { problem: "it is cold".into() },
+                Notice::Away { servers: server(), problem: "it is cold".into() },
                 Event::DirectoryAway,
-                "no directory server answers: it is cold",
+                "none of ldaps://dc-1 answers: it is cold",
             ),
-            (Notice::Back, Event::DirectoryBack, "the directory answers again"),
+            (Notice::Back { servers: server() }, Event::DirectoryBack, "ldaps://dc-1 answer again"),
             (
                 Notice::ServerAway { server: server(), problem: "connection refused".into() },
                 Event::DirectoryServerAway,

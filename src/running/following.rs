@@ -101,6 +101,10 @@ async fn begin_without_directory(
         format!("process.state_dir has no topology to start with ({problem}); start once while the directory answers")
     };
     let kept = match keeper.kept.topology() {
+        Ok(Some(kept)) if !keeper.is_of_same_servers(&kept) => {
+            let problem = format!("the one there was read from {}", kept.from);
+            return Err(StartError::DirectoryAway { without: nothing_kept(&problem), source: error });
+        }
         Ok(Some(kept)) => kept,
         Ok(None) => {
             return Err(StartError::DirectoryAway { without: nothing_kept("none was kept yet"), source: error });
@@ -145,19 +149,32 @@ fn tell_oddities(oddities: &[Oddity], told: &BTreeSet<String>) -> BTreeSet<Strin
     now
 }
 
-/// Asks again and again what has changed. That the directory gives no answer is told by its own notices.
+/// Asks again and again what has changed. That no server answers is told by the directory's own notices; anything else that
+/// keeps the edge from following is told here, once.
 pub(super) async fn watch(
     directory: Arc<dyn Directory>,
     cached: Arc<CachedDirectory>,
     wake: Arc<Wake>,
     interval: Duration,
 ) {
+    let mut told = None;
     loop {
         tokio::time::sleep(interval).await;
-        if let Ok(changes) = directory.changes().await {
-            cached.apply(&changes);
-            if changes.topology || changes.may_have_missed {
-                wake.changed.notify_one();
+        match directory.changes().await {
+            Ok(changes) => {
+                told = None;
+                cached.apply(&changes);
+                if changes.topology {
+                    wake.changed.notify_one();
+                }
+            }
+            Err(DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. }) => {}
+            Err(error) => {
+                let problem = whole_chain(&error);
+                if told.as_ref() != Some(&problem) {
+                    Event::DirectoryOddity.report(format_args!("what changes is not noticed: {problem}"));
+                    told = Some(problem);
+                }
             }
         }
     }
@@ -324,8 +341,17 @@ impl Keeper {
         self.tell(self.kept.keep_people(&cached.remembered()));
     }
 
-    /// The people that were known, but for those that nobody would believe any more.
+    /// Whether it was read from servers of which at least one is still configured.
+    fn is_of_same_servers(&self, kept: &KeptTopology) -> bool {
+        kept.from.split(", ").any(|server| self.from.split(", ").any(|own| own == server))
+    }
+
+    /// The people that were known, but for those that nobody would believe any more, or of another directory.
     pub(super) fn people(&self, config: &Config) -> Vec<Remembered> {
+        match self.kept.topology() {
+            Ok(Some(kept)) if self.is_of_same_servers(&kept) => {}
+            Ok(_) | Err(_) => return Vec::new(),
+        }
         let mut people = self.kept.people().unwrap_or_else(|problem| {
             Event::StateNotKept.report(whole_chain(&problem));
             Vec::new()
@@ -426,10 +452,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changed_topology_or_a_gap_in_the_changes_wakes_the_refresh_and_nothing_else_does() {
+    async fn a_changed_topology_wakes_the_refresh_and_nothing_else_does() {
         for (change, wakes) in [
             (Changes { topology: true, ..Changes::default() }, true),
-            (Changes { may_have_missed: true, ..Changes::default() }, true),
+            (Changes { may_have_missed: true, ..Changes::default() }, false),
             (Changes::default(), false),
         ] {
             let directory = Arc::new(Changing { asked: AtomicUsize::new(0), change });

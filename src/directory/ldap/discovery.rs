@@ -43,6 +43,8 @@ pub struct Place {
     pub url: Url,
     /// Where to connect to.
     pub address: SocketAddr,
+    /// Whether the site's own records name it.
+    pub nearby: bool,
 }
 
 /// A forest's servers, the preferred ones first: those of the site, then by priority and weight (RFC 2782). One with
@@ -182,6 +184,8 @@ struct Record {
     weight: u16,
     port: u16,
     host: String,
+    /// Said of the site, not only of the domain.
+    nearby: bool,
 }
 
 impl Finder {
@@ -266,12 +270,16 @@ impl Finder {
         let mut lifetimes: Vec<_> = domain_controllers.lifetime.into_iter().chain(global_catalogs.lifetime).collect();
         let mut places = |answer: &Answer| {
             let mut places = Vec::new();
-            for Record { host, port, .. } in &answer.records {
+            for Record { host, port, nearby, .. } in &answer.records {
                 match addresses.get(host) {
                     Some(Ok((addresses, lifetime))) => {
                         lifetimes.push(*lifetime);
                         let Some(url) = url(self.scheme, host, *port) else { continue };
-                        let at = |ip: &IpAddr| Place { url: url.clone(), address: SocketAddr::new(*ip, *port) };
+                        let at = |ip: &IpAddr| Place {
+                            url: url.clone(),
+                            address: SocketAddr::new(*ip, *port),
+                            nearby: *nearby,
+                        };
                         places.extend(addresses.iter().map(at));
                     }
                     Some(Err(problem)) => odd.push(format!("the server {host} is left out: {problem}")),
@@ -359,10 +367,11 @@ impl Asking {
         }
         let mut failure = None;
         let mut ordered = Vec::new();
-        for said in [of_site, of_domain] {
+        for (said, nearby) in [(of_site, service.of_site.is_some()), (of_domain, false)] {
             match said {
                 Ok(said) => {
-                    ordered.extend(in_order(said.records, &mut |below| fastrand::u64(..below)));
+                    let records = in_order(said.records, &mut |below| fastrand::u64(..below));
+                    ordered.extend(records.into_iter().map(|record| Record { nearby, ..record }));
                     answer.lifetime = answer.lifetime.into_iter().chain(said.lifetime).min();
                     answer.oddities.extend(said.oddities);
                 }
@@ -415,7 +424,13 @@ impl Asking {
             }
             match host(&srv.target) {
                 Some(host) => {
-                    answer.records.push(Record { priority: srv.priority, weight: srv.weight, port: srv.port, host });
+                    answer.records.push(Record {
+                        priority: srv.priority,
+                        weight: srv.weight,
+                        port: srv.port,
+                        host,
+                        nearby: false,
+                    });
                 }
                 None if answer.oddities.len() < SOME => {
                     let target = srv.target.to_ascii();

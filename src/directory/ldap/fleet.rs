@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync};
 use zeroize::Zeroizing;
@@ -17,15 +18,17 @@ use zeroize::Zeroizing;
 use super::{
     breaker::Breaker,
     certificate,
-    link::{Failure, Holds, Link, Place, Reach},
+    link::{Failure, Holds, Link, Place, Reach, Search},
 };
 use crate::{
-    directory::{DirectoryError, Notice, Tell, repeated},
+    directory::{DirectoryError, Notice, Tell},
     error_chain::whole_chain,
 };
 
 /// The servers, the preferred one first.
 pub(super) struct Fleet {
+    /// For messages.
+    name: String,
     reach: Arc<Reach>,
     holds: Holds,
     runtime: Handle,
@@ -33,8 +36,10 @@ pub(super) struct Fleet {
     members: ArcSwap<Vec<Arc<Member>>>,
     turn: AtomicUsize,
     is_away: AtomicBool,
+    /// One was lost, so it is time to see whether the others are there.
+    muster: AtomicBool,
     /// What the last server that stopped answering said.
-    problem: Mutex<Option<DirectoryError>>,
+    problem: Mutex<Option<String>>,
 }
 
 /// One server and the connections to it.
@@ -54,7 +59,12 @@ pub(super) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> 
 
 impl Fleet {
     pub(super) fn new(reach: Arc<Reach>, holds: Holds, runtime: Handle, tell: Tell, places: Vec<Place>) -> Self {
+        let name = match holds {
+            Holds::Domain => reach.settings.servers.controllers_text(),
+            Holds::Forest => reach.settings.servers.catalogs_text(),
+        };
         let fleet = Fleet {
+            name,
             reach,
             holds,
             runtime,
@@ -62,6 +72,7 @@ impl Fleet {
             members: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             is_away: AtomicBool::new(false),
+            muster: AtomicBool::new(false),
             problem: Mutex::default(),
         };
         fleet.replace(places);
@@ -83,6 +94,7 @@ impl Fleet {
         let known = |place: &Place| old.iter().find(|member| member.place == *place).cloned();
         let members = places.into_iter().map(|place| known(&place).unwrap_or_else(|| Arc::new(self.member(place))));
         self.members.store(Arc::new(members.collect()));
+        self.tell_whether_away();
     }
 
     fn member(&self, place: Place) -> Member {
@@ -96,13 +108,20 @@ impl Fleet {
         }
     }
 
-    /// Asks the preferred server that answers. What is asked must be idempotent: it may be asked of several.
+    /// Asks the preferred server that answers. What is asked must be idempotent: it may be asked of several, for as long
+    /// as connecting to two and a search at each may take.
     pub(super) async fn ask<'q, T>(
         &self,
         question: &(dyn Fn(Link) -> Answer<'q, T> + Send + Sync + 'q),
     ) -> Result<T, DirectoryError> {
+        let began = Instant::now();
         let mut last = None;
         for member in self.members.load_full().iter().filter(|member| member.breaker.is_closed()) {
+            if last.is_some()
+                && began.elapsed() > self.reach.settings.connect_timeout + self.reach.settings.search_timeout
+            {
+                break;
+            }
             match self.ask_one(member, question).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Refused(error)) => return Err(error),
@@ -116,7 +135,8 @@ impl Fleet {
     /// each might count a wrong one.
     pub(super) async fn bind_as(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
         let mut last = None;
-        for member in self.members.load_full().iter().filter(|member| member.breaker.is_closed()) {
+        for member in self.members.load_full().iter().filter(|member| member.breaker.is_closed()).take(BINDS_TRIED_MAX)
+        {
             let (reach, place) = (self.reach.clone(), member.place.clone());
             let (dn, password) = (dn.to_owned(), Zeroizing::new(password.to_owned()));
             let began = Instant::now();
@@ -140,27 +160,41 @@ impl Fleet {
         Err(last.unwrap_or_else(|| self.away()))
     }
 
-    /// Looks whether servers that do not answer do again, and closes connections that are too old.
+    /// Looks whether servers that do not answer do again; when one was lost, whether the others are there, before somebody
+    /// has to find out by waiting; and closes connections that are too old.
     pub(super) async fn tend(&self) {
-        for member in self.members.load_full().iter() {
-            if member.breaker.is_due(Instant::now()) {
-                match self.open(member).await {
-                    Ok(link) => {
-                        if let Some(slot) = member.slots.first() {
-                            *slot.lock().await = Some((member.era.load(Ordering::Relaxed), link));
-                        }
-                        self.regained(member);
-                    }
-                    Err(error) => self.lost(member, &error),
-                }
+        let members = self.members.load_full();
+        let muster = self.muster.swap(false, Ordering::Relaxed);
+        let doubtful = members.iter().filter(|member| {
+            member.breaker.is_due(Instant::now())
+                || muster && member.breaker.is_closed() && !member.has_answered_lately()
+        });
+        join_all(doubtful.map(|member| self.probe(member))).await;
+        for slot in members.iter().flat_map(|member| &member.slots) {
+            if let Ok(mut slot) = slot.try_lock()
+                && slot.as_mut().is_some_and(|(_, link)| link.is_spent())
+            {
+                *slot = None;
             }
-            for slot in &member.slots {
-                if let Ok(mut slot) = slot.try_lock()
-                    && slot.as_mut().is_some_and(|(_, link)| link.is_spent())
-                {
-                    *slot = None;
+        }
+    }
+
+    /// A server is back when it answers a search: one with a broken disk still takes connections.
+    async fn probe(&self, member: &Member) {
+        let patience = self.reach.settings.search_timeout;
+        let probed = match self.open(member).await {
+            Ok(mut link) => link.search(&Search::probe(), patience).await.map(|_| link).map_err(Failure::error),
+            Err(error) => Err(error),
+        };
+        match probed {
+            Ok(link) => {
+                if let Some(slot) = member.slots.first() {
+                    *slot.lock().await = Some((member.era.load(Ordering::Relaxed), link));
                 }
+                member.has_answered();
+                self.regained(member);
             }
+            Err(error) => self.lost(member, &error),
         }
     }
 
@@ -246,45 +280,53 @@ impl Fleet {
     }
 
     fn lost(&self, member: &Member, error: &DirectoryError) {
-        // A bind account that is refused again and again would end up locked.
-        let refused = matches!(error, DirectoryError::Rejected { .. });
-        let is_news = member.breaker.open(Instant::now(), if refused { REFUSED_PAUSE } else { Duration::ZERO });
-        *self.problem.lock() = Some(repeated(error));
+        let is_news = member.breaker.open(Instant::now());
+        *self.problem.lock() = Some(whole_chain(error));
         if !is_news {
             return;
         }
         member.era.fetch_add(1, Ordering::Relaxed);
-        let problem = whole_chain(error);
-        let members = self.members.load();
-        if members.len() > 1 {
-            (self.tell)(Notice::ServerAway { server: member.place.url.to_string(), problem: problem.clone() });
+        self.muster.store(true, Ordering::Relaxed);
+        if self.members.load().len() > 1 {
+            let (server, problem) = (member.place.url.to_string(), whole_chain(error));
+            (self.tell)(Notice::ServerAway { server, problem });
         }
-        if !members.iter().any(|member| member.breaker.is_closed()) && !self.is_away.swap(true, Ordering::Relaxed) {
-            (self.tell)(Notice::Away { problem });
-        }
+        self.tell_whether_away();
     }
 
     fn regained(&self, member: &Member) {
         if member.breaker.close() && self.members.load().len() > 1 {
             (self.tell)(Notice::ServerBack { server: member.place.url.to_string() });
         }
-        if self.is_away.swap(false, Ordering::Relaxed) {
-            (self.tell)(Notice::Back);
+        self.tell_whether_away();
+    }
+
+    fn tell_whether_away(&self) {
+        let members = self.members.load();
+        let is_away = !members.is_empty() && !members.iter().any(|member| member.breaker.is_closed());
+        if self.is_away.swap(is_away, Ordering::Relaxed) != is_away {
+            let (servers, problem) = (self.name.clone(), self.problem.lock().clone().unwrap_or_default());
+            (self.tell)(if is_away { Notice::Away { servers, problem } } else { Notice::Back { servers } });
         }
     }
 
     /// What is said without asking anybody, because nobody answers.
     fn away(&self) -> DirectoryError {
-        self.problem.lock().as_ref().map_or_else(
-            || DirectoryError::Unusable { place: "urls".into(), problem: "no LDAP server is known".into() },
-            repeated,
-        )
+        let problem = self.problem.lock().clone();
+        DirectoryError::Unreachable {
+            server: self.name.clone(),
+            source: problem.unwrap_or_else(|| "no LDAP server is known".to_owned()).into(),
+        }
     }
 }
 
 impl Member {
     fn has_answered(&self) {
         *self.answered.lock() = Some(Instant::now());
+    }
+
+    fn has_answered_lately(&self) -> bool {
+        self.answered.lock().is_some_and(|answered| answered.elapsed() < LATELY)
     }
 }
 
@@ -298,5 +340,7 @@ async fn discard(slot: &sync::Mutex<Option<(u64, Link)>>, link: &Link) {
 /// Time to renew a certificate in.
 const CERTIFICATE_WARNING_DAYS: i64 = 30;
 const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a server is left alone that refused the edge's own account.
-const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// A server that answered so shortly ago needs no look.
+const LATELY: Duration = Duration::from_secs(10);
+/// How many servers are tried for one password.
+const BINDS_TRIED_MAX: usize = 3;

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,7 +14,11 @@ use ldap3::{
     adapters::{Adapter, EntriesOnly, PagedResults},
 };
 use rustls::ClientConfig;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    sync,
+    time::timeout,
+};
 use url::Url;
 
 use super::{
@@ -19,8 +26,8 @@ use super::{
     settings::{Account, Settings},
 };
 use crate::directory::{
-    DirectoryError,
-    schema::{Record, fold_dn, is_within},
+    DirectoryError, repeated,
+    schema::{Record, attribute, fold_dn, is_within},
 };
 
 /// A server's place.
@@ -30,6 +37,8 @@ pub(super) struct Place {
     pub url: Url,
     /// Where that is; empty: the system is asked at each connection.
     pub addresses: Vec<SocketAddr>,
+    /// Whether it is known to stand in the edge's own site.
+    pub nearby: bool,
 }
 
 /// What a kind of server has of the forest's people.
@@ -54,6 +63,9 @@ pub(super) struct Link {
     pub certificate: Option<Arc<[u8]>>,
 }
 
+/// Whether it was the account itself that was refused.
+struct Refused(bool);
+
 /// What is searched.
 pub(super) struct Search<'a> {
     /// For messages.
@@ -62,6 +74,19 @@ pub(super) struct Search<'a> {
     pub filter: String,
     pub attributes: &'static [&'static str],
     pub size: Size,
+}
+
+impl Search<'static> {
+    /// Costs the server next to nothing, and shows that it searches.
+    pub(super) fn probe() -> Self {
+        Search {
+            operation: "a search for nobody",
+            base: Base::Users,
+            filter: format!("({}=firstcas-looks-who-is-there)", attribute::SAM_ACCOUNT_NAME),
+            attributes: &[attribute::SAM_ACCOUNT_NAME],
+            size: Size::AtMost(1),
+        }
+    }
 }
 
 /// Where.
@@ -95,13 +120,30 @@ pub(super) enum Failure {
     Silent(DirectoryError),
 }
 
+impl Failure {
+    /// What is told of it.
+    pub(super) fn error(self) -> DirectoryError {
+        match self {
+            Failure::Refused(error) | Failure::Broken(error) | Failure::Silent(error) => error,
+        }
+    }
+}
+
 /// How connections are made.
 pub(super) struct Reach {
     pub settings: Settings,
     pub tls: Option<Arc<ClientConfig>>,
+    /// When the account was last refused, and how.
+    refused: sync::Mutex<Option<(Instant, DirectoryError)>>,
+    /// Whether it was accepted since.
+    is_accepted: AtomicBool,
 }
 
 impl Reach {
+    pub(super) fn new(settings: Settings, tls: Option<Arc<ClientConfig>>) -> Self {
+        Reach { settings, tls, refused: sync::Mutex::default(), is_accepted: AtomicBool::new(false) }
+    }
+
     /// A connection that searches can be made on.
     pub(super) async fn open(&self, place: &Place, holds: Holds) -> Result<Link, DirectoryError> {
         let after = self.settings.connect_timeout;
@@ -110,7 +152,7 @@ impl Reach {
 
     async fn open_bound(&self, place: &Place, holds: Holds) -> Result<Link, DirectoryError> {
         let mut ldap = self.connect(place).await?;
-        self.bind(&mut ldap, place).await?;
+        self.sign_in(&mut ldap, place).await?;
         let Settings { users_base, configuration_base, .. } = &self.settings;
         let whole_forest = (holds == Holds::Forest).then(String::new);
         let users_base = &users_base.clone().or(whole_forest);
@@ -152,27 +194,66 @@ impl Reach {
         }
     }
 
-    async fn bind(&self, ldap: &mut Ldap, place: &Place) -> Result<(), DirectoryError> {
+    /// Signs in, unless the account was refused a while ago: whoever has mistyped its password would soon find it locked,
+    /// were it tried at each server of the forest, and again and again. Until it is known to be good there is one attempt
+    /// at a time.
+    async fn sign_in(&self, ldap: &mut Ldap, place: &Place) -> Result<(), DirectoryError> {
+        if self.is_accepted.load(Ordering::Relaxed) {
+            let result = self.bind(ldap, place).await;
+            self.note(&mut *self.refused.lock().await, &result);
+            return result.map_err(|(error, _)| error);
+        }
+        let mut refused = self.refused.lock().await;
+        if let Some((since, error)) = &*refused
+            && since.elapsed() < REFUSED_PAUSE
+        {
+            return Err(repeated(error));
+        }
+        let result = self.bind(ldap, place).await;
+        self.note(&mut refused, &result);
+        result.map_err(|(error, _)| error)
+    }
+
+    fn note(&self, refused: &mut Option<(Instant, DirectoryError)>, result: &Result<(), (DirectoryError, Refused)>) {
+        match result {
+            Ok(()) => self.is_accepted.store(true, Ordering::Relaxed),
+            Err((error, Refused(true))) => {
+                self.is_accepted.store(false, Ordering::Relaxed);
+                *refused = Some((Instant::now(), repeated(error)));
+            }
+            Err((_, Refused(false))) => {}
+        }
+    }
+
+    async fn bind(&self, ldap: &mut Ldap, place: &Place) -> Result<(), (DirectoryError, Refused)> {
         match &self.settings.account {
             Account::Anonymous => Ok(()),
             Account::Password { dn, password } => {
                 let password = std::str::from_utf8(password.expose()).unwrap_or_default(); // checked by `Settings::prepared`
                 let result = ldap.simple_bind(dn, password).await.and_then(ldap3::LdapResult::success);
                 let operation = format!("the bind as `{dn}`");
-                result.map(drop).map_err(|error| failure(place.url.as_str(), &operation, error))
+                result.map(drop).map_err(|error| {
+                    let refused =
+                        matches!(&error, LdapError::LdapResult { result } if result.rc == INVALID_CREDENTIALS);
+                    (failure(place.url.as_str(), &operation, error), Refused(refused))
+                })
             }
             #[cfg(feature = "gssapi")]
             Account::Keytab(_) => {
                 let host = place.url.host_str().unwrap_or_default();
                 super::gssapi::bind(ldap, host, self.settings.connect_timeout).await.map_err(|source| {
-                    DirectoryError::Rejected { operation: "the bind by Kerberos".to_owned(), source: Box::new(source) }
+                    // Kerberos itself has looked at the key; a server never sees one that is wrong.
+                    let refused = matches!(source, super::gssapi::SignInError::Kerberos { .. });
+                    let (server, source) = (place.url.to_string(), Box::new(source));
+                    (DirectoryError::Unreachable { server, source }, Refused(refused))
                 })
             }
             #[cfg(not(feature = "gssapi"))]
-            Account::Keytab(_) => Err(DirectoryError::Unusable {
-                place: "bind_keytab".to_owned(),
-                problem: "this firstcas was built without the feature gssapi".to_owned(),
-            }),
+            Account::Keytab(_) => {
+                let (place, problem) =
+                    ("bind_keytab".to_owned(), "firstcas was built without the feature gssapi".to_owned());
+                Err((DirectoryError::Unusable { place, problem }, Refused(false)))
+            }
         }
     }
 
@@ -184,7 +265,7 @@ impl Reach {
             if let Some(tls) = &self.tls {
                 settings = settings.set_config(tls.clone());
             }
-            let stream = tcp(place).await?.into_std()?;
+            let stream = tcp(place, after).await?.into_std()?;
             LdapConnAsync::from_url_with_settings(settings.set_std_stream(StdStream::Tcp(stream)), &place.url).await
         };
         let (connection, ldap) =
@@ -235,9 +316,8 @@ impl Link {
     }
 
     fn failed(&self, operation: &str, error: LdapError) -> Failure {
-        let refused = matches!(&error, LdapError::LdapResult { result } if !matches!(result.rc, BUSY | UNAVAILABLE));
         let error = failure(&self.server, operation, error);
-        if refused { Failure::Refused(error) } else { Failure::Broken(error) }
+        if let DirectoryError::Unreachable { .. } = error { Failure::Broken(error) } else { Failure::Refused(error) }
     }
 
     fn base(&self, base: Base<'_>) -> Result<Arc<str>, DirectoryError> {
@@ -294,14 +374,24 @@ impl Link {
     }
 }
 
-/// Each address in turn.
-async fn tcp(place: &Place) -> Result<TcpStream, LdapError> {
-    if place.addresses.is_empty() {
+/// Each address in turn, each with its share of the time: one may be that of a network that the edge cannot reach.
+async fn tcp(place: &Place, patience: Duration) -> Result<TcpStream, LdapError> {
+    let mut addresses = place.addresses.clone();
+    if addresses.is_empty() {
         let host = place.url.host_str().unwrap_or_default();
         let port = place.url.port().unwrap_or(if place.url.scheme() == "ldaps" { LDAPS_PORT } else { LDAP_PORT });
-        return Ok(TcpStream::connect((host.trim_matches(['[', ']']), port)).await?);
+        addresses.extend(lookup_host((host.trim_matches(['[', ']']), port)).await?.take(ADDRESSES_MAX));
     }
-    Ok(TcpStream::connect(place.addresses.as_slice()).await?)
+    let share = patience / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    let mut last = std::io::Error::other("its name has no address");
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = std::io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last.into())
 }
 
 async fn root_dse(ldap: &mut Ldap, attributes: &[&'static str]) -> Result<Record, LdapError> {
@@ -310,7 +400,8 @@ async fn root_dse(ldap: &mut Ldap, attributes: &[&'static str]) -> Result<Record
 }
 
 fn no_connection(place: &Place, after: Duration) -> DirectoryError {
-    DirectoryError::TimedOut { operation: format!("a connection to {}", place.url), after }
+    let source = format!("no connection within {} ms", after.as_millis()).into();
+    DirectoryError::Unreachable { server: place.url.to_string(), source }
 }
 
 fn answered(place: &Place, operation: &str, result: ldap3::LdapResult) -> DirectoryError {
@@ -336,13 +427,17 @@ fn failure(server: &str, operation: &str, error: LdapError) -> DirectoryError {
             _ => {}
         }
     }
-    if matches!(error, LdapError::LdapResult { .. } | LdapError::FilterParsing | LdapError::AdapterInit(_)) {
+    let is_answer = matches!(&error, LdapError::LdapResult { result } if !matches!(result.rc, BUSY | UNAVAILABLE));
+    if is_answer || matches!(error, LdapError::FilterParsing | LdapError::AdapterInit(_)) {
         DirectoryError::Rejected { operation: operation.to_owned(), source: Box::new(error) }
     } else {
         DirectoryError::Unreachable { server: server.to_owned(), source: Box::new(error) }
     }
 }
 
+/// How long an account that was refused is not tried again: six times in half an hour.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
+const ADDRESSES_MAX: usize = 8;
 /// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
 /// for as long as its connection lives.
 pub(super) const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);

@@ -65,16 +65,37 @@ pub enum Where {
     },
 }
 
+impl Where {
+    /// The domain controllers, in words.
+    pub(super) fn controllers_text(&self) -> String {
+        match self {
+            Where::Listed { domain_controllers, .. } => joined(domain_controllers),
+            Where::Found { domain, .. } => format!("the domain controllers of {domain}"),
+        }
+    }
+
+    /// The global catalogs, in words.
+    pub(super) fn catalogs_text(&self) -> String {
+        match self {
+            Where::Listed { global_catalogs, .. } => joined(global_catalogs),
+            Where::Found { domain, .. } => format!("the global catalogs of {domain}"),
+        }
+    }
+}
+
 impl fmt::Display for Where {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Where::Listed { domain_controllers, global_catalogs } => {
-                let all = domain_controllers.iter().chain(global_catalogs);
-                f.write_str(&all.map(Url::as_str).collect::<Vec<_>>().join(", "))
+            Where::Listed { domain_controllers, global_catalogs } if !global_catalogs.is_empty() => {
+                write!(f, "{}, {}", joined(domain_controllers), joined(global_catalogs))
             }
-            Where::Found { domain, .. } => write!(f, "the domain controllers of {domain}"),
+            Where::Listed { .. } | Where::Found { .. } => f.write_str(&self.controllers_text()),
         }
     }
+}
+
+fn joined(urls: &[Url]) -> String {
+    urls.iter().map(Url::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// How found servers are spoken to.

@@ -47,10 +47,8 @@ impl Positions {
                 (news, Mark::Usn(now))
             }
             (Some(Mark::Csn(then)), Mark::Csn(_)) => {
-                let news = since_csn(&mut link, &then, patience).await?;
-                let newest = news.people.iter().filter_map(|record| record.text(ENTRY_CSN)).max();
-                let now = newest.map_or(then, str::to_owned);
-                (news, Mark::Csn(now))
+                let (news, newest) = since_csn(&mut link, &then, patience).await?;
+                (news, Mark::Csn(newest.unwrap_or(then)))
             }
             // Another server, or one that was set back: what it changed before nobody can tell. Of the very first one
             // there is nothing to miss.
@@ -66,25 +64,31 @@ async fn since_usn(link: &mut Link, then: u64, patience: Duration) -> Result<New
     let organisation = organisation_filter();
     let people = format!("(&(uSNChanged>={first})(|(sAMAccountName=*)(proxyAddresses=*)))");
     let organisation = format!("(&(uSNChanged>={first}){organisation})");
-    news(link, people, organisation, patience).await
+    Ok(news(link, people, organisation, patience).await?.0)
 }
 
-async fn since_csn(link: &mut Link, then: &str, patience: Duration) -> Result<News, Failure> {
+async fn since_csn(link: &mut Link, then: &str, patience: Duration) -> Result<(News, Option<String>), Failure> {
     let newer = format!("(entryCSN>={then})(!(entryCSN={then}))");
     let people = format!("(&{newer}(|(sAMAccountName=*)(proxyAddresses=*)))");
     let organisation = format!("(&{newer}{})", organisation_filter());
     news(link, people, organisation, patience).await
 }
 
-async fn news(link: &mut Link, people: String, organisation: String, patience: Duration) -> Result<News, Failure> {
+/// The news, and the newest stamp among them.
+async fn news(
+    link: &mut Link,
+    people: String,
+    organisation: String,
+    patience: Duration,
+) -> Result<(News, Option<String>), Failure> {
     let organisation = Search {
         operation: "a search for changes of the organisation",
         base: Base::Configuration,
         filter: organisation,
-        attributes: &[attribute::OBJECT_CLASS],
-        size: Size::AtMost(1),
+        attributes: &[ENTRY_CSN],
+        size: Size::AllUpTo(CHANGES_MAX),
     };
-    let topology = !link.search(&organisation, patience).await?.is_empty();
+    let organisation = link.search(&organisation, patience).await?;
     let people = Search {
         operation: "a search for changed people",
         base: Base::Users,
@@ -93,8 +97,10 @@ async fn news(link: &mut Link, people: String, organisation: String, patience: D
         size: Size::AllUpTo(CHANGES_MAX),
     };
     let people = link.search(&people, patience).await?;
+    let newest =
+        organisation.iter().chain(&people).filter_map(|record| record.text(ENTRY_CSN)).max().map(str::to_owned);
     let may_have_missed = people.len() > CHANGES_MAX;
-    Ok(News { people, may_have_missed, topology })
+    Ok((News { people, may_have_missed, topology: !organisation.is_empty() }, newest))
 }
 
 /// The newest stamp of a server that has no numbers.
@@ -104,7 +110,7 @@ async fn newest_csn(link: &mut Link, patience: Duration) -> Result<String, Failu
         base: Base::Users,
         filter: "(entryCSN=*)".to_owned(),
         attributes: &[ENTRY_CSN],
-        size: Size::AllUpTo(usize::MAX - 1),
+        size: Size::AllUpTo(ENTRIES_MAX),
     };
     let records = link.search(&all, patience).await?;
     Ok(records.iter().filter_map(|record| record.text(ENTRY_CSN)).max().unwrap_or(NO_CSN).to_owned())
@@ -125,6 +131,8 @@ const HIGHEST_USN: &str = "highestCommittedUSN";
 const DS_SERVICE_NAME: &str = "dsServiceName";
 const ENTRY_CSN: &str = "entryCSN";
 const NO_CSN: &str = "19700101000000.000000Z#000000#000#000000";
+/// More than any OpenLDAP with Exchange's names in it; beyond, it is watched from some entry on that is not the newest.
+const ENTRIES_MAX: usize = 1_000_000;
 /// People who may change between two looks and still be taken over one by one; more than that, and everybody is looked up
 /// again at the next use.
 const CHANGES_MAX: usize = 2_000;

@@ -328,7 +328,7 @@ async fn lifetimes_are_bounded() {
 }
 
 fn record(priority: u16, weight: u16, host: usize) -> Record {
-    Record { priority, weight, port: 389, host: host.to_string() }
+    Record { priority, weight, port: 389, host: host.to_string(), nearby: false }
 }
 
 #[test]
