@@ -16,10 +16,10 @@ use zeroize::Zeroizing;
 
 use super::{
     breaker::Breaker,
-    certificate,
-    link::{Failure, Holds, Link, Place, Reach},
+    certificate, filter,
+    link::{Base, Failure, Holds, Link, Place, Reach, Search, Size, not_ldap},
 };
-use crate::directory::{DirectoryError, Notice, Tell, repeated};
+use crate::directory::{DirectoryError, Notice, Tell, forest::AnyOf, repeated, schema::attribute};
 
 /// The servers, the preferred one first.
 pub(super) struct Fleet {
@@ -118,7 +118,7 @@ impl Fleet {
             let (dn, password) = (dn.to_owned(), Zeroizing::new(password.to_owned()));
             let began = Instant::now();
             let bind = self.runtime.spawn(async move { reach.bind_as(&place, &dn, &password).await });
-            match bind.await.unwrap_or_else(|_| Err(Failure::Silent(self.away()))) {
+            match bind.await.unwrap_or_else(|_| Err(Failure::Silent(not_ldap(member.place.url.as_str())))) {
                 Ok(right) => {
                     member.has_answered();
                     return Ok(right);
@@ -139,25 +139,45 @@ impl Fleet {
 
     /// Looks whether servers that do not answer do again, and closes connections that are too old.
     pub(super) async fn tend(&self) {
-        for member in self.members.load_full().iter() {
-            if member.breaker.is_due(Instant::now()) {
-                match self.open(member).await {
-                    Ok(link) => {
-                        if let Some(slot) = member.slots.first() {
-                            *slot.lock().await = Some((member.era.load(Ordering::Relaxed), link));
-                        }
-                        self.regained(member);
+        let members = self.members.load_full();
+        futures_util::future::join_all(members.iter().map(|member| self.tend_one(member))).await;
+    }
+
+    async fn tend_one(&self, member: &Member) {
+        if member.breaker.is_due(Instant::now()) {
+            match self.open_proven(member).await {
+                Ok(link) => {
+                    if let Some(slot) = member.slots.first() {
+                        *slot.lock().await = Some((member.era.load(Ordering::Relaxed), link));
                     }
-                    Err(error) => self.lost(member, &error),
+                    self.regained(member);
                 }
+                Err(error) => self.lost(member, &error),
             }
-            for slot in &member.slots {
-                if let Ok(mut slot) = slot.try_lock()
-                    && slot.as_mut().is_some_and(|(_, link)| link.is_spent())
-                {
-                    *slot = None;
-                }
+        }
+        for slot in &member.slots {
+            if let Ok(mut slot) = slot.try_lock()
+                && slot.as_mut().is_some_and(|(_, link)| link.is_spent())
+            {
+                *slot = None;
             }
+        }
+    }
+
+    /// A connection to a server that answers searches. One that only lets itself be bound to would be found lost again
+    /// by the next request, after a time-out.
+    async fn open_proven(&self, member: &Member) -> Result<Link, DirectoryError> {
+        let link = self.open(member).await?;
+        let probe = Search {
+            operation: "a search to see whether it answers again",
+            base: Base::Users,
+            filter: filter::any_of(&AnyOf::text(attribute::SAM_ACCOUNT_NAME, "nobody has this name")),
+            attributes: attribute::OF_ACCOUNTS,
+            size: Size::AtMost(1),
+        };
+        match link.clone().search(&probe, self.reach.settings.search_timeout).await {
+            Ok(_) | Err(Failure::Refused(_)) => Ok(link),
+            Err(Failure::Broken(error) | Failure::Silent(error)) => Err(error),
         }
     }
 
@@ -169,12 +189,15 @@ impl Fleet {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % member.slots.len().max(1);
         let Some(slot) = member.slots.get(turn) else { return Err(Failure::Broken(self.away())) };
         loop {
-            let (link, is_new) = self.link(member, slot).await?;
+            let (mut link, is_new) = self.link(member, slot).await?;
             let began = Instant::now();
             let failure = match question(link.clone()).await {
                 Err(failure @ (Failure::Broken(_) | Failure::Silent(_))) => failure,
                 answer => {
                     member.has_answered();
+                    if link.is_spent() {
+                        discard(slot, &link).await;
+                    }
                     return answer;
                 }
             };
@@ -221,7 +244,7 @@ impl Fleet {
     async fn open(&self, member: &Member) -> Result<Link, DirectoryError> {
         let (reach, place, holds) = (self.reach.clone(), member.place.clone(), self.holds);
         let opening = self.runtime.spawn(async move { reach.open(&place, holds).await });
-        let link = opening.await.unwrap_or_else(|_| Err(self.away()))?;
+        let link = opening.await.unwrap_or_else(|_| Err(not_ldap(member.place.url.as_str())))?;
         if let Some(days) =
             link.certificate.as_deref().and_then(|shown| certificate::days_left(shown, SystemTime::now()))
             && days < CERTIFICATE_WARNING_DAYS
