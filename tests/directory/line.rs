@@ -22,10 +22,14 @@ pub enum Fault {
     Slow(Duration),
     /// Answers end after so many more bytes, in the middle of whatever it is.
     CutAfter(usize),
+    /// Another server is there in its place, and the old connections end.
+    #[allow(dead_code)] // for tests/edge
+    Elsewhere(SocketAddr),
 }
 
 /// A line to a server.
 pub struct Line {
+    scheme: String,
     address: SocketAddr,
     fault: watch::Sender<Fault>,
 }
@@ -36,7 +40,8 @@ impl Line {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let (fault, faults) = watch::channel(Fault::None);
-        let server: SocketAddr = server.socket_addrs(|| None).expect("an address")[0];
+        let scheme = server.scheme().to_owned();
+        let server = socket_address(server);
         tokio::spawn(async move {
             let (mut listener, mut waiting) = (Some(listener), faults.clone());
             loop {
@@ -55,12 +60,12 @@ impl Line {
                 }
             }
         });
-        Line { address, fault }
+        Line { scheme, address, fault }
     }
 
     /// Where the edge connects to.
     pub fn url(&self) -> Url {
-        Url::parse(&format!("ldap://{}", self.address)).expect("a URL")
+        Url::parse(&format!("{}://{}", self.scheme, self.address)).expect("a URL")
     }
 
     /// From now on.
@@ -69,16 +74,34 @@ impl Line {
     }
 }
 
+/// Where a server of that URL listens.
+pub fn socket_address(server: &Url) -> SocketAddr {
+    server.socket_addrs(|| None).expect("an address")[0]
+}
+
+impl Fault {
+    /// Where connections lead; `None`: nowhere.
+    fn leads_to(self, server: SocketAddr) -> Option<SocketAddr> {
+        match self {
+            Fault::Refused => None,
+            Fault::Elsewhere(other) => Some(other),
+            Fault::None | Fault::Silent | Fault::Slow(_) | Fault::CutAfter(_) => Some(server),
+        }
+    }
+}
+
 async fn carry(client: TcpStream, server: SocketAddr, mut faults: watch::Receiver<Fault>) {
-    let Ok(server) = TcpStream::connect(server).await else { return };
+    let leads_to = faults.borrow_and_update().leads_to(server);
+    let Some(there) = leads_to else { return };
+    let Ok(there) = TcpStream::connect(there).await else { return };
     let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
+    let (from_server, to_server) = there.into_split();
     let carried = Arc::new(faults.clone());
-    let refused = async {
-        let _ = faults.wait_for(|fault| *fault == Fault::Refused).await;
+    let ended = async {
+        let _ = faults.wait_for(|fault| fault.leads_to(server) != leads_to).await;
     };
     tokio::select! {
-        () = refused => {}
+        () = ended => {}
         () = pump(from_client, to_server, carried.clone(), false) => {}
         () = pump(from_server, to_client, carried, true) => {}
     }
@@ -106,7 +129,7 @@ async fn pump(
                 whole = read.min(bytes.saturating_sub(carried_since));
                 carried_since += whole;
             }
-            Fault::None | Fault::Refused | Fault::Slow(_) | Fault::CutAfter(_) => {}
+            Fault::None | Fault::Refused | Fault::Elsewhere(_) | Fault::Slow(_) | Fault::CutAfter(_) => {}
         }
         if to.write_all(&piece[..whole]).await.is_err() || whole < read {
             return;

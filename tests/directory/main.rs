@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)] // a failing `expect` is a failing test
 
 mod following;
+mod hostile;
 mod line;
 mod linked;
 #[path = "../openldap/mod.rs"]

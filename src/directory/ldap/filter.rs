@@ -35,7 +35,7 @@ pub(super) fn record(entry: ResultEntry) -> Option<Record> {
     let mut parts = entry.0.match_id(SEARCH_RESULT_ENTRY)?.expect_constructed()?.into_iter();
     let dn = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
     let mut record = Record::new(dn);
-    for attribute in parts.next()?.expect_constructed()? {
+    for attribute in parts.next()?.expect_constructed()?.into_iter().take(ATTRIBUTES_MAX) {
         let mut parts = attribute.expect_constructed()?.into_iter();
         let name = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
         for value in parts.next()?.expect_constructed()? {
@@ -46,6 +46,8 @@ pub(super) fn record(entry: ResultEntry) -> Option<Record> {
 }
 
 const SEARCH_RESULT_ENTRY: u64 = 4;
+/// More than any search asks for.
+const ATTRIBUTES_MAX: usize = 1000;
 
 #[cfg(test)]
 #[allow(clippy::expect_used)] // a failing `expect` is a failing test

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     breaker::Breaker,
     certificate,
-    link::{Failure, Holds, Link, Place, Reach, Search},
+    link::{Failure, Holds, Link, Place, Reach, Search, not_ldap},
 };
 use crate::{
     directory::{DirectoryError, Notice, Tell},
@@ -141,7 +141,7 @@ impl Fleet {
             let (dn, password) = (dn.to_owned(), Zeroizing::new(password.to_owned()));
             let began = Instant::now();
             let bind = self.runtime.spawn(async move { reach.bind_as(&place, &dn, &password).await });
-            match bind.await.unwrap_or_else(|_| Err(Failure::Silent(self.away()))) {
+            match bind.await.unwrap_or_else(|_| Err(Failure::Silent(not_ldap(member.place.url.as_str())))) {
                 Ok(right) => {
                     member.has_answered();
                     return Ok(right);
@@ -179,14 +179,8 @@ impl Fleet {
         }
     }
 
-    /// A server is back when it answers a search: one with a broken disk still takes connections.
     async fn probe(&self, member: &Member) {
-        let patience = self.reach.settings.search_timeout;
-        let probed = match self.open(member).await {
-            Ok(mut link) => link.search(&Search::probe(), patience).await.map(|_| link).map_err(Failure::error),
-            Err(error) => Err(error),
-        };
-        match probed {
+        match self.open_proven(member).await {
             Ok(link) => {
                 if let Some(slot) = member.slots.first() {
                     *slot.lock().await = Some((member.era.load(Ordering::Relaxed), link));
@@ -198,6 +192,16 @@ impl Fleet {
         }
     }
 
+    /// A connection to a server that answers searches. One that only lets itself be bound to would be found lost again
+    /// by the next request, after a time-out.
+    async fn open_proven(&self, member: &Member) -> Result<Link, DirectoryError> {
+        let link = self.open(member).await?;
+        match link.clone().search(&Search::probe(), self.reach.settings.search_timeout).await {
+            Ok(_) | Err(Failure::Refused(_)) => Ok(link),
+            Err(Failure::Broken(error) | Failure::Silent(error)) => Err(error),
+        }
+    }
+
     async fn ask_one<'q, T>(
         &self,
         member: &Arc<Member>,
@@ -206,12 +210,15 @@ impl Fleet {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % member.slots.len().max(1);
         let Some(slot) = member.slots.get(turn) else { return Err(Failure::Broken(self.away())) };
         loop {
-            let (link, is_new) = self.link(member, slot).await?;
+            let (mut link, is_new) = self.link(member, slot).await?;
             let began = Instant::now();
             let failure = match question(link.clone()).await {
                 Err(failure @ (Failure::Broken(_) | Failure::Silent(_))) => failure,
                 answer => {
                     member.has_answered();
+                    if link.is_spent() {
+                        discard(slot, &link).await;
+                    }
                     return answer;
                 }
             };
@@ -258,7 +265,7 @@ impl Fleet {
     async fn open(&self, member: &Member) -> Result<Link, DirectoryError> {
         let (reach, place, holds) = (self.reach.clone(), member.place.clone(), self.holds);
         let opening = self.runtime.spawn(async move { reach.open(&place, holds).await });
-        let link = opening.await.unwrap_or_else(|_| Err(self.away()))?;
+        let link = opening.await.unwrap_or_else(|_| Err(not_ldap(member.place.url.as_str())))?;
         if let Some(days) =
             link.certificate.as_deref().and_then(|shown| certificate::days_left(shown, SystemTime::now()))
             && days < CERTIFICATE_WARNING_DAYS

@@ -1,7 +1,9 @@
 //! One connection to a server, from the first byte to the last record.
 
 use std::{
+    io,
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use ldap3::{
     Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchOptions, StdStream,
     adapters::{Adapter, EntriesOnly, PagedResults},
@@ -55,6 +58,8 @@ pub(super) enum Holds {
 pub(super) struct Link {
     ldap: Ldap,
     opened: Instant,
+    /// The server sends more than it was asked for, and may never end.
+    overrun: Arc<AtomicBool>,
     /// Its URL.
     pub server: Arc<str>,
     users_base: Option<Arc<str>>,
@@ -120,15 +125,6 @@ pub(super) enum Failure {
     Silent(DirectoryError),
 }
 
-impl Failure {
-    /// What is told of it.
-    pub(super) fn error(self) -> DirectoryError {
-        match self {
-            Failure::Refused(error) | Failure::Broken(error) | Failure::Silent(error) => error,
-        }
-    }
-}
-
 /// How connections are made.
 pub(super) struct Reach {
     pub settings: Settings,
@@ -170,6 +166,7 @@ impl Reach {
             certificate: ldap.get_peer_certificate().await.ok().flatten().map(Arc::from),
             ldap,
             opened: Instant::now(),
+            overrun: Arc::default(),
             server: place.url.as_str().into(),
         })
     }
@@ -285,7 +282,7 @@ impl Reach {
 impl Link {
     /// Whether the connection is of no use any more.
     pub(super) fn is_spent(&mut self) -> bool {
-        self.ldap.is_closed() || self.opened.elapsed() > LINK_AGE_MAX
+        self.ldap.is_closed() || self.opened.elapsed() > LINK_AGE_MAX || self.overrun.load(Ordering::Relaxed)
     }
 
     pub(super) fn is(&self, other: &Link) -> bool {
@@ -294,30 +291,16 @@ impl Link {
 
     /// The records that a search finds.
     pub(super) async fn search(&mut self, search: &Search<'_>, patience: Duration) -> Result<Vec<Record>, Failure> {
-        let base = self.base(search.base).map_err(Failure::Refused)?;
-        match timeout(patience, self.run(search, &base, patience)).await {
-            Ok(Ok(records)) => Ok(records),
-            Ok(Err(LdapError::Timeout { .. })) | Err(_) => Err(Failure::Silent(DirectoryError::TimedOut {
-                operation: search.operation.to_owned(),
-                after: patience,
-            })),
-            Ok(Err(error)) => Err(self.failed(search.operation, error)),
-        }
+        // Another server may know what this one does not say.
+        let base = self.base(search.base).map_err(Failure::Broken)?;
+        let (server, operation) = (&self.server.clone(), search.operation);
+        answer(server, operation, patience, self.run(search, &base, patience)).await
     }
 
     /// Some attributes of the server's root entry.
     pub(super) async fn root(&mut self, attributes: &[&'static str], patience: Duration) -> Result<Record, Failure> {
-        const OPERATION: &str = "reading its root DSE";
-        match timeout(patience, root_dse(&mut self.ldap, attributes)).await {
-            Ok(Ok(root)) => Ok(root),
-            Ok(Err(error)) => Err(self.failed(OPERATION, error)),
-            Err(_) => Err(Failure::Silent(DirectoryError::TimedOut { operation: OPERATION.into(), after: patience })),
-        }
-    }
-
-    fn failed(&self, operation: &str, error: LdapError) -> Failure {
-        let error = failure(&self.server, operation, error);
-        if let DirectoryError::Unreachable { .. } = error { Failure::Broken(error) } else { Failure::Refused(error) }
+        let root = root_dse(&mut self.ldap, attributes);
+        answer(&self.server, "reading its root DSE", patience, root).await
     }
 
     fn base(&self, base: Base<'_>) -> Result<Arc<str>, DirectoryError> {
@@ -357,12 +340,20 @@ impl Link {
         ldap.with_timeout(patience);
         let mut stream =
             ldap.streaming_search_with(adapters, base, Scope::Subtree, &search.filter, search.attributes).await?;
-        let mut records = Vec::new();
+        let (mut records, mut bytes) = (Vec::new(), 0);
         while let Some(entry) = stream.next().await? {
             if records.len() == most {
+                self.overrun.store(true, Ordering::Relaxed);
                 break;
             }
-            records.extend(record(entry));
+            if let Some(record) = record(entry) {
+                bytes += size_of_record(&record);
+                records.push(record);
+            }
+            if bytes > ANSWER_BYTES_MAX {
+                self.overrun.store(true, Ordering::Relaxed);
+                return Err(io::Error::other("its answer is larger than any could be").into());
+            }
         }
         let result = stream.finish().await;
         match result.rc {
@@ -394,9 +385,50 @@ async fn tcp(place: &Place, patience: Duration) -> Result<TcpStream, LdapError> 
     Err(last.into())
 }
 
+/// Roughly what it takes in memory.
+fn size_of_record(record: &Record) -> usize {
+    let of_values = |values: &[Vec<u8>]| values.iter().map(|value| size_of::<Vec<u8>>() + value.len()).sum::<usize>();
+    size_of::<Record>()
+        + record.dn.len()
+        + record.attributes().map(|(name, values)| name.len() + of_values(values)).sum::<usize>()
+}
+
+/// What a server answers, whatever it answers.
+async fn answer<T>(
+    server: &str,
+    operation: &str,
+    patience: Duration,
+    question: impl Future<Output = Result<T, LdapError>>,
+) -> Result<T, Failure> {
+    // The LDAP library panics at some answers that are not LDAP, in the task that asked.
+    match timeout(patience, AssertUnwindSafe(question).catch_unwind()).await {
+        Ok(Ok(Ok(answer))) => Ok(answer),
+        Ok(Ok(Err(LdapError::Timeout { .. }))) | Err(_) => {
+            Err(Failure::Silent(DirectoryError::TimedOut { operation: operation.to_owned(), after: patience }))
+        }
+        Ok(Ok(Err(error))) => {
+            let refused =
+                matches!(&error, LdapError::LdapResult { result } if !matches!(result.rc, BUSY | UNAVAILABLE));
+            let error = failure(server, operation, error);
+            Err(if refused { Failure::Refused(error) } else { Failure::Broken(error) })
+        }
+        Ok(Err(_)) => Err(Failure::Broken(not_ldap(server))),
+    }
+}
+
 async fn root_dse(ldap: &mut Ldap, attributes: &[&'static str]) -> Result<Record, LdapError> {
-    let (entries, _) = ldap.search("", Scope::Base, "(objectClass=*)", attributes.to_vec()).await?.success()?;
-    Ok(entries.into_iter().find_map(record).unwrap_or_else(|| Record::new("")))
+    let mut stream = ldap.streaming_search("", Scope::Base, "(objectClass=*)", attributes.to_vec()).await?;
+    let root = stream.next().await?;
+    if root.is_some() && stream.next().await?.is_some() {
+        return Err(io::Error::other("it has more than one root DSE").into());
+    }
+    stream.finish().await.success()?;
+    Ok(root.and_then(record).unwrap_or_else(|| Record::new("")))
+}
+
+/// For a server whose answer the LDAP library could not read.
+pub(super) fn not_ldap(server: &str) -> DirectoryError {
+    DirectoryError::Unreachable { server: server.to_owned(), source: "its answer is not LDAP".into() }
 }
 
 fn no_connection(place: &Place, after: Duration) -> DirectoryError {
@@ -441,6 +473,8 @@ const ADDRESSES_MAX: usize = 8;
 /// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
 /// for as long as its connection lives.
 pub(super) const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+/// Larger than everything that is read of any Exchange organisation.
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Half of what Active Directory's default policy (`MaxPageSize` 1000) allows.
 const PAGE_RECORDS: i32 = 500;
 const LDAP_PORT: u16 = 389;
