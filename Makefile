@@ -16,7 +16,7 @@ TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-e
 TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
 TEST_PACKAGES += libsasl2-modules-gssapi-mit libkrb5-dev
 
-.PHONY: help run build test lint unit gate fuzz deny windows peers mutants bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows samba peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
@@ -34,12 +34,13 @@ build: build-packages
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3 slapd ldap-utils
 
-test: test-packages lint deny unit gate fuzz build windows
+test: test-packages lint deny unit gate fuzz build windows samba
 	tests/shown_by
 
 lint: build-packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --features gssapi -- -D warnings
 
 unit: test-packages
 	$(CARGO) test --locked
@@ -58,6 +59,12 @@ deny:
 # Windows authentication with real servers and real clients; pyspnego and requests-ntlm come from PyPI.
 windows: test-packages build
 	tests/windows/run
+
+# A real Active Directory forest: the directory's tests against it, and the edge beside it, which also signs in by Kerberos.
+samba: test-packages build
+	$(CARGO) build --locked --features gssapi --bin firstcas
+	tests/samba/beside $(CARGO) test --locked --features gssapi --test directory --test command_line
+	FIRSTCAS_GSSAPI=target/debug/firstcas tests/samba/run
 
 # Installs the peers, some 30 MB, if they are missing.
 peers: build-packages

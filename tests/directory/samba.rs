@@ -107,7 +107,8 @@ async fn active_directory_is_reached_by_ldaps_and_start_tls_and_refuses_password
     let in_clear = forest.settings(forest.listed("ldap", "PORT_LDAP", "PORT_GC"));
     let directory = ldap::open(in_clear, vec![], &silent()).expect("good settings");
     let error = within(directory.find(&bare("ana"))).await.expect_err("strong authentication is required");
-    assert!(matches!(error, DirectoryError::Rejected { .. }), "{error:?}");
+    assert!(matches!(error, DirectoryError::Unusable { .. }), "{error:?}");
+    assert!(error.to_string().contains("write ldaps:// or start_tls = true"), "{error}");
 }
 
 #[tokio::test]

@@ -450,6 +450,13 @@ fn failure(server: &str, operation: &str, error: LdapError) -> DirectoryError {
                      the bind account (OpenLDAP: `limits` with size.prtotal=unlimited)"
                 ));
             }
+            // Of Kerberos within TLS the sign-in has its own words.
+            STRONGER_AUTH_REQUIRED => {
+                return unusable(format!(
+                    "it refused {operation} without TLS ({}); write ldaps:// or start_tls = true",
+                    result.text
+                ));
+            }
             REFERRAL => {
                 return unusable(format!(
                     "it does not hold what {operation} asked for, and refers to another server, which is not followed; \
@@ -486,6 +493,7 @@ const BIND_AS: &str = "a bind to verify a password";
 // RFC 4511 section 4.1.9 and appendix A.
 const SUCCESS: u32 = 0;
 const SIZE_LIMIT_EXCEEDED: u32 = 4;
+const STRONGER_AUTH_REQUIRED: u32 = 8;
 const REFERRAL: u32 = 10;
 const ADMIN_LIMIT_EXCEEDED: u32 = 11;
 const INVALID_CREDENTIALS: u32 = 49;
