@@ -6,12 +6,15 @@ mod connections;
 mod contoso;
 mod directory;
 mod drain;
+mod faults;
 mod gate;
 #[path = "../hammer/mod.rs"]
 mod hammer;
 mod harness;
 mod hygiene;
 mod isolation;
+#[path = "../directory/line.rs"]
+mod line;
 mod logging;
 #[allow(dead_code)] // its TLS is for tests/directory.rs
 #[path = "../openldap/mod.rs"]
