@@ -31,6 +31,12 @@ run: build
 build: build-packages
 	$(CARGO) build --locked --release --bin firstcas --example contoso
 
+# Domain controllers have the ports of domain controllers.
+AS_ROOT := env
+ifneq ($(shell id -u),0)
+AS_ROOT := sudo -E env "PATH=$(PATH)"
+endif
+
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3 slapd ldap-utils
 
@@ -63,8 +69,8 @@ windows: test-packages build
 # A real Active Directory forest: the directory's tests against it, and the edge beside it, which also signs in by Kerberos.
 samba: test-packages build
 	$(CARGO) build --locked --features gssapi --bin firstcas
-	tests/samba/beside $(CARGO) test --locked --features gssapi --test directory --test command_line
-	FIRSTCAS_GSSAPI=target/debug/firstcas tests/samba/run
+	$(AS_ROOT) tests/samba/beside $(CARGO) test --locked --features gssapi --test directory --test command_line
+	$(AS_ROOT) FIRSTCAS_GSSAPI=target/debug/firstcas tests/samba/run
 
 # Installs the peers, some 30 MB, if they are missing.
 peers: build-packages

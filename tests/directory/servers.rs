@@ -83,7 +83,8 @@ async fn whatever_befalls_the_preferred_server_the_next_one_answers_until_it_is_
         for _ in 0..20 {
             assert!(told.finds_ana().await.expect("the second answers"));
         }
-        assert!(asked.elapsed() < Duration::from_millis(400), "nobody waits for it again: {:?}", asked.elapsed());
+        // A wait each would be ten seconds.
+        assert!(asked.elapsed() < Duration::from_secs(5), "nobody waits for it again: {:?}", asked.elapsed());
 
         line.becomes(Fault::None);
         told.until_told(|notice| matches!(notice, Notice::ServerBack { .. })).await;
@@ -110,7 +111,7 @@ async fn when_no_server_answers_that_is_said_once_and_at_once_to_all_who_ask() {
         let error = told.finds_ana().await.expect_err("nobody answers");
         assert!(matches!(error, DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. }), "{error:?}");
     }
-    assert!(asked.elapsed() < Duration::from_millis(400), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(10), "a wait each would be fifty: {:?}", asked.elapsed());
     let away = |notice: &Notice| matches!(notice, Notice::Away { .. });
     assert_eq!(told.count(away), 1, "{:?}", told.notices);
 
@@ -123,9 +124,14 @@ async fn when_no_server_answers_that_is_said_once_and_at_once_to_all_who_ask() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_answers_others_meanwhile_is_slow_and_not_lost() {
     let (first, _second, line) = two_servers().await;
-    let told = Told::open(ldap::Settings { connections: 1, searches_max: 1000, ..impatient(&first, vec![line.url()]) });
+    let told = Told::open(ldap::Settings {
+        connections: 1,
+        searches_max: 1000,
+        search_timeout: Duration::from_millis(1500),
+        ..impatient(&first, vec![line.url()])
+    });
     assert!(told.finds_ana().await.expect("an answer"));
-    line.becomes(Fault::Slow(Duration::from_millis(100)));
+    line.becomes(Fault::Slow(Duration::from_millis(150)));
     let finds = (0..200).map(|_| told.finds_ana());
     let found = futures_util::future::join_all(finds).await;
     let (in_time, late): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);

@@ -132,14 +132,14 @@ impl Met {
         assert!(median(&self.known) <= median(&quiet.known) * 10 + Duration::from_millis(50), "{told}");
         // A busy machine may hold up a few; whoever waits for the directory does so together with many.
         let held_up = self.known.iter().filter(|served| served.took >= PATIENCE).count();
-        assert!(held_up * 20 <= self.known.len() && worst(&self.known) <= BUDGET, "{told}");
+        assert!(held_up * 20 <= self.known.len() && worst(&self.known) <= BUDGET + NOISE, "{told}");
     }
 
     /// All were served, by the other server where one is faulty.
     fn assert_unknown_are_served(&self, what: &str) {
         let told = self.told(what);
         assert!(self.unknown.iter().all(|served| served.status == 200), "{told}");
-        assert!(worst(&self.unknown) <= BUDGET, "{told}");
+        assert!(worst(&self.unknown) <= BUDGET + NOISE, "{told}");
     }
 
     /// Nobody waits for longer than may be, and who was not served knows when to come back.
@@ -299,7 +299,7 @@ async fn thousands_of_answers_harm_nobody_but_who_asked() {
         let (met, asked) = tokio::join!(beset.load(LOAD), askers.join_all());
         for served in asked {
             // None of the first few has that password.
-            assert!(served.status == 401 && served.took <= BUDGET, "{} after {:?}", served.status, served.took);
+            assert!(served.status == 401 && served.took <= BUDGET + NOISE, "{} after {:?}", served.status, served.took);
         }
         met
     };
