@@ -178,10 +178,13 @@ async fn people_are_asked_of_global_catalogs_and_the_organisation_of_domain_cont
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_account_that_one_server_refuses_is_not_tried_at_the_others_nor_again() {
-    let (first, _second, line) = two_servers().await;
+async fn an_account_that_two_servers_refuse_is_not_tried_at_the_others_nor_again() {
+    let (first, second, line) = two_servers().await;
     line.becomes(Fault::Silent); // a bind here would wait
-    let wrong = ldap::Settings { account: account("wrong"), ..impatient(&first, vec![first.url("ldap"), line.url()]) };
+    let wrong = ldap::Settings {
+        account: account("wrong"),
+        ..impatient(&first, vec![first.url("ldap"), second.url("ldap"), line.url()])
+    };
     let told = Told::open(ldap::Settings { connect_timeout: Duration::from_secs(5), connections: 4, ..wrong });
     let asked = Instant::now();
     let finds = (0..20).map(|_| told.finds_ana());

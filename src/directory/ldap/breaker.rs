@@ -27,14 +27,14 @@ impl Breaker {
         matches!(*self.0.lock(), State::Closed)
     }
 
-    /// The server did not answer. Whether that is news.
-    pub(super) fn open(&self, now: Instant) -> bool {
+    /// The server did not answer; it is not tried again for at least so long. Whether that is news.
+    pub(super) fn open(&self, now: Instant, at_least: Duration) -> bool {
         let mut state = self.0.lock();
         let failures = match *state {
             State::Closed => 1,
             State::Open { failures, .. } => failures.saturating_add(1),
         };
-        let pause = RETRY_FIRST.saturating_mul(1 << (failures - 1).min(10)).min(RETRY_LAST);
+        let pause = RETRY_FIRST.saturating_mul(1 << (failures - 1).min(10)).min(RETRY_LAST).max(at_least);
         *state = State::Open { failures, retry_at: now + pause };
         failures == 1
     }
@@ -63,16 +63,16 @@ mod tests {
     fn a_server_that_does_not_answer_is_tried_less_and_less_often_until_it_does() {
         let (breaker, mut now) = (Breaker::default(), Instant::now());
         assert!(breaker.is_closed() && !breaker.is_due(now));
-        assert!(breaker.open(now), "the first failure is news");
+        assert!(breaker.open(now, Duration::ZERO), "the first failure is news");
         for pause_s in [1, 2, 4, 8, 15, 15] {
             assert!(!breaker.is_closed());
             let due = now + Duration::from_secs(pause_s);
             assert!(!breaker.is_due(due.checked_sub(Duration::from_millis(1)).unwrap_or(now)) && breaker.is_due(due));
             now = due;
-            assert!(!breaker.open(now), "it is no news any more");
+            assert!(!breaker.open(now, Duration::ZERO), "it is no news any more");
         }
         assert!(breaker.close(), "that it answers is");
         assert!(!breaker.close() && breaker.is_closed() && !breaker.is_due(now));
-        assert!(breaker.open(now) && breaker.is_due(now + RETRY_FIRST), "it begins anew");
+        assert!(breaker.open(now, Duration::ZERO) && breaker.is_due(now + RETRY_FIRST), "it begins anew");
     }
 }

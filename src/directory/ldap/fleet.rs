@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     breaker::Breaker,
     certificate,
-    link::{Failure, Holds, Link, Place, Reach, Search, not_ldap},
+    link::{Failure, Holds, Link, Place, REFUSED_PAUSE, Reach, Search, not_ldap},
 };
 use crate::{
     directory::{DirectoryError, Notice, Tell},
@@ -287,7 +287,8 @@ impl Fleet {
     }
 
     fn lost(&self, member: &Member, error: &DirectoryError) {
-        let is_news = member.breaker.open(Instant::now());
+        let refused = matches!(error, DirectoryError::Rejected { .. });
+        let is_news = member.breaker.open(Instant::now(), if refused { REFUSED_PAUSE } else { Duration::ZERO });
         *self.problem.lock() = Some(whole_chain(error));
         if !is_news {
             return;

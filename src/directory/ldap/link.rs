@@ -129,15 +129,23 @@ pub(super) enum Failure {
 pub(super) struct Reach {
     pub settings: Settings,
     pub tls: Option<Arc<ClientConfig>>,
-    /// When the account was last refused, and how.
-    refused: sync::Mutex<Option<(Instant, DirectoryError)>>,
-    /// Whether it was accepted since.
+    refusals: sync::Mutex<Refusals>,
+    /// Whether the edge's own account was accepted when it was last tried.
     is_accepted: AtomicBool,
+}
+
+/// How often the edge's own account was refused.
+#[derive(Default)]
+struct Refusals {
+    /// Since it was last accepted, by whatever server.
+    in_a_row: u32,
+    /// When and how.
+    last: Option<(Instant, DirectoryError)>,
 }
 
 impl Reach {
     pub(super) fn new(settings: Settings, tls: Option<Arc<ClientConfig>>) -> Self {
-        Reach { settings, tls, refused: sync::Mutex::default(), is_accepted: AtomicBool::new(false) }
+        Reach { settings, tls, refusals: sync::Mutex::default(), is_accepted: AtomicBool::new(false) }
     }
 
     /// A connection that searches can be made on.
@@ -191,32 +199,37 @@ impl Reach {
         }
     }
 
-    /// Signs in, unless the account was refused a while ago: whoever has mistyped its password would soon find it locked,
-    /// were it tried at each server of the forest, and again and again. Until it is known to be good there is one attempt
-    /// at a time.
+    /// Signs in, unless the account was refused a while ago by one server after the other: whoever has mistyped its password
+    /// would soon find it locked, were it tried at each server of the forest, and again and again. A single server may only
+    /// have an old password. While the last attempt was refused there is one at a time.
     async fn sign_in(&self, ldap: &mut Ldap, place: &Place) -> Result<(), DirectoryError> {
         if self.is_accepted.load(Ordering::Relaxed) {
             let result = self.bind(ldap, place).await;
-            self.note(&mut *self.refused.lock().await, &result);
+            self.note(&mut *self.refusals.lock().await, &result);
             return result.map_err(|(error, _)| error);
         }
-        let mut refused = self.refused.lock().await;
-        if let Some((since, error)) = &*refused
+        let mut refusals = self.refusals.lock().await;
+        if let Some((since, error)) = &refusals.last
+            && refusals.in_a_row >= REFUSALS_MAX
             && since.elapsed() < REFUSED_PAUSE
         {
             return Err(repeated(error));
         }
         let result = self.bind(ldap, place).await;
-        self.note(&mut refused, &result);
+        self.note(&mut refusals, &result);
         result.map_err(|(error, _)| error)
     }
 
-    fn note(&self, refused: &mut Option<(Instant, DirectoryError)>, result: &Result<(), (DirectoryError, Refused)>) {
+    fn note(&self, refusals: &mut Refusals, result: &Result<(), (DirectoryError, Refused)>) {
         match result {
-            Ok(()) => self.is_accepted.store(true, Ordering::Relaxed),
+            Ok(()) => {
+                self.is_accepted.store(true, Ordering::Relaxed);
+                refusals.in_a_row = 0;
+            }
             Err((error, Refused(true))) => {
                 self.is_accepted.store(false, Ordering::Relaxed);
-                *refused = Some((Instant::now(), repeated(error)));
+                refusals.in_a_row = refusals.in_a_row.saturating_add(1);
+                refusals.last = Some((Instant::now(), repeated(error)));
             }
             Err((_, Refused(false))) => {}
         }
@@ -474,8 +487,11 @@ fn failure(server: &str, operation: &str, error: LdapError) -> DirectoryError {
     }
 }
 
-/// How long an account that was refused is not tried again: six times in half an hour.
-const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// After so many refusals in a row the account is not tried again ...
+const REFUSALS_MAX: u32 = 2;
+/// ... for so long; nor is it, for so long, at a server that has refused it. So a mistyped password is tried seven times in
+/// half an hour.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
 const ADDRESSES_MAX: usize = 8;
 /// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
 /// for as long as its connection lives.

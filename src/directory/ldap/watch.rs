@@ -38,16 +38,20 @@ impl Positions {
             Some(Ok(usn)) => Mark::Usn(usn),
             Some(Err(_)) | None => match &known {
                 Some(known) => known.clone(),
-                None => Mark::Csn(newest_csn(&mut link, patience).await?),
+                None => Mark::Csn(newest_csn(&mut link, patience * EVERYBODY_PATIENCE).await?),
             },
         };
         let (news, now) = match (known, now) {
             (Some(Mark::Usn(then)), Mark::Usn(now)) if then <= now => {
-                let news = if then == now { News::default() } else { since_usn(&mut link, then, patience).await? };
+                let news = if then == now {
+                    News::default()
+                } else {
+                    since_usn(&mut link, then, patience * PAGES_PATIENCE).await?
+                };
                 (news, Mark::Usn(now))
             }
             (Some(Mark::Csn(then)), Mark::Csn(_)) => {
-                let (news, newest) = since_csn(&mut link, &then, patience).await?;
+                let (news, newest) = since_csn(&mut link, &then, patience * PAGES_PATIENCE).await?;
                 (news, Mark::Csn(newest.unwrap_or(then)))
             }
             // Another server, or one that was set back: what it changed before nobody can tell. Of the very first one
@@ -133,6 +137,9 @@ const ENTRY_CSN: &str = "entryCSN";
 const NO_CSN: &str = "19700101000000.000000Z#000000#000#000000";
 /// More than any OpenLDAP with Exchange's names in it; beyond, it is watched from some entry on that is not the newest.
 const ENTRIES_MAX: usize = 1_000_000;
+/// Changes on several pages may take so many times the time of a single search, and everybody so many times.
+const PAGES_PATIENCE: u32 = 3;
+const EVERYBODY_PATIENCE: u32 = 20;
 /// People who may change between two looks and still be taken over one by one; more than that, and everybody is looked up
 /// again at the next use.
 const CHANGES_MAX: usize = 2_000;
