@@ -14,7 +14,7 @@ TEST_PACKAGES += krb5-kdc krb5-admin-server krb5-user apache2-bin libapache2-mod
 TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-exchangelib
 # An Active Directory forest of two domain controllers, and the Kerberos library for the edge's own sign-in to it.
 TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
-TEST_PACKAGES += libsasl2-modules-gssapi-mit libkrb5-dev
+TEST_PACKAGES += libsasl2-modules-gssapi-mit libkrb5-dev pkg-config
 
 .PHONY: help run build test lint unit gate fuzz deny windows samba peers mutants bench build-packages test-packages
 
@@ -43,7 +43,7 @@ LOAD_PACKAGES := wrk curl python3 slapd ldap-utils
 test: test-packages lint deny unit gate fuzz build windows samba
 	tests/shown_by
 
-lint: build-packages
+lint: test-packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --features gssapi -- -D warnings

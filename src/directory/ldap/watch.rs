@@ -58,7 +58,11 @@ impl Positions {
             // there is nothing to miss.
             (_, now) => (News { may_have_missed: !self.0.lock().is_empty(), topology: true, ..News::default() }, now),
         };
-        self.0.lock().insert(server, now);
+        let mut positions = self.0.lock();
+        if positions.len() >= SERVERS_MAX {
+            positions.clear();
+        }
+        positions.insert(server, now);
         Ok(news)
     }
 }
@@ -130,6 +134,8 @@ fn organisation_filter() -> String {
 
 static OF_CHANGES: LazyLock<Vec<&'static str>> = LazyLock::new(|| [attribute::OF_PEOPLE, &[ENTRY_CSN]].concat());
 
+/// More than any forest has.
+const SERVERS_MAX: usize = 10_000;
 const HIGHEST_USN: &str = "highestCommittedUSN";
 /// Names the domain controller, whatever address it was reached at.
 const DS_SERVICE_NAME: &str = "dsServiceName";
