@@ -9,7 +9,8 @@
 //!
 //! 1. [`edge`] takes the request from Pingora and turns it into [`identity::Facts`].
 //! 2. [`identity::identify`] says whose mailbox it is about, as far as the request claims.
-//! 3. [`directory`] says where that mailbox lives; a bounded cache stands in front.
+//! 3. [`directory`] says where that mailbox lives; a bounded cache stands in front. `running::following` keeps what is known
+//!    true while the directory changes, and in force while it is away.
 //! 4. [`routing::decide`] decides: pure, no I/O, no clock. **The core; read it first.**
 //! 5. `edge::course` carries out 1 to 4; [`edge::respond`] turns redirects and refusals into answers.
 //! 6. [`edge::pools`] picks the server, [`edge::pin`] says whose connection may be used, [`edge::client`] holds the pinned

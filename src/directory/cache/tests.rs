@@ -529,7 +529,7 @@ mod lifetimes {
     }
 
     #[tokio::test]
-    #[ignore = "half a minute; prints the figure of the README"]
+    #[ignore = "some minutes; prints a figure of the README"]
     async fn a_steady_thousand_requests_a_second_over_a_hundred_thousand_mailboxes() {
         let (searches_per_second, waited) = steady_load(100_000, 1000).await;
         println!("{searches_per_second:.2} searches/s; {:.4} % of the requests waited", waited * 100.0);
