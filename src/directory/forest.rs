@@ -10,7 +10,7 @@ use tokio::sync;
 
 use super::{
     Changed, Changes, DirectoryError, TopologyReading, ldap, ldif,
-    schema::{self, Domain, Record, VIRTUAL_DIRECTORY_CLASSES, attribute, class},
+    schema::{self, Domain, Record, attribute, class},
 };
 use crate::identity::MailboxName;
 
@@ -46,8 +46,7 @@ impl Forest {
 
     /// The organisation as the configuration container has it.
     pub(super) async fn topology(&self) -> Result<TopologyReading, DirectoryError> {
-        let virtual_directories = VIRTUAL_DIRECTORY_CLASSES.iter().map(|(class, _, _)| *class);
-        let classes: Vec<_> = class::OF_TOPOLOGY.iter().copied().chain(virtual_directories).collect();
+        let classes = schema::topology_classes();
         let reading =
             schema::topology(&self.source.configuration(&classes, attribute::OF_TOPOLOGY, TOPOLOGY_PATIENCE).await?);
         // An account without rights, or a wrong base, is answered with an empty success. It must not pass for a topology.

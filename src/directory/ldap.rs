@@ -192,11 +192,10 @@ impl Servers {
         attributes: &'static [&'static str],
         patience: u32,
     ) -> Result<Vec<Record>, DirectoryError> {
-        let classes = classes.iter().map(|class| (attribute::OBJECT_CLASS, class.as_bytes()));
         let search = Search {
             operation: "a search of the configuration container",
             base: Base::Configuration,
-            filter: filter::disjunction(classes),
+            filter: filter::of_classes(classes),
             attributes,
             size: Size::AllUpTo(RECORDS_MAX),
         };

@@ -143,7 +143,7 @@ pub mod class {
     pub const CROSS_REF: &str = "crossRef";
 
     /// Objects that [`topology`](super::topology) reads, besides the virtual directories.
-    pub const OF_TOPOLOGY: &[&str] = &[SITE, SUBNET, SITE_LINK, SERVER, DATABASE];
+    pub(super) const OF_TOPOLOGY: &[&str] = &[SITE, SUBNET, SITE_LINK, SERVER, DATABASE];
 }
 
 /// The virtual directory classes, each with the kind it is and the `New-`/`Set-` cmdlet that mends it.
@@ -157,6 +157,12 @@ pub const VIRTUAL_DIRECTORY_CLASSES: [(&str, VirtualDirectoryKind, &str); Virtua
     ("msExchRpcHttpVirtualDirectory", VirtualDirectoryKind::OutlookAnywhere, "Set-OutlookAnywhere"),
     ("msExchMapiVirtualDirectory", VirtualDirectoryKind::Mapi, "Set-MapiVirtualDirectory"),
 ];
+
+/// The classes of all objects that [`topology`] reads.
+pub fn topology_classes() -> Vec<&'static str> {
+    let virtual_directories = VIRTUAL_DIRECTORY_CLASSES.iter().map(|(class, _, _)| *class);
+    class::OF_TOPOLOGY.iter().copied().chain(virtual_directories).collect()
+}
 
 /// One object of the directory: its DN and its attributes, each with any number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]

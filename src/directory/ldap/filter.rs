@@ -4,15 +4,23 @@ use std::fmt::Write as _;
 
 use ldap3::ResultEntry;
 
-use crate::directory::{forest::AnyOf, schema::Record};
+use crate::directory::{
+    forest::AnyOf,
+    schema::{Record, attribute},
+};
 
 /// The filter (RFC 4515) that any of these values fulfils.
 pub(super) fn any_of(any_of: &AnyOf) -> String {
     disjunction(any_of.equalities().iter().map(|(attribute, value)| (*attribute, value.as_slice())))
 }
 
+/// The filter that objects of any of these classes fulfil.
+pub(super) fn of_classes(classes: &[&str]) -> String {
+    disjunction(classes.iter().map(|class| (attribute::OBJECT_CLASS, class.as_bytes())))
+}
+
 /// The filter that any of these attributes' values fulfils.
-pub(super) fn disjunction<'v>(equalities: impl Iterator<Item = (&'static str, &'v [u8])>) -> String {
+fn disjunction<'v>(equalities: impl Iterator<Item = (&'static str, &'v [u8])>) -> String {
     let mut filter = String::from("(|");
     for (attribute, value) in equalities {
         let _ = write!(filter, "({attribute}="); // writing to a String cannot fail
@@ -59,7 +67,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::directory::schema::attribute;
 
     const EQUALITY_MATCH: u64 = 3;
 

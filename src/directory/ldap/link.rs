@@ -495,7 +495,7 @@ pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(5 * 60);
 const ADDRESSES_MAX: usize = 8;
 /// Active Directory closes connections after 15 idle minutes, and the LDAP library keeps a few bytes of every search
 /// for as long as its connection lives.
-pub(super) const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+const LINK_AGE_MAX: Duration = Duration::from_secs(10 * 60);
 /// Larger than everything that is read of any Exchange organisation.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Half of what Active Directory's default policy (`MaxPageSize` 1000) allows.

@@ -9,12 +9,12 @@ use std::{collections::HashMap, sync::LazyLock, time::Duration};
 use parking_lot::Mutex;
 
 use super::{
-    filter::disjunction,
+    filter::of_classes,
     link::{Base, Failure, Link, Search, Size},
 };
 use crate::directory::{
     forest::News,
-    schema::{VIRTUAL_DIRECTORY_CLASSES, attribute, class},
+    schema::{attribute, topology_classes},
 };
 
 /// How far each server was read.
@@ -69,7 +69,7 @@ impl Positions {
 
 async fn since_usn(link: &mut Link, then: u64, patience: Duration) -> Result<News, Failure> {
     let first = then.saturating_add(1);
-    let organisation = organisation_filter();
+    let organisation = of_classes(&topology_classes());
     let people = format!("(&(uSNChanged>={first})(|(sAMAccountName=*)(proxyAddresses=*)))");
     let organisation = format!("(&(uSNChanged>={first}){organisation})");
     Ok(news(link, people, organisation, patience).await?.0)
@@ -78,7 +78,7 @@ async fn since_usn(link: &mut Link, then: u64, patience: Duration) -> Result<New
 async fn since_csn(link: &mut Link, then: &str, patience: Duration) -> Result<(News, Option<String>), Failure> {
     let newer = format!("(entryCSN>={then})(!(entryCSN={then}))");
     let people = format!("(&{newer}(|(sAMAccountName=*)(proxyAddresses=*)))");
-    let organisation = format!("(&{newer}{})", organisation_filter());
+    let organisation = format!("(&{newer}{})", of_classes(&topology_classes()));
     news(link, people, organisation, patience).await
 }
 
@@ -122,14 +122,6 @@ async fn newest_csn(link: &mut Link, patience: Duration) -> Result<String, Failu
     };
     let records = link.search(&all, patience).await?;
     Ok(records.iter().filter_map(|record| record.text(ENTRY_CSN)).max().unwrap_or(NO_CSN).to_owned())
-}
-
-/// The objects that the topology is made of.
-fn organisation_filter() -> String {
-    let virtual_directories = VIRTUAL_DIRECTORY_CLASSES.iter().map(|(class, _, _)| *class);
-    let classes = class::OF_TOPOLOGY.iter().copied().chain(virtual_directories);
-    let classes: Vec<_> = classes.collect();
-    disjunction(classes.iter().map(|class| (attribute::OBJECT_CLASS, class.as_bytes())))
 }
 
 static OF_CHANGES: LazyLock<Vec<&'static str>> = LazyLock::new(|| [attribute::OF_PEOPLE, &[ENTRY_CSN]].concat());
