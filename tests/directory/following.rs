@@ -1,7 +1,5 @@
 //! What changes in the directory is noticed, whatever the source.
 
-use std::process::{Command, Stdio};
-
 use firstcas::{
     directory::{Changes, Directory, ldap, ldif},
     identity::MailboxName,
@@ -9,7 +7,7 @@ use firstcas::{
 
 use crate::{
     CONTOSO, Contoso, DEADLINE,
-    openldap::{BIND_DN, BIND_PASSWORD, Slapd, Tls},
+    openldap::{Slapd, Tls},
     settings, silent, within,
 };
 
@@ -31,18 +29,6 @@ async fn next_change(directory: &impl Directory) -> Changes {
     within(changed).await
 }
 
-fn modify(slapd: &Slapd, ldif: &str) {
-    use std::io::Write;
-    let mut process = Command::new("ldapmodify")
-        .args(["-x", "-H", slapd.url("ldap").as_str(), "-D", BIND_DN, "-w", BIND_PASSWORD])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("ldapmodify is installed (Debian: ldap-utils)");
-    process.stdin.take().expect("piped").write_all(ldif.as_bytes()).expect("it reads");
-    assert!(process.wait().expect("it ends").success());
-}
-
 fn assert_bruno_moved(changes: &Changes) {
     let [bruno] = &changes.people[..] else { panic!("one person, not {changes:?}") };
     assert_eq!(bruno.entry.name, "bruno@contoso.com");
@@ -58,12 +44,9 @@ fn assert_bruno_moved(changes: &Changes) {
 async fn a_mailbox_that_is_moved_in_openldap_is_told_once_with_its_new_home_and_all_its_names() {
     let contoso = Contoso::start("");
     assert_eq!(within(contoso.openldap.changes()).await.expect("an answer").people, [], "the first look only begins");
-    modify(
-        &contoso.slapd,
-        &format!(
-            "dn: {BRUNO}\nchangetype: modify\nreplace: msExchHomeServerName\nmsExchHomeServerName: {LISBON_SERVER}\n"
-        ),
-    );
+    contoso.slapd.modify(&format!(
+        "dn: {BRUNO}\nchangetype: modify\nreplace: msExchHomeServerName\nmsExchHomeServerName: {LISBON_SERVER}\n"
+    ));
     let changes = next_change(&contoso.openldap).await;
     assert_bruno_moved(&changes);
     assert!(!changes.topology);
@@ -104,13 +87,10 @@ async fn a_changed_server_makes_the_topology_worth_reading() {
     within(contoso.openldap.changes()).await.expect("an answer");
     let records = ldif::parse(CONTOSO.as_bytes()).expect("LDIF");
     let server = records.iter().find(|record| record.dn.starts_with("CN=cas-opo-2,")).expect("the server");
-    modify(
-        &contoso.slapd,
-        &format!(
-            "dn: {}\nchangetype: modify\nreplace: msExchCurrentServerRoles\nmsExchCurrentServerRoles: 32\n",
-            server.dn
-        ),
-    );
+    contoso.slapd.modify(&format!(
+        "dn: {}\nchangetype: modify\nreplace: msExchCurrentServerRoles\nmsExchCurrentServerRoles: 32\n",
+        server.dn
+    ));
     let changes = next_change(&contoso.openldap).await;
     assert!(changes.topology && changes.people.is_empty() && !changes.may_have_missed, "{changes:?}");
 }

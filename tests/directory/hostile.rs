@@ -29,9 +29,9 @@ use crate::{
 };
 
 /// An LDAP message as far as a server of this file looks at it (RFC 4511 section 4.1.1).
-struct Request {
-    /// As sent.
-    id: Vec<u8>,
+pub struct Request {
+    /// Its number, as sent.
+    pub id: Vec<u8>,
     operation: u8,
     body: Vec<u8>,
 }
@@ -118,7 +118,8 @@ impl Reply {
 }
 
 impl Request {
-    async fn read(client: &mut TcpStream) -> Option<Request> {
+    /// The next one; `None`: the client has gone.
+    pub async fn read(client: &mut TcpStream) -> Option<Request> {
         let mut head = [0; 2];
         client.read_exact(&mut head).await.ok()?;
         let mut length = usize::from(head[1]);

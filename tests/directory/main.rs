@@ -12,7 +12,7 @@ mod servers;
 
 use std::{
     collections::VecDeque,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -37,11 +37,9 @@ use firstcas::{
     routing::{differences::differences, topology::Topology},
     secret::Secret,
 };
+use hostile::Request;
 use openldap::{Slapd, Tls};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, time::timeout};
 use url::Url;
 
 /// Contoso, and what a test adds to it, from every source.
@@ -409,12 +407,11 @@ async fn a_flood_of_made_up_names_puts_a_bounded_number_of_searches_on_the_serve
         let mut unanswered = VecDeque::new();
         loop {
             // A slow server: it takes in what there is, and answers only when there is nothing more for a while.
-            match timeout(Duration::from_millis(100), message_id(&mut client)).await {
-                Ok(Some(id)) => unanswered.push_back(id),
+            match timeout(Duration::from_millis(100), Request::read(&mut client)).await {
+                Ok(Some(request)) => unanswered.push_back(request.id),
                 Ok(None) => return,
                 Err(_) => {
                     for id in unanswered.drain(..) {
-                        let id: Vec<u8> = id;
                         let length = u8::try_from(id.len() + 11).expect("short");
                         let id_length = u8::try_from(id.len()).expect("short");
                         let head = [0x30, length, 0x02, id_length];
@@ -438,21 +435,6 @@ async fn a_flood_of_made_up_names_puts_a_bounded_number_of_searches_on_the_serve
     }
     let most = most_unanswered.load(Ordering::Relaxed);
     assert!((1..=32).contains(&most), "{most} at once");
-}
-
-/// Reads one LDAP message (at most 64 KiB) and gives the bytes of its number; `None`: the client has gone.
-async fn message_id(client: &mut tokio::net::TcpStream) -> Option<Vec<u8>> {
-    let mut head = [0; 2];
-    client.read_exact(&mut head).await.ok()?;
-    let mut length = usize::from(head[1]);
-    if length > 0x7f {
-        let mut bytes = vec![0; length & 0x7f];
-        client.read_exact(&mut bytes).await.ok()?;
-        length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-    }
-    let mut body = vec![0; length];
-    client.read_exact(&mut body).await.ok()?;
-    Some(body[2..2 + usize::from(body[1])].to_vec())
 }
 
 #[tokio::test]
@@ -810,7 +792,7 @@ fn sighup_makes_a_running_edge_read_the_topology_again() {
     };
     until("firstcas is ready", DEADLINE);
     let site = "CN=Faro,CN=Sites,CN=Configuration,DC=contoso,DC=com";
-    modify(&slapd, &format!("dn: {site}\nchangetype: modrdn\nnewrdn: CN=Algarve\ndeleteoldrdn: 1\n"));
+    slapd.modify(&format!("dn: {site}\nchangetype: modrdn\nnewrdn: CN=Algarve\ndeleteoldrdn: 1\n"));
     let told = Command::new("kill").args(["-HUP", &edge.0.id().to_string()]).status();
     assert!(told.expect("kill is there").success());
     until("SIGHUP: the topology is read again; restart firstcas for a new configuration", DEADLINE);
@@ -826,20 +808,6 @@ impl Drop for Ended {
         let _ = self.0.kill(); // it may have ended
         let _ = self.0.wait();
     }
-}
-
-/// Changes the directory while it runs.
-fn modify(slapd: &Slapd, ldif: &str) {
-    let account = ["-D", openldap::BIND_DN, "-w", openldap::BIND_PASSWORD];
-    let mut process = Command::new("ldapmodify")
-        .args(["-x", "-H", slapd.url("ldap").as_str()])
-        .args(account)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("ldapmodify is installed (Debian: ldap-utils)");
-    process.stdin.take().expect("piped").write_all(ldif.as_bytes()).expect("it reads");
-    assert!(process.wait().expect("it ends").success(), "ldapmodify failed");
 }
 
 fn firstcas(arguments: &[&str], config: &Path) -> (bool, String, String) {

@@ -1,13 +1,7 @@
 //! A real Active Directory forest, if one runs: `tests/samba/forest start DIR`, and DIR in `FIRSTCAS_FOREST`. What needs
 //! nothing but Contoso is asked of it too; the rest here needs it, and does nothing without it.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use firstcas::{
     directory::{Changes, Directory, DirectoryError, ldap},
@@ -16,7 +10,7 @@ use firstcas::{
 };
 use url::Url;
 
-use crate::{DEADLINE, bare, silent, within};
+use crate::{DEADLINE, bare, openldap, silent, within};
 
 /// What `DIR/env` says.
 struct Forest(HashMap<String, String>);
@@ -63,17 +57,12 @@ impl Forest {
 
     /// As administrator, at the first domain controller.
     fn modify(&self, ldif: &str) {
-        use std::io::Write;
-        let mut process = Command::new("ldapmodify")
+        let mut ldapmodify = Command::new("ldapmodify");
+        ldapmodify
             .args(["-x", "-H", &format!("ldaps://{}", self.get("DC1_ADDRESS")), "-D", self.get("ADMINISTRATOR")])
             .args(["-y", self.get("ADMINISTRATOR_PASSWORD_FILE")])
-            .env("LDAPTLS_CACERT", self.get("CA"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("ldapmodify is installed (Debian: ldap-utils)");
-        process.stdin.take().expect("piped").write_all(ldif.as_bytes()).expect("it reads");
-        assert!(process.wait().expect("it ends").success());
+            .env("LDAPTLS_CACERT", self.get("CA"));
+        openldap::modify(&mut ldapmodify, ldif);
     }
 }
 

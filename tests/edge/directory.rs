@@ -1,8 +1,7 @@
 //! The edge and its directory: a real one, a broken one, one that changes.
 
 use std::{
-    io::Write as _,
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -11,7 +10,7 @@ use http::Method;
 
 use crate::{
     harness::{House, Plan, start_edge, until},
-    openldap::{BIND_DN, BIND_PASSWORD, Slapd, Tls},
+    openldap::{self, BIND_DN, BIND_PASSWORD, Slapd, Tls},
     record,
 };
 
@@ -80,17 +79,8 @@ impl WithSlapd {
     /// Changes the directory while it runs.
     async fn modify(&self, ldif: String) {
         let url = self.slapd.url("ldap");
-        let modified = tokio::task::spawn_blocking(move || {
-            let mut process = Command::new("ldapmodify")
-                .args(["-x", "-H", url.as_str(), "-D", BIND_DN, "-w", BIND_PASSWORD])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .spawn()
-                .expect("ldapmodify is installed (Debian: ldap-utils)");
-            process.stdin.take().expect("piped").write_all(ldif.as_bytes()).expect("it reads");
-            process.wait().expect("it ends").success()
-        });
-        assert!(modified.await.expect("no panic"), "ldapmodify failed");
+        let modified = tokio::task::spawn_blocking(move || openldap::modify(&mut openldap::ldapmodify(&url), &ldif));
+        modified.await.expect("no panic");
     }
 }
 

@@ -1,7 +1,7 @@
 //! A real `slapd` in a temporary folder, with the schema of this folder.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -110,6 +110,11 @@ impl Slapd {
         Url::parse(&format!("{scheme}://127.0.0.1:{port}")).expect("a URL")
     }
 
+    /// Changes what is in it while it runs.
+    pub fn modify(&self, ldif: &str) {
+        modify(&mut ldapmodify(&self.url("ldap")), ldif);
+    }
+
     /// The file it was loaded from.
     pub fn ldif_path(&self) -> PathBuf {
         self.home.path().join("contoso.ldif")
@@ -154,6 +159,24 @@ impl Drop for Slapd {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// `ldapmodify` at a `slapd` of that URL.
+pub fn ldapmodify(url: &Url) -> Command {
+    let mut command = Command::new("ldapmodify");
+    command.args(["-x", "-H", url.as_str(), "-D", BIND_DN, "-w", BIND_PASSWORD]);
+    command
+}
+
+/// Changes what is in a directory, by `ldapmodify` with its arguments.
+pub fn modify(ldapmodify: &mut Command, ldif: &str) {
+    let mut process = ldapmodify
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("ldapmodify is installed (Debian: ldap-utils)");
+    process.stdin.take().expect("piped").write_all(ldif.as_bytes()).expect("it reads");
+    assert!(process.wait().expect("it ends").success(), "ldapmodify failed");
 }
 
 /// A new authority.

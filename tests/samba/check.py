@@ -1,5 +1,5 @@
 """The checks of `tests/samba/forest check`: what firstcas' tests take for granted about the forest."""
-import base64, re, socket, struct, sys, tempfile, time
+import base64, contextlib, re, socket, struct, sys, tempfile, time, traceback
 from collections import Counter
 from pathlib import Path
 
@@ -391,12 +391,17 @@ def run(forest):
     return 1 if results["FAILED"] else 0
 
 
-def one(forest, what, function):
-    started = time.monotonic()
+def one(subject, what, function, after_failure=lambda: None):
+    """Makes one check and says what became of it."""
+    began = time.monotonic()
     try:
-        figures = function(forest)
-        print(f"ok      {what}{': ' + figures if figures else ''}  ({time.monotonic() - started:.1f} s)")
+        figures = function(subject)
+        print(f"ok      {what}{': ' + figures if figures else ''}  ({time.monotonic() - began:.1f} s)")
         return "ok"
     except Exception as error:
-        print(f"FAILED  {what}: {type(error).__name__}: {error}")
+        print(f"FAILED  {what}: {error}")
+        if not isinstance(error, AssertionError):
+            traceback.print_exc()
+        with contextlib.suppress(Exception):
+            after_failure()
         return "FAILED"

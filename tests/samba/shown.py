@@ -1,10 +1,10 @@
 """The checks of tests/samba/run."""
-import contextlib, os, re, shutil, signal, statistics, sys, tempfile, time, traceback
+import contextlib, os, re, shutil, signal, statistics, sys, tempfile, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from check import LISBON_OWA, person, sign_in
+from check import LISBON_OWA, one, person, sign_in
 from edge import KNOWN, Contoso, Edge, Load, names_of_crowd
 from forest import (ACCOUNT, ADMINISTRATOR, CONFIGURATION, DOMAIN, PASSWORD, Forest, ForestError, home_of, wait_for)
 
@@ -523,21 +523,7 @@ def run(surroundings):
     surroundings.start()
     print(f"        forest, contoso and edge run after {time.monotonic() - began:.1f} s")
     only = os.environ.get("ONLY", "")
-    results = Counter(one(surroundings, *it) for it in CHECKS if only in it[0])
+    # What a failed check has changed is put back, so that the next can say its own.
+    results = Counter(one(surroundings, *it, surroundings.put_back) for it in CHECKS if only in it[0])
     print(f"samba: {results['ok']} passed, {results['FAILED']} failed, in {time.monotonic() - began:.0f} s")
     return 1 if results["FAILED"] or not results["ok"] else 0
-
-
-def one(surroundings, what, function):
-    began = time.monotonic()
-    try:
-        figures = function(surroundings)
-        print(f"ok      {what}{': ' + figures if figures else ''}  ({time.monotonic() - began:.1f} s)")
-        return "ok"
-    except Exception as error:
-        print(f"FAILED  {what}: {error}")
-        if not isinstance(error, AssertionError):
-            traceback.print_exc()
-        with contextlib.suppress(Exception):
-            surroundings.put_back()  # so that the next check can say its own
-        return "FAILED"
