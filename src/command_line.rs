@@ -44,7 +44,7 @@ pub fn run(file: &Path) -> ExitCode {
         Err(StartError::Policy(errors)) => return fail(&mistakes(file, &errors.mistakes)),
         Err(error) => return fail(&whole_chain(&error)),
     };
-    match running.run_until_signalled() {
+    match running.run_until_signalled(file) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&whole_chain(&error)),
     }

@@ -4,6 +4,7 @@
 
 mod file;
 mod files;
+mod live;
 mod mistake;
 mod policy;
 mod section;

@@ -20,6 +20,7 @@ mod course;
 pub mod door;
 pub mod health;
 pub mod hygiene;
+pub mod in_force;
 mod lately;
 pub mod notices;
 pub mod organisation;
@@ -32,7 +33,7 @@ mod story;
 
 use std::{
     any::Any,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -51,48 +52,30 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use tokio::sync::Semaphore;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
-    config::Config,
-    directory::cache::CachedDirectory,
     events::Event,
     routing::{Pool, protocol::Protocol, topology::ServerId},
 };
 use acceptance::Claim;
-use affinity::Affinity;
 use client::{Client, Passage};
 use course::Course;
-use lately::{Lately, Sent};
-use notices::Notices;
-use organisation::Organisation;
-use pin::{Bounds, Carries, Closed};
-use proof::Numbers;
+use in_force::InForce;
+use pin::{Carries, Closed};
 use respond::{Answer, Denial};
 use story::Story;
 
 /// The proxy application that Pingora runs, once on each thread.
 #[derive(Clone)]
 pub struct Edge {
-    config: Arc<Config>,
-    directory: Arc<CachedDirectory>,
-    organisation: Arc<ArcSwap<Organisation>>,
-    /// Listeners that only say where https is.
-    redirects: Vec<(SocketAddr, url::Url)>,
+    in_force: Arc<ArcSwap<InForce>>,
     in_flight: TaskTracker,
-    /// Places for pinned clients.
-    pins: Arc<Semaphore>,
-    affinity: Arc<Affinity>,
-    notices: Arc<Notices>,
-    sent: Sent,
-    lately: Lately,
-    numbers: Numbers,
 }
 
 /// What one request carries from phase to phase.
 pub struct Context {
-    organisation: Arc<Organisation>,
+    in_force: Arc<InForce>,
     client: Client,
     /// What the request brings to the gate.
     carries: Carries,
@@ -131,44 +114,14 @@ pub(crate) enum Destination {
 }
 
 impl Edge {
-    /// An edge over this directory and organisation. `redirects` are the bound addresses of listeners that only say
-    /// where https is; `in_flight` counts the requests being served; `notices` know whether the directory is away.
-    pub fn new(
-        config: Arc<Config>,
-        directory: Arc<CachedDirectory>,
-        organisation: Arc<ArcSwap<Organisation>>,
-        redirects: Vec<(SocketAddr, url::Url)>,
-        in_flight: TaskTracker,
-        affinity: Affinity,
-        notices: Arc<Notices>,
-    ) -> Self {
-        let pins = Arc::new(Semaphore::new(config.pins.connections_max));
-        let (affinity, sent, lately) = (Arc::new(affinity), Sent::new(), Lately::new());
-        let numbers = Numbers::default();
-        Edge { config, directory, organisation, redirects, in_flight, pins, affinity, notices, sent, lately, numbers }
+    /// An edge that serves by what is in force when a request comes; `in_flight` counts the requests being served.
+    pub fn new(in_force: Arc<ArcSwap<InForce>>, in_flight: TaskTracker) -> Self {
+        Edge { in_force, in_flight }
     }
 
-    /// Where the listener that this client came to sends everybody, if it does.
-    fn redirect(&self, session: &Session) -> Option<&url::Url> {
-        if self.redirects.is_empty() {
-            return None;
-        }
-        let came_to = session.server_addr()?.as_inet()?;
-        let is_it = |bound: &SocketAddr| {
-            bound.port() == came_to.port() && (bound.ip().is_unspecified() || bound.ip() == came_to.ip())
-        };
-        self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
-    }
-
-    fn pin_bounds(&self) -> Bounds {
-        Bounds { lifetime: self.config.pins.lifetime, requests_max: self.config.pins.requests_max }
-    }
-
-    fn set_client_limits(&self, session: &mut HttpSession) {
-        session.set_read_timeout(Some(self.config.timeouts.client));
-        session.set_write_timeout(Some(self.config.timeouts.client));
-        session.set_total_drain_timeout(Some(self.config.timeouts.client));
-        keep_alive(session, self.config.timeouts.client_keepalive); // Pingora's own default keeps idle clients for ever
+    /// What is in force.
+    pub fn in_force(&self) -> &Arc<ArcSwap<InForce>> {
+        &self.in_force
     }
 }
 
@@ -178,7 +131,7 @@ impl ProxyHttp for Edge {
 
     fn new_ctx(&self) -> Context {
         Context {
-            organisation: self.organisation.load_full(),
+            in_force: self.in_force.load_full(),
             client: Client::default(),
             carries: Carries::Nothing,
             passage: None,
@@ -213,26 +166,26 @@ impl ProxyHttp for Edge {
         Some(Box::new(context.client.clone()))
     }
 
-    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
         door::header_arrived();
-        self.set_client_limits(session.as_downstream_mut());
+        context.in_force.set_client_limits(session.as_downstream_mut());
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        if let Some(origin) = self.redirect(session) {
+        if let Some(origin) = context.in_force.redirect(session) {
             let answer = respond::to_https(origin, &session.req_header().uri);
             send(&answer, session).await?;
             return Ok(true);
         }
-        let answer = match self.course(session, context).await {
+        let answer = match context.in_force.clone().course(session, context).await {
             Ok(Course::Onward(destination)) => {
                 context.destination = Some(destination);
                 if context.client.pinned().is_some() {
-                    keep_alive(session.as_downstream_mut(), self.config.pins.idle_timeout);
+                    keep_alive(session.as_downstream_mut(), context.in_force.config.pins.idle_timeout);
                 }
                 if let Some(protocol) = context.story.protocol {
-                    let silence = Some(self.config.timeouts.client(protocol));
+                    let silence = Some(context.in_force.config.timeouts.client(protocol));
                     session.as_downstream_mut().set_read_timeout(silence);
                     session.as_downstream_mut().set_write_timeout(silence);
                     // An early request hides its client's leaving until the answer; where that takes hours, it may not come.
@@ -247,7 +200,7 @@ impl ProxyHttp for Edge {
             Ok(Course::Answer(answer)) => answer,
             Err(denial) => deny(denial, session, context),
         };
-        if context.client.pinned().is_some_and(|pinned| pinned.has_expired(self.pin_bounds())) {
+        if context.client.pinned().is_some_and(|pinned| pinned.has_expired(context.in_force.pin_bounds())) {
             session.set_keepalive(None);
         }
         send(&answer, session).await?;
@@ -256,7 +209,7 @@ impl ProxyHttp for Edge {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
-        let organisation = context.organisation.clone();
+        let organisation = context.in_force.organisation.clone();
         let (server, target) = loop {
             let chosen = context
                 .destination
@@ -264,7 +217,7 @@ impl ProxyHttp for Edge {
             if let Some(chosen) = chosen {
                 break chosen;
             }
-            match self.none_answers(session, context).await {
+            match context.in_force.clone().none_answers(session, context).await {
                 Ok(challenge) => context.destination = Some(challenge),
                 Err(denial) => {
                     context.story.denial = Some(denial);
@@ -275,10 +228,10 @@ impl ProxyHttp for Edge {
         };
         context.story.server = Some(server);
         let mut peer = target.peer.clone();
-        peer.options.read_timeout = Some(self.config.timeouts.server(protocol));
-        peer.options.write_timeout = Some(self.config.timeouts.client);
+        peer.options.read_timeout = Some(context.in_force.config.timeouts.server(protocol));
+        peer.options.write_timeout = Some(context.in_force.config.timeouts.client);
         if let Some(pinned) = context.client.pinned() {
-            peer.options.idle_timeout = Some(self.config.pins.idle_timeout); // as long as its client may pause
+            peer.options.idle_timeout = Some(context.in_force.config.pins.idle_timeout); // as long as its client may pause
             match pinned.approach(&mut peer, context.carries) {
                 Ok(passage) => context.passage = Some(passage),
                 Err(closed) => return closed_to(closed, context),
@@ -316,14 +269,14 @@ impl ProxyHttp for Edge {
         let Some(server) = context.story.server else { return Ok(()) };
         if !reused {
             let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
-            let target = context.organisation.target(server, protocol);
+            let target = context.in_force.organisation.target(server, protocol);
             if let Some(problem) = target.and_then(|target| pools::distrust(target.trust, peer, digest)) {
-                let name = &context.organisation.topology.server(server).name;
+                let name = &context.in_force.organisation.topology.server(server).name;
                 Event::ServerCertificate.report(format_args!("{name}: {problem}"));
                 return Err(Error::explain(UNTRUSTED_SERVER, problem));
             }
-            if context.organisation.health.mark_alive(server) {
-                let name = &context.organisation.topology.server(server).name;
+            if context.in_force.organisation.health.mark_alive(server) {
+                let name = &context.in_force.organisation.topology.server(server).name;
                 Event::ServerBack.report(format_args!("{name} accepts connections again"));
             }
         }
@@ -349,7 +302,8 @@ impl ProxyHttp for Edge {
         }
         if !request.headers.contains_key(HOST) {
             // HTTP/1.0 knows no Host, HTTP/1.1, which the server is spoken to in, demands one.
-            let server = context.story.server.map(|server| context.organisation.topology.server(server).fqdn.clone());
+            let server =
+                context.story.server.map(|server| context.in_force.organisation.topology.server(server).fqdn.clone());
             request.insert_header(HOST, server.unwrap_or_default())?;
         }
         let tls = is_tls(session);
@@ -375,7 +329,7 @@ impl ProxyHttp for Edge {
     ) -> Result<()> {
         context.body_bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
-        if context.body_bytes > self.config.limits.body_bytes(protocol) {
+        if context.body_bytes > context.in_force.config.limits.body_bytes(protocol) {
             context.story.denial = Some(Denial::BodyTooLarge);
             return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is larger than its limit").into_down());
         }
@@ -409,7 +363,7 @@ impl ProxyHttp for Edge {
             }
         }
         if context.client.pinned().is_some() {
-            self.signed_in_or_not(session, response, context, answered).await?;
+            context.in_force.clone().signed_in_or_not(session, response, context, answered).await?;
         } else if answered.pins() {
             isolate(session, response, context);
         }
@@ -419,7 +373,7 @@ impl ProxyHttp for Edge {
         {
             Event::BackEndWithoutIntegratedAuthentication.report(format_args!(
                 "{} challenges without Integrated Windows authentication",
-                context.organisation.topology.server(server).name
+                context.in_force.organisation.topology.server(server).name
             ));
         }
         Ok(())
@@ -514,7 +468,7 @@ fn isolate(session: &mut Session, response: &ResponseHeader, context: &mut Conte
         || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
     close(context.socket, if is_whole { Shutdown::Both } else { Shutdown::Write });
     context.is_isolated = true;
-    let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
+    let server = context.story.server.map(|server| &context.in_force.organisation.topology.server(server).name);
     Event::ConnectionNotOwn.report(format_args!(
         "{} authenticated a connection without being asked; it was closed",
         server.map_or("a server", String::as_str)
@@ -571,10 +525,10 @@ const UNTRUSTED_SERVER: ErrorType = ErrorType::new("UntrustedServer");
 fn server_failed(context: &mut Context, error: &Error) {
     let Some(server) = context.story.server else { return };
     context.tried.push(server);
-    if !context.organisation.health.mark_dead(server) {
+    if !context.in_force.organisation.health.mark_dead(server) {
         return;
     }
-    let name = &context.organisation.topology.server(server).name;
+    let name = &context.in_force.organisation.topology.server(server).name;
     let etype = error.etype();
     if *etype == UNTRUSTED_SERVER {
         return; // told, with the reason, where it was found
@@ -624,7 +578,8 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
 
 fn denied(denial: Denial, context: &Context) -> Answer {
     let mut answer = respond::denied(denial, context.story.protocol);
-    let offered = context.story.protocol.is_some_and(|protocol| context.organisation.offers_windows_locally(protocol));
+    let offered =
+        context.story.protocol.is_some_and(|protocol| context.in_force.organisation.offers_windows_locally(protocol));
     if answer.status == 401 && offered {
         respond::offer_windows(&mut answer);
     }

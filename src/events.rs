@@ -65,6 +65,12 @@ pub enum Event {
     ConnectionNotOwn,
     /// A request was refused because of who asked for what.
     RequestRefused,
+    /// Another configuration is in force.
+    Reloaded,
+    /// A configuration that was to come in force cannot; the one before it still is.
+    ReloadRefused,
+    /// Part of a configuration needs another process.
+    WaitsForUpgrade,
 }
 
 /// How urgent an event is.
@@ -80,7 +86,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 27] = [
+    pub const ALL: [Event; 30] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -108,6 +114,9 @@ impl Event {
         Event::TicketNotOpened,
         Event::ConnectionNotOwn,
         Event::RequestRefused,
+        Event::Reloaded,
+        Event::ReloadRefused,
+        Event::WaitsForUpgrade,
     ];
 
     /// The stable id.
@@ -140,6 +149,9 @@ impl Event {
             Event::ConnectionNotOwn => "FC141",
             Event::TicketNotOpened => "FC142",
             Event::RequestRefused => "FC131",
+            Event::Reloaded => "FC160",
+            Event::ReloadRefused => "FC161",
+            Event::WaitsForUpgrade => "FC162",
         }
     }
 
@@ -152,6 +164,7 @@ impl Event {
             | Event::MailboxMoved
             | Event::TopologyChanged
             | Event::RequestRefused
+            | Event::Reloaded
             | Event::MalformedRequest => Severity::Information,
             Event::ActiveSyncRedirected
             | Event::DirectoryOddity
@@ -160,6 +173,7 @@ impl Event {
             | Event::WrongPasswords
             | Event::StateNotKept
             | Event::TicketNotOpened
+            | Event::WaitsForUpgrade
             | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
             | Event::ProxyTargetNotUsable
@@ -172,6 +186,7 @@ impl Event {
             | Event::TooManyClients
             | Event::TooManyPins
             | Event::ConnectionNotOwn
+            | Event::ReloadRefused
             | Event::DirectoryAway => Severity::Error,
         }
     }
@@ -198,6 +213,7 @@ impl Event {
             | Event::DirectoryBack
             | Event::DirectoryServerBack
             | Event::MailboxMoved
+            | Event::Reloaded
             | Event::TopologyChanged => "nothing",
             Event::DirectoryServerAway => "check that server; the others answer in its place",
             Event::DirectoryCertificate => "renew it before the edge has to refuse the server",
@@ -230,6 +246,8 @@ impl Event {
             }
             Event::MalformedRequest => "look at the client; an attack if it keeps coming",
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
+            Event::ReloadRefused => "mend what it names, and send SIGHUP again; `firstcas check` shows every mistake",
+            Event::WaitsForUpgrade => "`firstcas upgrade` brings it in force without losing a connection",
         }
     }
 

@@ -1,17 +1,18 @@
 //! From a configuration to a running edge, and from there to a stopped one. [`following`] is what it does besides serving.
 
 mod following;
+mod reload;
 
 use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::SystemTime,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pingora_core::{
     listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings},
@@ -20,7 +21,7 @@ use pingora_core::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -31,12 +32,15 @@ use crate::{
         Edge,
         affinity::{Affinity, NoKey},
         door::{Door, Places},
+        in_force::{InForce, Shared},
         notices::Notices,
         organisation::OrganisationError,
         pin,
     },
 };
-use following::{Keeper, Refresh, Wake};
+use following::{Follower, Keeper, Wake};
+use reload::Reload;
+pub use reload::{ReloadError, Reloaded};
 
 /// A running edge. Dropping it stops it, with all its connections; [`Running::drain`] lets the requests in flight finish.
 pub struct Running {
@@ -46,14 +50,14 @@ pub struct Running {
     /// No clients at all.
     end: CancellationToken,
     in_flight: TaskTracker,
-    drain_timeout: Duration,
     wake: Arc<Wake>,
-    cached: Arc<CachedDirectory>,
-    keeper: Option<Arc<Keeper>>,
+    in_force: Arc<ArcSwap<InForce>>,
+    reloads: mpsc::Sender<Reload>,
+    keeper: Arc<ArcSwapOption<Keeper>>,
     directory: Option<tokio::runtime::Runtime>,
 }
 
-/// Why the edge cannot start.
+/// Why the edge cannot start, or a configuration cannot come in force.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The directory cannot be opened or read.
@@ -117,35 +121,45 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let cached = Arc::new(CachedDirectory::new(directory.clone(), config.cache, notices.tell(), runtime));
     let keeper = Keeper::of(&config);
     let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref()))?;
-    let organisation = Arc::new(ArcSwap::from_pointee(beginning.organisation));
-    notices.started(organisation.clone(), beginning.without_directory);
-    let wake = Arc::new(Wake::default());
     if let Some(keeper) = &keeper {
         let people = keeper.people(&config);
         log::info!("{} people are known from before", people.len());
         cached.restore(people);
-        directory_runtime.spawn(following::keep_people(keeper.clone(), cached.clone()));
     }
-    directory_runtime.spawn(following::watch(directory.clone(), cached.clone(), wake.clone(), config.watch_interval));
-    let refresh = Refresh {
-        directory,
+    let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
+    let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();
+
+    let in_force = Arc::new(ArcSwap::from_pointee(InForce {
         config: config.clone(),
-        organisation: organisation.clone(),
-        notices: notices.clone(),
+        directory: cached,
+        organisation: Arc::new(beginning.organisation),
+        affinity: Arc::new(Affinity::new(&config.affinity.keys, config.affinity.lifetime)?),
+        redirects: redirects(&config, &addresses),
+        version: 1,
+        since: SystemTime::now(),
+        shared: Arc::new(Shared::new(config.pins.connections_max, notices.clone())),
+    }));
+    notices.started(&in_force, beginning.without_directory);
+    let wake = Arc::new(Wake::default());
+    let keeper = Arc::new(ArcSwapOption::from(keeper));
+    let (reloads, reloads_asked) = mpsc::channel(1);
+    let follower = Follower {
+        in_force: in_force.clone(),
+        notices,
         keeper: keeper.clone(),
         wake: wake.clone(),
         standing: beginning.standing,
+        reloads: reloads_asked,
+        addresses: addresses.clone(),
     };
-    directory_runtime.spawn(refresh.run());
+    directory_runtime.spawn(following::keep_people(keeper.clone(), in_force.clone()));
+    let watched = in_force.clone();
+    let watched = move || (watched.load().directory.clone(), watched.load().config.watch_interval);
+    directory_runtime.spawn(following::watch(watched, wake.clone()));
+    directory_runtime.spawn(follower.run());
 
     let in_flight = TaskTracker::new();
-    let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
-    let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();
-    let redirects = config.listeners.iter().zip(&addresses);
-    let redirects = redirects.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?)));
-    let affinity = Affinity::new(&config.affinity.keys, config.affinity.lifetime)?;
-    let redirects = redirects.collect();
-    let edge = Edge::new(config.clone(), cached.clone(), organisation, redirects, in_flight.clone(), affinity, notices);
+    let edge = Edge::new(in_force.clone(), in_flight.clone());
     let places = Arc::new(Places::new(config.limits.client_connections));
     let (stop, stopped) = watch::channel(false);
     let end = CancellationToken::new();
@@ -159,9 +173,14 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     }
     log::info!("firstcas is ready");
     unless_started.disarm();
-    let drain_timeout = config.drain_timeout;
     let directory = Some(directory_runtime);
-    Ok(Running { addresses, stop, end, in_flight, drain_timeout, wake, cached, keeper, directory })
+    Ok(Running { addresses, stop, end, in_flight, wake, in_force, reloads, keeper, directory })
+}
+
+/// What the listeners say that only say where https is.
+fn redirects(config: &Config, bound: &[SocketAddr]) -> Vec<(SocketAddr, url::Url)> {
+    let listeners = config.listeners.iter().zip(bound);
+    listeners.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?))).collect()
 }
 
 /// What one thread serves: all listeners, by a proxy with server connections of its own.
@@ -177,7 +196,8 @@ fn service(
         max_retries: MAX_SERVERS_TRIED,
         ..ServerConf::default()
     };
-    let door = Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), config, places);
+    let in_force = edge.in_force().clone();
+    let door = Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, places);
     let mut serving = Service::new("edge".into(), door);
     for (listener, address) in config.listeners.iter().zip(addresses) {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
@@ -234,32 +254,51 @@ impl Running {
         self.wake.asked.notify_one();
     }
 
-    /// Serves until SIGTERM or SIGQUIT (drain) or SIGINT (stop at once, a drain too). SIGHUP makes the topology be read
-    /// again.
-    pub fn run_until_signalled(self) -> std::io::Result<()> {
+    /// What is in force now.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
+    }
+
+    /// Brings the configuration in this file in force, and all that it names as it is now: certificates, keys, the
+    /// directory. What cannot change while the process runs is said.
+    ///
+    /// # Errors
+    /// What was in force before still is.
+    pub async fn reload(&self, file: &Path) -> Result<Reloaded, ReloadError> {
+        let (done, came_of_it) = oneshot::channel();
+        let asked = self.reloads.send(Reload { file: file.to_owned(), done }).await;
+        asked.map_err(|_| ReloadError::Stopping)?;
+        came_of_it.await.unwrap_or(Err(ReloadError::Stopping))
+    }
+
+    /// Serves until SIGTERM or SIGQUIT (drain) or SIGINT (stop at once, a drain too). SIGHUP brings the configuration in
+    /// `file` in force.
+    pub fn run_until_signalled(self, file: &Path) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (mut terminate, mut quit) = (signal(SignalKind::terminate())?, signal(SignalKind::quit())?);
-            let (mut interrupt, mut hangup) = (signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => break,
-                    _ = quit.recv() => break,
-                    _ = interrupt.recv() => return Ok(()),
-                    _ = hangup.recv() => {
-                        log::warn!("SIGHUP: the topology is read again; restart firstcas for a new configuration or certificate");
-                        self.read_topology_again();
+        runtime
+            .block_on(async {
+                let (mut terminate, mut quit) = (signal(SignalKind::terminate())?, signal(SignalKind::quit())?);
+                let (mut interrupt, mut hangup) = (signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+                loop {
+                    tokio::select! {
+                        _ = terminate.recv() => break,
+                        _ = quit.recv() => break,
+                        _ = interrupt.recv() => return Ok(()),
+                        _ = hangup.recv() => {
+                            let (done, _) = oneshot::channel();
+                            // One that waits already will read the file as it is then.
+                            let _ = self.reloads.try_send(Reload { file: file.to_owned(), done });
+                        }
                     }
                 }
-            }
-            let drained = tokio::task::spawn_blocking(|| self.drain());
-            tokio::select! {
-                _ = drained => {}
-                _ = interrupt.recv() => log::warn!("SIGINT: the requests in flight are cut off"),
-            }
-            Ok(())
-        })
-        .inspect(|()| runtime.shutdown_background())
+                let drained = tokio::task::spawn_blocking(|| self.drain());
+                tokio::select! {
+                    _ = drained => {}
+                    _ = interrupt.recv() => log::warn!("SIGINT: the requests in flight are cut off"),
+                }
+                Ok(())
+            })
+            .inspect(|()| runtime.shutdown_background())
     }
 
     /// Stops listening, closes idle clients, and waits for the requests in flight: all of them, or the configured time.
@@ -269,7 +308,8 @@ impl Running {
         self.in_flight.close();
         if let Some(directory) = &self.directory {
             // The clock of the time-out is the runtime's, so it must be made inside.
-            let waiting = async { tokio::time::timeout(self.drain_timeout, self.in_flight.wait()).await };
+            let drain_timeout = self.in_force.load().config.drain_timeout;
+            let waiting = async { tokio::time::timeout(drain_timeout, self.in_flight.wait()).await };
             match directory.block_on(waiting) {
                 Ok(()) => log::info!("drained"),
                 Err(_) => log::warn!("{} requests were cut off after the drain time", self.in_flight.len()),
@@ -282,8 +322,8 @@ impl Running {
         let _ = self.stop.send(true);
         self.end.cancel();
         if let Some(directory) = self.directory.take() {
-            if let Some(keeper) = &self.keeper {
-                keeper.keep_people(&self.cached);
+            if let Some(keeper) = &*self.keeper.load() {
+                keeper.keep_people(&self.in_force.load().directory);
             }
             directory.shutdown_background();
         }

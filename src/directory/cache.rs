@@ -53,6 +53,7 @@ pub struct Settings {
 
 /// A directory with a cache in front.
 pub struct CachedDirectory {
+    directory: Arc<dyn Directory>,
     people: Arc<People>,
     passwords: Passwords,
     counters: Arc<Counters>,
@@ -100,8 +101,9 @@ impl CachedDirectory {
     pub fn new(directory: Arc<dyn Directory>, settings: Settings, tell: Tell, runtime: Handle) -> Self {
         let (counters, clock) = (Arc::<Counters>::default(), Arc::new(Clock::new()));
         let passwords = Passwords::new(directory.clone(), settings, tell.clone(), counters.clone(), clock.clone());
-        let people = People::new(directory, settings, tell, runtime, counters.clone(), clock.clone());
+        let people = People::new(directory.clone(), settings, tell, runtime, counters.clone(), clock.clone());
         CachedDirectory {
+            directory,
             people: Arc::new(people),
             passwords,
             counters,
@@ -125,6 +127,21 @@ impl CachedDirectory {
     /// The directory's, shared by all who waited for the same answer.
     pub async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, Arc<DirectoryError>> {
         self.passwords.verify(entry, password).await
+    }
+
+    /// The directory itself.
+    pub fn behind(&self) -> &Arc<dyn Directory> {
+        &self.directory
+    }
+
+    /// Asks the directory what has changed, and takes it in. Whether the topology has.
+    ///
+    /// # Errors
+    /// The directory's.
+    pub async fn follow(&self) -> Result<bool, DirectoryError> {
+        let changes = self.directory.changes().await?;
+        self.apply(&changes);
+        Ok(changes.topology)
     }
 
     /// Takes in what has changed in the directory. A search that asked before is not believed after.

@@ -14,9 +14,11 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::{
-    Context, Edge,
+    Context,
     client::{Bound, Proven},
-    client_ip, course, is_tls, keep_alive,
+    client_ip, course,
+    in_force::InForce,
+    is_tls, keep_alive,
     pin::{Answered, SignIn},
     proof,
     respond::{self, Answer},
@@ -53,7 +55,7 @@ pub(super) enum Next {
 /// The answer is replaced by one of the edge's own.
 pub(super) const REPLACED: ErrorType = ErrorType::new("Replaced");
 
-impl Edge {
+impl InForce {
     /// Notes what the answer to a pinned request did to its sign-in, and acts on it.
     pub(super) async fn signed_in_or_not(
         &self,
@@ -65,11 +67,11 @@ impl Edge {
         let (Some(pinned), Some(passage)) = (context.client.pinned().cloned(), context.passage) else { return Ok(()) };
         let bound = || {
             let server = context.story.server?;
-            Some(Bound { name: context.organisation.topology.server(server).name.clone(), server })
+            Some(Bound { name: context.in_force.organisation.topology.server(server).name.clone(), server })
         };
         let request = session.req_header();
         let asked = match context.carries.pins() {
-            true => self.numbers.number(&request.method, &request.uri, &request.headers),
+            true => self.shared.numbers.number(&request.method, &request.uri, &request.headers),
             false => 0, // no handshake is under way
         };
         let (sign_in, ends) = pinned.answered(passage, context.carries, asked, answered, bound, self.pin_bounds());
@@ -95,9 +97,10 @@ impl Edge {
                 self.follow(next, session, response, context).await
             }
             SignIn::Rejected if context.claim.as_ref().is_some_and(Claim::is_channel_bound) => {
-                let server = context.story.server.map(|server| &context.organisation.topology.server(server).name);
+                let server =
+                    context.story.server.map(|server| &context.in_force.organisation.topology.server(server).name);
                 let server = server.map_or("a server", String::as_str);
-                if self.lately.is_news(Event::ExtendedProtection, server).await {
+                if self.shared.lately.is_news(Event::ExtendedProtection, server).await {
                     Event::ExtendedProtection.report(format_args!(
                         "{server} refused a sign-in that is bound to the client's TLS channel; if the password was right, \
                          Extended Protection is why"
@@ -127,7 +130,7 @@ impl Edge {
                 Ok(())
             }
             Next::Decided(decision, lookup) => {
-                let organisation = context.organisation.clone();
+                let organisation = context.in_force.organisation.clone();
                 context.story.decided(&decision, course::whose(&lookup), &organisation.topology);
                 course::report(&decision, context.story.user.as_ref(), Some(&lookup));
                 match respond::decided(&decision, protocol) {
@@ -141,7 +144,7 @@ impl Edge {
                 };
                 if is_navigation(&session.req_header().method, protocol)
                     && let Some(client) = client_ip(session)
-                    && self.sent.may_go(client, &mailbox).await
+                    && self.shared.sent.may_go(client, &mailbox).await
                     && let Some(answer) = respond::to_own_site(&session.req_header().uri, cookie.clone())
                 {
                     context.story.rule = Some("to-own-site");

@@ -7,10 +7,11 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{
-    Context, Destination, Edge,
+    Context, Destination,
     acceptance::{Claim, Next},
     client::Proven,
     client_ip, content_length, hygiene,
+    in_force::InForce,
     organisation::Organisation,
     path,
     pin::Carries,
@@ -31,7 +32,7 @@ use crate::{
     secret::Secret,
 };
 
-/// What [`Edge::course`] finds out about a request.
+/// What [`InForce::course`] finds out about a request.
 pub(super) enum Course {
     Onward(Destination),
     Answer(Answer),
@@ -72,10 +73,10 @@ enum Proof {
     Absent,
 }
 
-impl Edge {
+impl InForce {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
     pub(super) async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
-        let organisation = context.organisation.clone();
+        let organisation = context.in_force.organisation.clone();
         if header_bytes(session) > self.config.limits.header_bytes {
             return Err(Denial::HeaderTooLarge);
         }
@@ -183,7 +184,7 @@ impl Edge {
     /// Where to send a request that no server of its destination answered: that a site is down would tell where the
     /// mailbox is, so it too is told to proven identities only, and others are challenged as if nothing were wrong.
     pub(super) async fn none_answers(&self, session: &Session, context: &mut Context) -> Result<Destination, Denial> {
-        let (organisation, protocol) = (context.organisation.clone(), context.story.protocol);
+        let (organisation, protocol) = (context.in_force.organisation.clone(), context.story.protocol);
         if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
             let authorization = session.req_header().headers.get(AUTHORIZATION);
             let credential =
@@ -212,8 +213,8 @@ impl Edge {
 
     /// Gives the client upstream connections of its own from now on.
     async fn pin(&self, context: &mut Context) -> Result<(), Denial> {
-        if let Err(no_place) = context.client.pin(&self.pins, context.story.started) {
-            if self.lately.is_news(Event::TooManyPins, "").await {
+        if let Err(no_place) = context.client.pin(&self.shared.pins, context.story.started) {
+            if self.shared.lately.is_news(Event::TooManyPins, "").await {
                 let most = self.config.pins.connections_max;
                 Event::TooManyPins.report(format_args!("{no_place}: all {most} are taken"));
             }
@@ -264,7 +265,7 @@ impl Edge {
                 Ok(Lookup::NotFound | Lookup::Ambiguous(_)) | Err(_) => None,
             },
             Err(error) => {
-                if self.lately.is_news(Event::TicketNotOpened, "").await {
+                if self.shared.lately.is_news(Event::TicketNotOpened, "").await {
                     Event::TicketNotOpened.report(format_args!("a Kerberos ticket could not be opened: {error}"));
                 }
                 None
@@ -377,8 +378,8 @@ impl Edge {
             | DirectoryError::Malformed { .. }
             | DirectoryError::Ambiguous { .. } => (Event::DirectoryAway, ""),
         };
-        let is_told = event == Event::DirectoryAway && self.notices.is_away();
-        if !is_told && self.lately.is_news(event, of).await {
+        let is_told = event == Event::DirectoryAway && self.shared.notices.is_away();
+        if !is_told && self.shared.lately.is_news(event, of).await {
             event.report(events::whole_chain(error));
         }
         Denial::DirectoryAway

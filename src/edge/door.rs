@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::{
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
@@ -24,19 +25,14 @@ use pingora_proxy::HttpProxy;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::{Edge, client::Client};
-use crate::{
-    config::{Config, Timeouts},
-    events::Event,
-};
+use super::{Edge, client::Client, in_force::InForce};
+use crate::events::Event;
 
 /// The application that listens: the proxy, with patience that ends.
 pub struct Door {
     proxy: Arc<HttpProxy<Edge>>,
-    timeouts: Timeouts,
-    pinned_idle_timeout: Duration,
+    in_force: Arc<ArcSwap<InForce>>,
     options: HttpServerOptions,
-    h2_options: H2Options,
     places: Arc<Places>,
 }
 
@@ -49,14 +45,26 @@ pub struct Places {
 
 impl Door {
     /// A door in front of this proxy.
-    pub fn new(proxy: HttpProxy<Edge>, config: &Config, places: Arc<Places>) -> Self {
-        let timeouts = config.timeouts.clone();
+    pub fn new(proxy: HttpProxy<Edge>, in_force: Arc<ArcSwap<InForce>>, places: Arc<Places>) -> Self {
         let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(timeouts.client_keepalive);
-        let mut h2_options = default_h2_options(); // its other bounds stay in force
-        h2_options.max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
-        let pinned_idle_timeout = config.pins.idle_timeout;
-        Door { proxy: Arc::new(proxy), timeouts, pinned_idle_timeout, options, h2_options, places }
+        options.h2_idle_timeout = Some(in_force.load().config.timeouts.client_keepalive);
+        Door { proxy: Arc::new(proxy), in_force, options, places }
+    }
+}
+
+impl Door {
+    /// How long this client may take until its next header is complete; `None`: it is new.
+    fn patience(&self, client: Option<&Client>, session: &mut ServerSession) -> Duration {
+        let in_force = self.in_force.load();
+        let timeouts = &in_force.config.timeouts;
+        match client.map(Client::pinned) {
+            Some(Some(_)) => in_force.config.pins.idle_timeout + timeouts.client,
+            Some(None) => timeouts.client_keepalive + timeouts.client,
+            None => {
+                session.set_keepalive(Some(timeouts.client.as_secs().max(1)));
+                timeouts.client
+            }
+        }
     }
 }
 
@@ -95,14 +103,7 @@ impl HttpServerApp for Door {
         // The edge leaves something with every connection that it will read a second request from.
         let left = session.take_connection_user_context();
         let client = left.as_ref().and_then(|left| left.downcast_ref::<Client>());
-        let patience = match client.map(Client::pinned) {
-            Some(Some(_)) => self.pinned_idle_timeout + self.timeouts.client,
-            Some(None) => self.timeouts.client_keepalive + self.timeouts.client,
-            None => {
-                session.set_keepalive(Some(self.timeouts.client.as_secs().max(1)));
-                self.timeouts.client
-            }
-        };
+        let patience = self.patience(client, &mut session);
         let over = client.and_then(Client::pinned).map(|pinned| pinned.over().clone());
         session.set_connection_user_context(left);
 
@@ -121,7 +122,10 @@ impl HttpServerApp for Door {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        Some(self.h2_options.clone())
+        let mut options = default_h2_options(); // its other bounds stay in force
+        options
+            .max_header_list_size(u32::try_from(self.in_force.load().config.limits.header_bytes).unwrap_or(u32::MAX));
+        Some(options)
     }
 
     async fn http_cleanup(&self) {

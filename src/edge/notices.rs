@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::organisation::Organisation;
+use super::{in_force::InForce, organisation::Organisation};
 use crate::{
     directory::{Notice, Tell},
     events::Event,
@@ -19,8 +19,8 @@ use crate::{
 /// whoever finds out.
 #[derive(Default)]
 pub struct Notices {
-    /// Names the servers; empty until the edge has started.
-    organisation: OnceLock<Arc<ArcSwap<Organisation>>>,
+    /// Names the servers; empty until the edge has started. Weak, because who is in force tells its notices to this.
+    in_force: OnceLock<Weak<ArcSwap<InForce>>>,
     /// Which servers are all away, each kind with its problem; and under [`START`] that the edge started without any.
     away: Mutex<BTreeMap<String, String>>,
 }
@@ -37,9 +37,9 @@ impl Notices {
         Arc::new(move |notice| notices.take(&notice))
     }
 
-    /// The edge has started, with this organisation. `without_directory`: how, if the directory could not be read.
-    pub fn started(&self, organisation: Arc<ArcSwap<Organisation>>, without_directory: Option<String>) {
-        let _ = self.organisation.set(organisation); // an edge starts once
+    /// The edge has started, with this in force. `without_directory`: how, if the directory could not be read.
+    pub fn started(&self, in_force: &Arc<ArcSwap<InForce>>, without_directory: Option<String>) {
+        let _ = self.in_force.set(Arc::downgrade(in_force)); // an edge starts once
         let mut away = self.away.lock();
         if let Some(how) = without_directory {
             Event::DirectoryAway.report(&how);
@@ -59,10 +59,19 @@ impl Notices {
         self.back(START);
     }
 
+    /// The directory of another configuration has come in force: what the one before said of its servers is over.
+    pub fn begin_anew(&self) {
+        self.away.lock().clear();
+    }
+
+    fn organisation(&self) -> Option<Arc<Organisation>> {
+        Some(self.in_force.get()?.upgrade()?.load().organisation.clone())
+    }
+
     fn back(&self, servers: &str) {
         let mut away = self.away.lock();
         // Without an organisation nobody has been told that it was away.
-        if away.remove(servers).is_some() && away.is_empty() && self.organisation.get().is_some() {
+        if away.remove(servers).is_some() && away.is_empty() && self.in_force.get().is_some() {
             Event::DirectoryBack.report("the directory answers again");
         }
     }
@@ -74,7 +83,7 @@ impl Notices {
                 let is_first = away.is_empty();
                 away.insert(servers.clone(), problem.clone());
                 // Before it has started, what becomes of a start without directory is told by that.
-                if is_first && self.organisation.get().is_some() {
+                if is_first && self.in_force.get().is_some() {
                     report_away(servers, problem);
                 }
             }
@@ -84,7 +93,7 @@ impl Notices {
             | Notice::CertificateEnds { .. }
             | Notice::WrongPasswords { .. }
             | Notice::MailboxMoved { .. } => {
-                let organisation = self.organisation.get().map(|organisation| organisation.load());
+                let organisation = self.organisation();
                 let (event, sentence) = told(notice, organisation.as_ref().map(|it| &it.topology));
                 event.report(sentence);
             }

@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use pingora_core::{
 use tokio::task::JoinSet;
 use url::Url;
 
-use super::{client::Bound, health::Health};
+use super::{client::Bound, health::Health, pin};
 use crate::{
     config::{Config, Trust, UpstreamTls},
     events::Event,
@@ -53,18 +54,34 @@ struct Origin {
 
 /// The ways in which servers are trusted, numbered. A connection that was opened in one way must not be used by a
 /// server that is reached in another, so the number is part of the key under which Pingora reuses connections, which
-/// itself does not tell certificate authorities or fingerprints apart.
-#[derive(Default)]
-struct Trusts(Vec<Arc<UpstreamTls>>);
+/// itself does not tell certificate authorities or fingerprints apart. It is made of all that matters, because connections
+/// outlive the configuration they were opened by, and the contents of its files.
+struct Trusted {
+    number: u64,
+    tls: Arc<UpstreamTls>,
+    authorities: Option<Arc<Box<[X509]>>>,
+}
 
-impl Trusts {
-    fn numbered(&mut self, trust: &UpstreamTls) -> (u64, Arc<UpstreamTls>) {
-        let number = self.0.iter().position(|known| **known == *trust).unwrap_or_else(|| {
-            self.0.push(Arc::new(trust.clone()));
-            self.0.len() - 1
-        });
-        (number as u64, self.0[number].clone())
+impl Trusted {
+    fn by(tls: &UpstreamTls) -> Result<Self, OrganisationError> {
+        let (authorities, pem) = match &tls.trust {
+            Trust::CertificateAuthorities(path) => {
+                let (authorities, pem) = authorities(path)?;
+                (Some(Arc::new(authorities.into_boxed_slice())), pem)
+            }
+            Trust::System | Trust::Fingerprints(_) | Trust::Anything => (None, Vec::new()),
+        };
+        Ok(Trusted { number: number_of(tls, &pem), tls: Arc::new(tls.clone()), authorities })
     }
+}
+
+/// The number of a way to trust, for as long as the process runs. Pins have the lower ones.
+fn number_of(tls: &UpstreamTls, authorities_pem: &[u8]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{tls:?}").as_bytes()).update(authorities_pem);
+    let mut number = [0; 8];
+    hasher.finalize_xof().fill(&mut number);
+    u64::from_be_bytes(number) | pin::KEYS_END
 }
 
 /// How to reach a server for a protocol.
@@ -99,8 +116,9 @@ impl Organisation {
         previous: Option<&Organisation>,
         kept_addresses: &HashMap<(String, u16), SocketAddr>,
     ) -> Result<Self, OrganisationError> {
-        let mut authorities = Authorities::default();
-        let mut trusts = Trusts::default();
+        let by_default = Trusted::by(&config.upstream.tls)?;
+        let of_sites = config.sites.iter().map(|(site, tls)| Ok((site.as_str(), Trusted::by(tls)?)));
+        let of_sites: HashMap<_, _> = of_sites.collect::<Result<_, OrganisationError>>()?;
         let mut origins = Vec::with_capacity(topology.servers().len());
         let addresses = resolve_all(&topology, config).await;
         for server in topology.servers() {
@@ -110,8 +128,7 @@ impl Organisation {
                     continue;
                 }
                 let site = server.site.map(|id| topology.site(id).name.to_lowercase());
-                let trust = site.and_then(|name| config.sites.get(&name)).unwrap_or(&config.upstream.tls);
-                let (number, trust) = trusts.numbered(trust);
+                let trusted = site.and_then(|name| of_sites.get(name.as_str())).unwrap_or(&by_default);
                 let unasked = || Err("its name was not asked for".to_owned()); // every name of the topology was
                 let address = match addresses.get(&(host.clone(), port)).cloned().unwrap_or_else(unasked) {
                     Ok(address) => Some(address),
@@ -123,15 +140,12 @@ impl Organisation {
                         kept
                     }
                 };
-                let peer = match address {
-                    Some(address) => Some(HttpPeer {
-                        options: options(config, &trust, &mut authorities)?,
-                        group_key: number,
-                        ..HttpPeer::new(address, tls, host.clone())
-                    }),
-                    None => None,
-                };
-                of_server.push(Origin { tls, host, port, peer, trust });
+                let peer = address.map(|address| HttpPeer {
+                    options: options(config, trusted),
+                    group_key: trusted.number,
+                    ..HttpPeer::new(address, tls, host.clone())
+                });
+                of_server.push(Origin { tls, host, port, peer, trust: trusted.tls.clone() });
             }
             origins.push(of_server);
         }
@@ -264,48 +278,34 @@ async fn resolve(host: &str, port: u16, patience: Duration) -> Result<SocketAddr
     }
 }
 
-fn options(
-    config: &Config,
-    tls: &UpstreamTls,
-    authorities: &mut Authorities,
-) -> Result<PeerOptions, OrganisationError> {
+fn options(config: &Config, trusted: &Trusted) -> PeerOptions {
     let mut options = PeerOptions::new();
     options.connection_timeout = Some(config.upstream.connect_timeout);
     options.total_connection_timeout = Some(config.upstream.total_connect_timeout);
     options.idle_timeout = Some(config.upstream.idle_timeout);
     options.alpn = ALPN::H1; // Windows authentication and Exchange 2007 to 2010 know HTTP/1.1 only
-    match &tls.trust {
-        Trust::System => {}
-        Trust::CertificateAuthorities(path) => options.ca = Some(authorities.load(path)?),
+    options.ca.clone_from(&trusted.authorities);
+    match &trusted.tls.trust {
+        Trust::System | Trust::CertificateAuthorities(_) => {}
         // The fingerprint is compared once the connection stands, before anything is sent on it.
         Trust::Fingerprints(_) | Trust::Anything => {
             options.verify_cert = false;
             options.verify_hostname = false;
         }
     }
-    Ok(options)
+    options
 }
 
-/// Certificate authorities by file, so that servers share them.
-#[derive(Default)]
-struct Authorities(HashMap<std::path::PathBuf, Arc<Box<[X509]>>>);
-
-impl Authorities {
-    fn load(&mut self, path: &std::path::Path) -> Result<Arc<Box<[X509]>>, OrganisationError> {
-        if let Some(loaded) = self.0.get(path) {
-            return Ok(loaded.clone());
-        }
-        let error =
-            |problem: String| OrganisationError::CertificateAuthorities { path: path.display().to_string(), problem };
-        let pem = std::fs::read(path).map_err(|problem| error(problem.to_string()))?;
-        let certificates = X509::stack_from_pem(&pem).map_err(|problem| error(problem.to_string()))?;
-        if certificates.is_empty() {
-            return Err(error("has no certificate; a PEM file with BEGIN CERTIFICATE is needed".into()));
-        }
-        let loaded = Arc::new(certificates.into_boxed_slice());
-        self.0.insert(path.to_owned(), loaded.clone());
-        Ok(loaded)
+/// The certificate authorities in a file, and the file.
+fn authorities(path: &Path) -> Result<(Vec<X509>, Vec<u8>), OrganisationError> {
+    let error =
+        |problem: String| OrganisationError::CertificateAuthorities { path: path.display().to_string(), problem };
+    let pem = std::fs::read(path).map_err(|problem| error(problem.to_string()))?;
+    let certificates = X509::stack_from_pem(&pem).map_err(|problem| error(problem.to_string()))?;
+    if certificates.is_empty() {
+        return Err(error("has no certificate; a PEM file with BEGIN CERTIFICATE is needed".into()));
     }
+    Ok((certificates, pem))
 }
 
 #[cfg(test)]
@@ -313,6 +313,25 @@ impl Authorities {
 mod tests {
     use super::*;
     use crate::directory::{ldif, schema};
+
+    #[test]
+    fn servers_that_are_trusted_otherwise_share_no_connections() {
+        let tls = |trust, allow_tls_1_0| UpstreamTls { trust, allow_tls_1_0 };
+        let file = || Trust::CertificateAuthorities("ca.pem".into());
+        let ways = [
+            (tls(Trust::System, false), &b""[..]),
+            (tls(Trust::System, true), b""),
+            (tls(Trust::Anything, false), b""),
+            (tls(Trust::Fingerprints(vec![[1; 32]]), false), b""),
+            (tls(Trust::Fingerprints(vec![[2; 32]]), false), b""),
+            (tls(file(), false), b"one"),
+            (tls(file(), false), b"another, put in its place"),
+        ];
+        let numbers: std::collections::BTreeSet<_> = ways.iter().map(|(tls, pem)| number_of(tls, pem)).collect();
+        assert_eq!(numbers.len(), ways.len());
+        assert_eq!(number_of(&ways[5].0, b"one"), number_of(&tls(file(), false), b"one"), "the same is the same again");
+        assert!(numbers.first() >= Some(&pin::KEYS_END), "pins have the lower ones");
+    }
 
     #[tokio::test]
     async fn a_server_whose_name_does_not_resolve_is_reached_where_it_was() {

@@ -368,13 +368,13 @@ impl PinNumber {
     }
 
     fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(FIRST);
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         PinNumber(NEXT.fetch_add(1, Relaxed))
     }
 }
 
-/// Lower keys belong to shared connections: one for each way of trusting a server (`organisation`).
-pub const FIRST: u64 = 1 << 32;
+/// Keys from here on belong to shared connections (`organisation`); nobody ever counts as many pins.
+pub const KEYS_END: u64 = 1 << 63;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // a test may fail by panicking
@@ -480,7 +480,7 @@ mod tests {
     fn no_two_pins_share_a_number_nor_a_key_with_shared_connections() {
         let (one, other) = (gate().number(), gate().number());
         assert_ne!(one, other);
-        assert!(one.group_key() >= FIRST && other.group_key() > one.group_key());
+        assert!(one.group_key() < other.group_key() && other.group_key() < KEYS_END);
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
         return;
     }
     let story = &context.story;
-    let organisation = &context.organisation;
+    let organisation = &context.in_force.organisation;
     let request = session.req_header();
     let milliseconds = |until: Instant| u64::try_from((until - story.started).as_millis()).unwrap_or(u64::MAX);
     let client = session.client_addr().map(ToString::to_string);

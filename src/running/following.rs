@@ -11,10 +11,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
-use tokio::{sync::Notify, time::Instant};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
-use super::StartError;
+use super::{StartError, reload::Reload};
 use crate::{
     config::{self, Config, values::list},
     directory::{
@@ -22,7 +25,7 @@ use crate::{
         cache::CachedDirectory,
         kept::{Kept, KeptError, KeptTopology},
     },
-    edge::{notices::Notices, organisation::Organisation},
+    edge::{in_force::InForce, notices::Notices, organisation::Organisation},
     events::{Event, whole_chain},
     routing::{
         Policy,
@@ -50,11 +53,11 @@ pub(super) struct Beginning {
 }
 
 /// A topology as read, with the policy that fits it.
-struct Reading {
-    parts: TopologyParts,
-    topology: Topology,
-    policy: Policy,
-    oddities: Vec<Oddity>,
+pub(super) struct Reading {
+    pub(super) parts: TopologyParts,
+    pub(super) topology: Topology,
+    pub(super) policy: Policy,
+    pub(super) oddities: Vec<Oddity>,
 }
 
 /// Reads the organisation, or takes the one that was kept if the directory gives none.
@@ -133,7 +136,7 @@ async fn begin_without_directory(
     Ok(Beginning { organisation, standing, without_directory: Some(without_directory) })
 }
 
-async fn read(directory: &dyn Directory, config: &Config) -> Result<Reading, StartError> {
+pub(super) async fn read(directory: &dyn Directory, config: &Config) -> Result<Reading, StartError> {
     let reading = directory.topology().await?;
     let topology = Topology::new(reading.parts.clone());
     let policy = config.policy(&topology)?;
@@ -149,22 +152,18 @@ fn tell_oddities(oddities: &[Oddity], told: &BTreeSet<String>) -> BTreeSet<Strin
     now
 }
 
-/// Asks again and again what has changed. That no server answers is told by the directory's own notices; anything else that
+/// Asks the directory `in_force` again and again, so often, what has changed. That no server answers is told by the directory's own notices; anything else that
 /// keeps the edge from following is told here, once.
-pub(super) async fn watch(
-    directory: Arc<dyn Directory>,
-    cached: Arc<CachedDirectory>,
-    wake: Arc<Wake>,
-    interval: Duration,
-) {
+pub(super) async fn watch(in_force: impl Fn() -> (Arc<CachedDirectory>, Duration), wake: Arc<Wake>) {
     let mut told = None;
     loop {
+        let (_, interval) = in_force();
         tokio::time::sleep(interval).await;
-        match directory.changes().await {
-            Ok(changes) => {
+        let (directory, _) = in_force();
+        match directory.follow().await {
+            Ok(topology_changed) => {
                 told = None;
-                cached.apply(&changes);
-                if changes.topology {
+                if topology_changed {
                     wake.changed.notify_one();
                 }
             }
@@ -180,15 +179,17 @@ pub(super) async fn watch(
     }
 }
 
-/// Reads the topology again and again. One that is worse than the one in force leaves that in force.
-pub(super) struct Refresh {
-    pub(super) directory: Arc<dyn Directory>,
-    pub(super) config: Arc<Config>,
-    pub(super) organisation: Arc<ArcSwap<Organisation>>,
+/// Keeps what is in force in step with the directory and with the configuration. One task does both, so that neither
+/// undoes what the other has done. What is worse than what is in force leaves that in force.
+pub(super) struct Follower {
+    pub(super) in_force: Arc<ArcSwap<InForce>>,
     pub(super) notices: Arc<Notices>,
-    pub(super) keeper: Option<Arc<Keeper>>,
+    pub(super) keeper: Arc<ArcSwapOption<Keeper>>,
     pub(super) wake: Arc<Wake>,
     pub(super) standing: Standing,
+    pub(super) reloads: mpsc::Receiver<Reload>,
+    /// Where the listeners are bound, in the order of the configuration.
+    pub(super) addresses: Vec<SocketAddr>,
 }
 
 /// What the readings so far leave to be done.
@@ -210,33 +211,40 @@ enum Failure {
     DoesNotFit,
 }
 
-impl Refresh {
+impl Follower {
     pub(super) async fn run(mut self) {
         let mut last = Instant::now();
         loop {
-            self.until_due(last).await;
-            match read(&*self.directory, &self.config).await {
-                Ok(reading) => self.take(reading).await,
-                Err(error) => self.failed(&error),
+            if let Some(reload) = self.until_due(last).await {
+                self.reload(reload).await;
+            } else {
+                let now = self.in_force.load_full();
+                match read(&**now.directory.behind(), &now.config).await {
+                    Ok(reading) => self.take(reading, &now).await,
+                    Err(error) => self.failed(&error),
+                }
             }
             last = Instant::now();
         }
     }
 
-    async fn until_due(&self, last: Instant) {
-        let regularly = self.config.routing.topology_refresh;
+    /// Waits until the topology is to be read again, or a configuration: that is given.
+    async fn until_due(&mut self, last: Instant) -> Option<Reload> {
+        let now = self.in_force.load_full();
+        let regularly = now.config.routing.topology_refresh;
         let doubts = self.standing.doubted.is_some();
         let soon = match self.standing.unanswered {
             0 if doubts => CONFIRMATION,
-            0 if self.organisation.load().has_unresolved() => UNRESOLVED_RETRY,
+            0 if now.organisation.has_unresolved() => UNRESOLVED_RETRY,
             0 => regularly,
             times => UNANSWERED_RETRY.saturating_mul(1 << times.min(16)).min(UNANSWERED_RETRY_MAX),
         };
         let mut due = last + soon.min(regularly);
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(due) => return,
-                () = self.wake.asked.notified() => return,
+                Some(reload) = self.reloads.recv() => return Some(reload),
+                () = tokio::time::sleep_until(due) => return None,
+                () = self.wake.asked.notified() => return None,
                 // What made a reading doubtful often goes on for a while, and shows as one change after the other.
                 () = self.wake.changed.notified(), if !doubts => due = due.min(last + CHANGES_GATHER),
             }
@@ -258,41 +266,55 @@ impl Refresh {
         }
     }
 
-    async fn take(&mut self, reading: Reading) {
+    async fn take(&mut self, reading: Reading, now: &InForce) {
         self.notices.directory_answers();
         self.standing.unanswered = 0;
-        let previous = self.organisation.load_full();
-        if self.doubts(&previous.topology, &reading.topology) {
+        let previous = &now.organisation;
+        if self.standing.doubts(&previous.topology, &reading.topology) {
             return;
         }
         let Reading { parts, topology, policy, oddities } = reading;
-        let new = Organisation::new(topology, policy, &self.config, Some(&previous), &HashMap::new()).await;
+        let new = Organisation::new(topology, policy, &now.config, Some(previous), &HashMap::new()).await;
         let new = match new {
             Ok(new) => Arc::new(new),
             Err(error) => return self.failed(&error.into()),
         };
+        self.in_force.store(Arc::new(InForce { organisation: new.clone(), ..now.clone() }));
+        self.read_anew(&previous.topology, new, parts, &oddities).await;
+    }
+
+    /// A topology that was read just now is in force.
+    pub(super) async fn read_anew(
+        &mut self,
+        previous: &Topology,
+        new: Arc<Organisation>,
+        parts: TopologyParts,
+        oddities: &[Oddity],
+    ) {
+        self.standing.unanswered = 0;
         if self.standing.failure.take().is_some() {
             log::info!("the topology could be read again");
         }
-        self.organisation.store(new.clone());
-        tell_differences(&differences(&previous.topology, &new.topology));
-        self.standing.odd = tell_oddities(&oddities, &self.standing.odd);
-        if let Some(keeper) = self.keeper.clone() {
+        tell_differences(&differences(previous, &new.topology));
+        self.standing.odd = tell_oddities(oddities, &self.standing.odd);
+        if let Some(keeper) = self.keeper.load_full() {
             let writing = tokio::task::spawn_blocking(move || keeper.keep_topology(parts, new.addresses()));
             let _ = writing.await; // it tells its own failures
         }
     }
+}
 
+impl Standing {
     /// Whether most servers are gone. A directory in the middle of replication shows that, or one that has taken the
     /// account's rights away; so it is believed only when the next reading shows the same servers.
-    fn doubts(&mut self, in_force: &Topology, new: &Topology) -> bool {
+    pub(super) fn doubts(&mut self, in_force: &Topology, new: &Topology) -> bool {
         let names = |topology: &Topology| -> BTreeSet<String> {
             topology.servers().iter().map(|server| server.name.to_lowercase()).collect()
         };
         let (before, now) = (names(in_force), names(new));
         let lost: Vec<_> = before.difference(&now).map(String::as_str).collect();
-        if 2 * lost.len() <= before.len() || self.standing.doubted.as_ref() == Some(&now) {
-            self.standing.doubted = None;
+        if 2 * lost.len() <= before.len() || self.doubted.as_ref() == Some(&now) {
+            self.doubted = None;
             return false;
         }
         Event::DirectoryAway.report(format_args!(
@@ -301,7 +323,7 @@ impl Refresh {
             before.len(),
             list(&lost)
         ));
-        self.standing.doubted = Some(now);
+        self.doubted = Some(now);
         true
     }
 }
@@ -374,11 +396,11 @@ impl Keeper {
     }
 }
 
-/// Keeps the known people every few minutes.
-pub(super) async fn keep_people(keeper: Arc<Keeper>, cached: Arc<CachedDirectory>) {
+/// Keeps the known people every few minutes, where there is something to keep them by.
+pub(super) async fn keep_people(keeper: Arc<ArcSwapOption<Keeper>>, in_force: Arc<ArcSwap<InForce>>) {
     loop {
         tokio::time::sleep(PEOPLE_KEPT_EVERY).await;
-        let (keeper, cached) = (keeper.clone(), cached.clone());
+        let (Some(keeper), cached) = (keeper.load_full(), in_force.load().directory.clone()) else { continue };
         let _ = tokio::task::spawn_blocking(move || keeper.keep_people(&cached)).await; // it tells its own failures
     }
 }
@@ -466,7 +488,7 @@ mod tests {
                 tokio::runtime::Handle::current(),
             ));
             let wake = Arc::new(Wake::default());
-            let watching = tokio::spawn(watch(directory.clone(), cached, wake.clone(), Duration::from_millis(1)));
+            let watching = tokio::spawn(watch(move || (cached.clone(), Duration::from_millis(1)), wake.clone()));
             let asked_often = async {
                 while directory.asked.load(Relaxed) < 5 {
                     tokio::task::yield_now().await;

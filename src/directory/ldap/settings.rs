@@ -17,7 +17,7 @@ use url::Url;
 use crate::{directory::DirectoryError, secret::Secret};
 
 /// How to reach and search the servers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The servers, or how they are found.
     pub servers: Where,
@@ -108,7 +108,7 @@ pub enum Scheme {
 }
 
 /// Who searches.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Account {
     /// Nobody.
     Anonymous,

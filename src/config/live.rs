@@ -1,0 +1,99 @@
+//! What of a new configuration can come in force while the process runs, and what has to wait for another process.
+
+use super::{Config, Listener};
+
+impl Config {
+    /// Puts back what this process cannot change any more, as it is `in_force`, and says so: one sentence for each.
+    #[must_use]
+    pub fn keep_what_cannot_change(&mut self, in_force: &Config) -> Vec<String> {
+        let mut kept = Vec::new();
+        keep("process.threads", &mut self.threads, in_force.threads, &mut kept);
+        let places = &mut self.limits.client_connections;
+        keep("limits.client_connections", places, in_force.limits.client_connections, &mut kept);
+        keep("pins.connections_max", &mut self.pins.connections_max, in_force.pins.connections_max, &mut kept);
+        let wanted = std::mem::take(&mut self.listeners);
+        let added = wanted.iter().filter(|new| !in_force.listeners.iter().any(|old| old.address == new.address));
+        kept.extend(added.map(|new| format!("nothing listens on {} yet", new.address)));
+        self.listeners =
+            in_force.listeners.iter().map(|listener| listener.as_far_as_it_can_be(&wanted, &mut kept)).collect();
+        kept
+    }
+}
+
+impl Listener {
+    /// This listener, with what is `wanted` of its address now.
+    fn as_far_as_it_can_be(&self, wanted: &[Listener], kept: &mut Vec<String>) -> Listener {
+        let Some(new) = wanted.iter().find(|new| new.address == self.address) else {
+            kept.push(format!("{} is still listened on", self.address));
+            return self.clone();
+        };
+        let http2 = |listener: &Listener| listener.tls.as_ref().map(|tls| tls.http2);
+        if http2(new) == http2(self) {
+            return new.clone();
+        }
+        let what = if new.tls.is_some() == self.tls.is_some() { "http2" } else { "tls" };
+        kept.push(format!("{what} of the listener {} stays as it is", self.address));
+        self.clone()
+    }
+}
+
+fn keep<T: PartialEq + std::fmt::Display>(key: &str, new: &mut T, in_force: T, kept: &mut Vec<String>) {
+    if *new != in_force {
+        kept.push(format!("{key} stays {in_force}, and is not {new} yet"));
+        *new = in_force;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)] // a test may fail by panicking
+mod tests {
+    use super::*;
+
+    fn config(listeners: &str, further: &str) -> Config {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [file, ldif] = ["firstcas.toml", "contoso.ldif"].map(|name| folder.path().join(name));
+        std::fs::write(&ldif, "dn: DC=contoso,DC=com\n").expect("written");
+        std::fs::write(&file, format!("{listeners}\n[directory]\nldif = {ldif:?}\n{further}")).expect("written");
+        Config::load(&file).expect("a good configuration")
+    }
+
+    fn plain(port: u16, further: &str) -> String {
+        format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\n{further}\n")
+    }
+
+    #[test]
+    fn what_can_change_changes_and_nothing_is_said_of_it() {
+        let old = config(&plain(80, ""), "");
+        let mut new = config(
+            &plain(80, "redirect_to_https = \"https://mail.contoso.com\""),
+            "[timeouts]\nclient = \"7s\"\n[pins]\nlifetime = \"5m\"",
+        );
+        let wanted = new.clone();
+        assert_eq!(new.keep_what_cannot_change(&old), Vec::<String>::new());
+        assert_eq!(new.timeouts, wanted.timeouts);
+        assert_eq!(new.pins, wanted.pins);
+        assert_eq!(new.listeners, wanted.listeners);
+    }
+
+    #[test]
+    fn what_cannot_change_stays_and_is_said() {
+        let old = config(&(plain(80, "") + &plain(81, "")), "[process]\nthreads = 2");
+        let mut new = config(
+            &(plain(82, "") + &plain(81, "")),
+            "[process]\nthreads = 3\n[limits]\nclient_connections = 100\n[pins]\nconnections_max = 50",
+        );
+        let kept = new.keep_what_cannot_change(&old);
+        assert_eq!(
+            kept,
+            [
+                "process.threads stays 2, and is not 3 yet",
+                "limits.client_connections stays 20000, and is not 100 yet",
+                "pins.connections_max stays 10000, and is not 50 yet",
+                "nothing listens on 127.0.0.1:82 yet",
+                "127.0.0.1:80 is still listened on",
+            ]
+        );
+        assert_eq!((new.threads, new.limits.client_connections, new.pins.connections_max), (2, 20_000, 10_000));
+        assert_eq!(new.listeners, old.listeners);
+    }
+}

@@ -1,0 +1,84 @@
+//! What is in force: configuration, directory, organisation. A request is served by one state from its first phase to its
+//! last; a new one takes the old one's place whole, and requests that are under way keep theirs.
+
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+
+use pingora_core::protocols::http::server::Session as HttpSession;
+use pingora_proxy::Session;
+use tokio::sync::Semaphore;
+
+use super::{
+    affinity::Affinity,
+    keep_alive,
+    lately::{Lately, Sent},
+    notices::Notices,
+    organisation::Organisation,
+    pin::Bounds,
+    proof::Numbers,
+};
+use crate::{config::Config, directory::cache::CachedDirectory};
+
+/// All that a request is served by.
+#[derive(Clone)]
+pub struct InForce {
+    /// The settings. Those that cannot change while the process runs are the ones it started with.
+    pub config: Arc<Config>,
+    /// Who people are, and where their mailboxes live.
+    pub directory: Arc<CachedDirectory>,
+    /// Sites, servers, and how they are reached.
+    pub organisation: Arc<Organisation>,
+    /// Seals the cookie that takes a client's next connection to its mailbox's site.
+    pub affinity: Arc<Affinity>,
+    /// Where the listeners stand that only say where https is, and what they say.
+    pub redirects: Vec<(SocketAddr, url::Url)>,
+    /// Which of this process's configurations it is; the first is 1.
+    pub version: u64,
+    /// When the configuration came in force.
+    pub since: SystemTime,
+    /// What outlives a configuration.
+    pub shared: Arc<Shared>,
+}
+
+/// What requests have in common, whatever configuration they are served by.
+pub struct Shared {
+    /// Places for pinned clients.
+    pub(super) pins: Arc<Semaphore>,
+    pub(super) notices: Arc<Notices>,
+    pub(super) sent: Sent,
+    pub(super) lately: Lately,
+    pub(super) numbers: Numbers,
+}
+
+impl Shared {
+    /// Nothing has happened yet. `notices` know whether the directory is away.
+    pub fn new(pins_max: usize, notices: Arc<Notices>) -> Self {
+        let (sent, lately, numbers) = (Sent::new(), Lately::new(), Numbers::default());
+        Shared { pins: Arc::new(Semaphore::new(pins_max)), notices, sent, lately, numbers }
+    }
+}
+
+impl InForce {
+    /// Where the listener that this client came to sends everybody, if it does.
+    pub(super) fn redirect(&self, session: &Session) -> Option<&url::Url> {
+        if self.redirects.is_empty() {
+            return None;
+        }
+        let came_to = session.server_addr()?.as_inet()?;
+        let is_it = |bound: &SocketAddr| {
+            bound.port() == came_to.port() && (bound.ip().is_unspecified() || bound.ip() == came_to.ip())
+        };
+        self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
+    }
+
+    pub(super) fn pin_bounds(&self) -> Bounds {
+        Bounds { lifetime: self.config.pins.lifetime, requests_max: self.config.pins.requests_max }
+    }
+
+    pub(super) fn set_client_limits(&self, session: &mut HttpSession) {
+        let timeouts = &self.config.timeouts;
+        session.set_read_timeout(Some(timeouts.client));
+        session.set_write_timeout(Some(timeouts.client));
+        session.set_total_drain_timeout(Some(timeouts.client));
+        keep_alive(session, timeouts.client_keepalive); // Pingora's own default keeps idle clients for ever
+    }
+}

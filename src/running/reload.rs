@@ -1,0 +1,215 @@
+//! A new configuration, in force without a restart. Everything is read and judged first and then takes the old one's place
+//! whole; what is bad changes nothing. Requests that are under way end as they began.
+
+use std::{
+    collections::HashMap,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    StartError,
+    following::{self, Follower, Keeper, Reading},
+    redirects,
+};
+use crate::{
+    config::{self, Config, ConfigErrors},
+    directory::{Directory, DirectoryError, Oddity, cache::CachedDirectory, ldif},
+    edge::{affinity::Affinity, in_force::InForce, notices::Notices, organisation::Organisation},
+    events::{Event, whole_chain},
+    routing::{
+        Policy,
+        topology::{Topology, TopologyParts},
+    },
+};
+
+/// Somebody wants the configuration to be read again.
+pub(super) struct Reload {
+    pub(super) file: PathBuf,
+    /// Who wants to know what came of it.
+    pub(super) done: oneshot::Sender<Result<Reloaded, ReloadError>>,
+}
+
+/// A configuration has come in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Which of this process it is.
+    pub version: u64,
+    /// What of it waits for another process, a sentence each.
+    pub waits: Vec<String>,
+}
+
+/// Why a configuration did not come in force; the one before it still is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It has mistakes.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// What it names cannot be used.
+    #[error(transparent)]
+    NotUsable(#[from] StartError),
+    /// The edge is stopping.
+    #[error("the edge is stopping")]
+    Stopping,
+}
+
+/// A topology for the new configuration.
+struct New {
+    topology: Topology,
+    policy: Policy,
+    /// If it was read just now.
+    reading: Option<(TopologyParts, Vec<Oddity>)>,
+}
+
+impl Follower {
+    /// Brings the file's configuration in force, or says why not.
+    pub(super) async fn reload(&mut self, Reload { file, done }: Reload) {
+        let result = self.bring_in_force(&file).await;
+        let file = file.display();
+        match &result {
+            Ok(Reloaded { version, waits }) => {
+                Event::Reloaded.report(format_args!("{file} is in force, as configuration {version}"));
+                for sentence in waits {
+                    Event::WaitsForUpgrade.report(format_args!("{file}: {sentence}"));
+                }
+            }
+            Err(error) => {
+                let version = self.in_force.load().version;
+                let problem = whole_chain(error);
+                Event::ReloadRefused.report(format_args!("configuration {version} stays in force: {problem}"));
+            }
+        }
+        let _ = done.send(result); // nobody may want to know
+    }
+
+    async fn bring_in_force(&mut self, file: &Path) -> Result<Reloaded, ReloadError> {
+        let mut config = {
+            let file = file.to_owned();
+            tokio::task::spawn_blocking(move || Config::load(&file)).await.map_err(|_| ReloadError::Stopping)??
+        };
+        let old = self.in_force.load_full();
+        let waits = config.keep_what_cannot_change(&old.config);
+        let is_same_directory = config.directory.is_same(&old.config.directory, old.since);
+        let directory = match is_same_directory {
+            true => same_directory(&old, &config, &self.notices).await?,
+            false => self.other(&config)?,
+        };
+        let New { topology, policy, reading } = if is_same_directory {
+            self.read_again(&directory, &config, &old).await?
+        } else {
+            New::of(following::read(&**directory.behind(), &config).await?)
+        };
+        let organisation = Organisation::new(topology, policy, &config, Some(&old.organisation), &HashMap::new()).await;
+        let organisation = Arc::new(organisation.map_err(StartError::from)?);
+        let affinity = match config.affinity == old.config.affinity {
+            true => old.affinity.clone(),
+            false => {
+                Arc::new(Affinity::new(&config.affinity.keys, config.affinity.lifetime).map_err(StartError::from)?)
+            }
+        };
+        let keeper = Keeper::of(&config);
+
+        // Nothing below can fail.
+        let version = old.version + 1;
+        let redirects = redirects(&config, &self.addresses);
+        if !is_same_directory {
+            self.notices.begin_anew();
+        }
+        self.keeper.store(keeper);
+        self.in_force.store(Arc::new(InForce {
+            config: Arc::new(config),
+            directory,
+            organisation: organisation.clone(),
+            affinity,
+            redirects,
+            version,
+            since: SystemTime::now(),
+            shared: old.shared.clone(),
+        }));
+        if let Some((parts, oddities)) = reading {
+            self.read_anew(&old.organisation.topology, organisation, parts, &oddities).await;
+        }
+        Ok(Reloaded { version, waits })
+    }
+
+    /// A directory that was not in force before, with nothing remembered of it.
+    fn other(&self, config: &Config) -> Result<Arc<CachedDirectory>, StartError> {
+        let directory: Arc<dyn Directory> = Arc::new(config.directory.open(&self.notices.tell())?);
+        let runtime = tokio::runtime::Handle::current();
+        Ok(Arc::new(CachedDirectory::new(directory, config.cache, self.notices.tell(), runtime)))
+    }
+
+    /// The topology as it is now; the one in force if the directory is away, or shows one that is hard to believe.
+    async fn read_again(
+        &mut self,
+        directory: &CachedDirectory,
+        config: &Config,
+        old: &InForce,
+    ) -> Result<New, StartError> {
+        let in_force = &old.organisation.topology;
+        match following::read(&**directory.behind(), config).await {
+            Ok(reading) if !self.standing.doubts(in_force, &reading.topology) => return Ok(New::of(reading)),
+            Ok(_)
+            | Err(StartError::Directory(DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. })) => {}
+            Err(error) => return Err(error),
+        }
+        let topology = in_force.clone();
+        let policy = config.policy(&topology)?;
+        Ok(New { topology, policy, reading: None })
+    }
+}
+
+impl New {
+    fn of(Reading { parts, topology, policy, oddities }: Reading) -> Self {
+        New { topology, policy, reading: Some((parts, oddities)) }
+    }
+}
+
+impl config::Directory {
+    /// Whether what has been connected to, and remembered, of the other since then serves this one too.
+    fn is_same(&self, other: &config::Directory, since: SystemTime) -> bool {
+        match (self, other) {
+            (config::Directory::Ldif(file), config::Directory::Ldif(other)) => file == other,
+            (
+                config::Directory::Ldap { forest, account_forests },
+                config::Directory::Ldap { forest: other, account_forests: others },
+            ) => {
+                let mut authorities = account_forests.iter().chain([&**forest]).filter_map(|it| it.ca_file.as_deref());
+                forest == other && account_forests == others && !authorities.any(|file| has_changed(file, since))
+            }
+            (config::Directory::Ldif(_), config::Directory::Ldap { .. })
+            | (config::Directory::Ldap { .. }, config::Directory::Ldif(_)) => false,
+        }
+    }
+}
+
+/// Whether a file, or what it says of itself, is another than it was.
+fn has_changed(file: &Path, since: SystemTime) -> bool {
+    let since =
+        since.duration_since(UNIX_EPOCH).map_or(i64::MAX, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+    std::fs::metadata(file).map_or(true, |metadata| metadata.ctime() >= since)
+}
+
+/// The directory that is in force, with what is remembered of it, by the new configuration's bounds.
+async fn same_directory(
+    old: &InForce,
+    config: &Config,
+    notices: &Arc<Notices>,
+) -> Result<Arc<CachedDirectory>, StartError> {
+    if let config::Directory::Ldif(file) = &config.directory {
+        ldif::open(file)?; // as it is now; `follow` would say that it is bad only once
+        old.directory.follow().await?;
+    }
+    if config.cache == old.config.cache {
+        return Ok(old.directory.clone());
+    }
+    let (directory, tell) = (old.directory.behind().clone(), notices.tell());
+    let anew = Arc::new(CachedDirectory::new(directory, config.cache, tell, tokio::runtime::Handle::current()));
+    let (remembers, remembering) = (old.directory.clone(), anew.clone());
+    let _ = tokio::task::spawn_blocking(move || remembering.restore(remembers.remembered())).await; // or nothing is known
+    Ok(anew)
+}
