@@ -12,7 +12,12 @@ use std::{
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
-use firstcas::{Running, config::Config, directory::ldif};
+use firstcas::{
+    Running,
+    config::Config,
+    directory::ldif,
+    running::{ReloadError, Reloaded},
+};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
@@ -123,6 +128,24 @@ impl House {
     /// One GET on a connection of its own.
     pub async fn get(&self, user: &str, target: &str) -> Answer {
         self.ask(user, Method::GET, target).await
+    }
+
+    /// The configuration that the edge was started with.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("firstcas.toml")
+    }
+
+    /// Replaces a part of the configuration, without the edge's knowing.
+    pub fn edit_config(&self, part: &str, by: &str) {
+        let text = std::fs::read_to_string(self.config_file()).expect("the configuration");
+        assert!(text.contains(part), "{part:?} is not in {text}");
+        std::fs::write(self.config_file(), text.replace(part, by)).expect("the configuration is written");
+    }
+
+    /// What SIGHUP does.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let edge = self.edge.as_ref().expect("a running edge");
+        within("the reload", edge.reload(&self.config_file())).await
     }
 
     /// Requests that reached any server of contoso.

@@ -20,6 +20,7 @@ mod logging;
 #[path = "../openldap/mod.rs"]
 mod openldap;
 mod record;
+mod reload;
 mod routing;
 mod sign_in;
 mod sizes;
