@@ -153,8 +153,10 @@ impl Follower {
         let in_force = &old.organisation.topology;
         match following::read(&**directory.behind(), config).await {
             Ok(reading) if !self.standing.doubts(in_force, &reading.topology) => return Ok(New::of(reading)),
-            Ok(_)
-            | Err(StartError::Directory(DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. })) => {}
+            Ok(_) => {} // told
+            Err(StartError::Directory(DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. })) => {
+                log::warn!("the directory is away: the new configuration goes with the last good topology");
+            }
             Err(error) => return Err(error),
         }
         let topology = in_force.clone();

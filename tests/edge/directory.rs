@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use firstcas::config::Config;
+use firstcas::{config::Config, events::whole_chain};
 use http::Method;
 
 use crate::{
@@ -180,6 +180,25 @@ async fn a_changed_topology_is_followed_and_a_broken_one_is_not() {
     record::line(&["event=FC121", "the last good topology stays in force", slapd.url("ldap").as_str()]).await;
     assert_eq!(house.get("carla", "/owa/").await.server(), "cas-mad-1");
     assert!(house.get("carla", "/EWS/Exchange.asmx").await.status == 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_change_while_the_directory_is_away_but_another_directory_has_to_answer() {
+    let WithSlapd { house, mut slapd, .. } = WithSlapd::start("", None).await;
+    assert_eq!(house.get("bruno", "/owa/").await.user(), "bruno");
+    let timeout = |house: &House| house.edge.as_ref().expect("it runs").in_force().config.timeouts.client;
+    slapd.stop();
+    house.edit_config("[resolve]", "[timeouts]\nclient = \"7s\"\n[resolve]");
+    assert_eq!(house.reload().await.expect("it is good").version, 2);
+    assert_eq!(timeout(&house), Duration::from_secs(7));
+    assert_eq!(house.get("bruno", "/owa/").await.user(), "bruno", "he is still known");
+
+    house.edit_config("\"7s\"", "\"8s\"");
+    house.edit_config(slapd.url("ldap").as_str(), "ldap://127.0.0.1:9");
+    let refused = house.reload().await.expect_err("nobody answers there");
+    assert!(whole_chain(&refused).contains("127.0.0.1:9"), "{refused:?}");
+    assert_eq!(timeout(&house), Duration::from_secs(7));
+    assert_eq!(house.get("bruno", "/owa/").await.user(), "bruno");
 }
 
 #[tokio::test(flavor = "multi_thread")]
