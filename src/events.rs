@@ -71,6 +71,8 @@ pub enum Event {
     ReloadRefused,
     /// Part of a configuration needs another process.
     WaitsForUpgrade,
+    /// A part of the edge broke off by a fault in it, and went on.
+    InternalFault,
 }
 
 /// How urgent an event is.
@@ -86,7 +88,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 30] = [
+    pub const ALL: [Event; 31] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -117,6 +119,7 @@ impl Event {
         Event::Reloaded,
         Event::ReloadRefused,
         Event::WaitsForUpgrade,
+        Event::InternalFault,
     ];
 
     /// The stable id.
@@ -152,6 +155,7 @@ impl Event {
             Event::Reloaded => "FC160",
             Event::ReloadRefused => "FC161",
             Event::WaitsForUpgrade => "FC162",
+            Event::InternalFault => "FC170",
         }
     }
 
@@ -187,6 +191,7 @@ impl Event {
             | Event::TooManyPins
             | Event::ConnectionNotOwn
             | Event::ReloadRefused
+            | Event::InternalFault
             | Event::DirectoryAway => Severity::Error,
         }
     }
@@ -247,6 +252,7 @@ impl Event {
             Event::MalformedRequest => "look at the client; an attack if it keeps coming",
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
             Event::ReloadRefused => "mend what it names, and send SIGHUP again; `firstcas check` shows every mistake",
+            Event::InternalFault => "report it, with the log lines before it",
             Event::WaitsForUpgrade => "`firstcas upgrade` brings it in force without losing a connection",
         }
     }
