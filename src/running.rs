@@ -120,9 +120,10 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let runtime = directory_runtime.handle().clone();
     let cached = Arc::new(CachedDirectory::new(directory.clone(), config.cache, notices.tell(), runtime));
     let keeper = Keeper::of(&config);
+    // Before the topology is read, which is kept then with the names of the servers it came from: these people's may differ.
+    let people = keeper.as_ref().map(|keeper| keeper.people(&config)).unwrap_or_default();
     let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref()))?;
-    if let Some(keeper) = &keeper {
-        let people = keeper.people(&config);
+    if keeper.is_some() {
         log::info!("{} people are known from before", people.len());
         cached.restore(people);
     }

@@ -59,9 +59,13 @@ impl Notices {
         self.back(START);
     }
 
-    /// The directory of another configuration has come in force: what the one before said of its servers is over.
+    /// The directory of another configuration has come in force, and answers: what the one before said is over.
     pub fn begin_anew(&self) {
-        self.away.lock().clear();
+        let mut away = self.away.lock();
+        if !away.is_empty() {
+            away.clear();
+            Event::DirectoryBack.report("the directory of the new configuration answers");
+        }
     }
 
     fn organisation(&self) -> Option<Arc<Organisation>> {

@@ -12,6 +12,7 @@ use crate::{
     harness::{House, Plan, start_edge, until},
     openldap::{self, BIND_DN, BIND_PASSWORD, Slapd, Tls},
     record,
+    reload::moved_to_lisbon,
 };
 
 const CONTOSO: &str = include_str!("../../conf/contoso.ldif");
@@ -328,6 +329,18 @@ async fn people_that_cannot_be_read_again_are_told_of_and_the_edge_starts_withou
     let told = record::line(&["event=FC129", &shown, "is damaged or cut short", "cure="]).await;
     assert!(told.contains(&format!("{shown}.bad-1")), "{told}");
     assert_eq!(with.house.get("bruno", "/owa/").await.status, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_of_another_directory_are_not_believed_at_the_next_start() {
+    let mut with = WithSlapd::start("process.state_dir = \"@FOLDER@\"", None).await;
+    assert!(with.house.get("bruno", "/owa/").await.server().starts_with("cas-opo-"));
+    with.stop_both().await;
+    let other = || Slapd::load(&moved_to_lisbon(CONTOSO), &Tls::None);
+    let other = tokio::task::spawn_blocking(other).await.expect("another slapd");
+    with.further = with.further.replace(with.slapd.url("ldap").as_str(), other.url("ldap").as_str());
+    with.start_edge().await;
+    assert!(with.house.get("bruno", "/owa/").await.server().starts_with("cas-lis-"), "by the first request already");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,7 +85,7 @@ async fn another_ldif_file_is_read_and_a_bad_one_is_not_believed() {
 }
 
 /// Bruno's entry with Lisbon's mailbox server as its home.
-fn moved_to_lisbon(ldif: &str) -> String {
+pub fn moved_to_lisbon(ldif: &str) -> String {
     let unfolded = ldif.replace("\n ", "");
     let mut entries: Vec<_> = unfolded.split("\n\n").map(str::to_owned).collect();
     let is_brunos = |entry: &&mut String| entry.lines().any(|line| line == "sAMAccountName: bruno");
