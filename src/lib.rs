@@ -31,6 +31,7 @@
 //! 8. Every refusal says which rule refused: in the log, in an event with a stable id, and to the user.
 //! 9. Nothing grows without a bound.
 
+pub mod certificates;
 pub mod check;
 pub mod client_keytab;
 pub mod command_line;

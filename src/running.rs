@@ -6,7 +6,6 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_core::{
-    listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings},
+    listeners::{L4BufferSettings, ListenerConfig},
     server::{ListenFds, configuration::ServerConf},
     services::{Service as _, listening::Service},
 };
@@ -25,7 +24,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Config, ConfigErrors, ListenerTls},
+    certificates::{CertificateError, ListenerCertificates, expiry},
+    config::{Config, ConfigErrors},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
@@ -41,6 +41,7 @@ use following::{Keeper, Refresh, Wake};
 /// A running edge. Dropping it stops it, with all its connections; [`Running::drain`] lets the requests in flight finish.
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    certificates: Vec<Option<Arc<ListenerCertificates>>>,
     /// No new clients.
     stop: watch::Sender<bool>,
     /// No clients at all.
@@ -84,16 +85,8 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A certificate or key cannot be used.
-    #[error("the certificate {} or its key {} cannot be used", .certificate.display(), .key.display())]
-    Certificate {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: Box<pingora_core::Error>,
-    },
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The system has no randomness.
     #[error(transparent)]
     Affinity(#[from] NoKey),
@@ -138,6 +131,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     };
     directory_runtime.spawn(refresh.run());
 
+    let certificates = certificates(&config)?;
+    directory_runtime.spawn(expiry::watch_expiry(certificates.iter().flatten().cloned().collect()));
     let in_flight = TaskTracker::new();
     let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
     let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();
@@ -151,7 +146,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let end = CancellationToken::new();
     let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
-        let serving = service(&config, edge.clone(), places.clone(), &addresses)?;
+        let serving = service(&config, edge.clone(), places.clone(), &addresses, &certificates)?;
         serve(number, serving, own(&sockets)?, stopped.clone(), end.clone())?;
     }
     for (listener, address) in config.listeners.iter().zip(&addresses) {
@@ -161,7 +156,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     unless_started.disarm();
     let drain_timeout = config.drain_timeout;
     let directory = Some(directory_runtime);
-    Ok(Running { addresses, stop, end, in_flight, drain_timeout, wake, cached, keeper, directory })
+    Ok(Running { addresses, certificates, stop, end, in_flight, drain_timeout, wake, cached, keeper, directory })
 }
 
 /// What one thread serves: all listeners, by a proxy with server connections of its own.
@@ -170,6 +165,7 @@ fn service(
     edge: Edge,
     places: Arc<Places>,
     addresses: &[SocketAddr],
+    certificates: &[Option<Arc<ListenerCertificates>>],
 ) -> Result<Service<Door>, StartError> {
     let server = ServerConf {
         threads: 1,
@@ -179,16 +175,22 @@ fn service(
     };
     let door = Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), config, places);
     let mut serving = Service::new("edge".into(), door);
-    for (listener, address) in config.listeners.iter().zip(addresses) {
+    for (certificates, address) in certificates.iter().zip(addresses) {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
         // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
         let mut endpoint = ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::default().write(0));
-        if let Some(tls) = &listener.tls {
-            endpoint = endpoint.tls(tls_settings(tls)?);
+        if let Some(certificates) = certificates {
+            endpoint = endpoint.tls(certificates.settings()?);
         }
         serving.add_listener(endpoint);
     }
     Ok(serving)
+}
+
+/// What each listener shows its clients; `None`: it speaks plain http.
+fn certificates(config: &Config) -> Result<Vec<Option<Arc<ListenerCertificates>>>, CertificateError> {
+    let of = |tls| Ok(ListenerCertificates::new(ListenerCertificates::load(tls)?));
+    config.listeners.iter().map(|listener| listener.tls.as_ref().map(of).transpose()).collect()
 }
 
 /// Starts a thread that serves until `end`, and takes new clients until `stopped`.
@@ -227,6 +229,11 @@ impl Running {
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The certificates of each listener, in the order of the configuration; `None`: it speaks plain http.
+    pub fn certificates(&self) -> &[Option<Arc<ListenerCertificates>>] {
+        &self.certificates
     }
 
     /// Makes the topology be read from the directory again, now rather than at its time.
@@ -322,18 +329,6 @@ fn own(sockets: &[(TcpListener, SocketAddr)]) -> std::io::Result<ListenFds> {
         own.add(address.to_string(), socket.try_clone()?.into_raw_fd());
     }
     Ok(Arc::new(Mutex::new(own)))
-}
-
-/// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list.
-fn tls_settings(tls: &ListenerTls) -> Result<TlsSettings, StartError> {
-    let failed =
-        |source| StartError::Certificate { certificate: tls.certificate.clone(), key: tls.key.clone(), source };
-    let mut settings =
-        TlsSettings::intermediate(&tls.certificate.to_string_lossy(), &tls.key.to_string_lossy()).map_err(failed)?;
-    if tls.http2 {
-        settings.enable_h2();
-    }
-    Ok(settings)
 }
 
 /// How many servers one request is offered to before it is told that none answers.

@@ -17,6 +17,7 @@ use super::{
     respond::{self, Answer, Denial},
 };
 use crate::{
+    certificates::client::ClientCertificate,
     directory::{
         DirectoryError, Entry,
         cache::Lookup,
@@ -47,7 +48,7 @@ pub(super) enum Speaker<'i> {
     Hinted(MailboxName),
     /// By a name and password that are not verified yet.
     Claimed(&'i MailboxName),
-    /// By the connection, over which they have proved it, or by a ticket that the edge could open.
+    /// By the connection, over which they have proved it, by a ticket that the edge could open, or by their certificate.
     Proven(Arc<Proven>),
 }
 
@@ -114,9 +115,13 @@ impl Edge {
             self.pin(context).await?;
         }
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
+        let is_signed_in = proven.is_some();
         let speaker;
-        (speaker, context.claim) = self.speaker(&identity, proven, session).await;
+        (speaker, context.claim) = self.speaker(&identity, proven, bound.is_some(), session).await;
         context.story.speaks(&speaker);
+        if let (Speaker::Proven(_), Credential::None, false) = (&speaker, &identity.credential, is_signed_in) {
+            context.story.credential = "certificate";
+        }
         // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
         // A credential that says itself who asks may go elsewhere.
         let says_who = context.carries == Carries::PerRequest
@@ -223,10 +228,14 @@ impl Edge {
     }
 
     /// Who asks, by the best that is known before the request is passed on; and whom its server will be asked about.
+    ///
+    /// A credential comes before the client's certificate: whoever it names is whom the server authenticates, and the
+    /// certificate of one never proves another. So does a connection that is, or is being, signed in over (`is_bound`).
     async fn speaker<'i>(
         &self,
         identity: &'i Identity,
         proven: Option<Arc<Proven>>,
+        is_bound: bool,
         session: &Session,
     ) -> (Speaker<'i>, Option<Claim>) {
         if let Some((person, claim)) = self.ticket(&identity.credential).await {
@@ -239,12 +248,40 @@ impl Edge {
             // A new handshake may be somebody else's; but most often it is the same person's.
             (Credential::ConnectionBound(_), Some(person)) => Some(person.name.clone()),
             (Credential::None | Credential::ConnectionBound(_), None) => {
+                let certified = self.certified(session).await;
+                if let (Some(person), Credential::None, false) = (&certified, &identity.credential, is_bound) {
+                    return (Speaker::Proven(person.clone()), None);
+                }
                 let mut cookies = session.req_header().headers.get_all(COOKIE).iter();
                 let now = SystemTime::now();
-                cookies.find_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now))
+                let last = cookies.find_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now));
+                last.or_else(|| certified.map(|person| person.name.clone()))
             }
         };
         (hint.map_or(Speaker::Unknown, Speaker::Hinted), None)
+    }
+
+    /// Whom the certificate proves that the client's connection began with, if it is the directory's name for somebody. Any
+    /// other of their names will not do: an address of one person's mailbox may be the user principal name of another.
+    async fn certified(&self, session: &Session) -> Option<Arc<Proven>> {
+        let certificate = session.digest()?.ssl_digest.as_ref()?.extension.get::<ClientCertificate>()?;
+        let (name, problem) = match certificate.proves(SystemTime::now()) {
+            Ok(name) => match self.find(name).await.as_deref() {
+                Ok(Lookup::Found(entry)) if MailboxName::parse(&entry.name).as_ref() == Ok(name) => {
+                    return Some(Arc::new(Proven { name: name.clone(), entry_name: entry.name.clone() }));
+                }
+                Ok(Lookup::Found(_) | Lookup::NotFound | Lookup::Ambiguous(_)) => {
+                    (name.to_string(), "the directory has no account with this userPrincipalName".to_owned())
+                }
+                Err(_) => return None, // told already
+            },
+            Err(why) => (String::new(), why.to_string()),
+        };
+        if self.lately.is_news(Event::ClientCertificateUnknown, &name).await {
+            let whose = if name.is_empty() { "somebody".into() } else { name };
+            Event::ClientCertificateUnknown.report(format_args!("the certificate of {whose} proves nobody: {problem}"));
+        }
+        None
     }
 
     /// Whom a Kerberos ticket was issued to, if there is one, the edge can open it, and the directory knows them.

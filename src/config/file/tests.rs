@@ -92,7 +92,8 @@ fn the_sample_file_loads_as_it_is_shipped() {
     let addresses: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
     assert_eq!(addresses, ["127.0.0.1:8080", "127.0.0.1:8443"]);
     let tls = config.listeners[1].tls.as_ref().unwrap();
-    assert_eq!(tls.certificate, place.path("state/demo/edge.pem"));
+    assert_eq!(tls.certificates[0].certificate, place.path("state/demo/edge.pem"));
+    assert_eq!((tls.certificates.len(), &tls.clients), (1, &None));
     assert!(!tls.http2);
     assert!(matches!(&config.directory, Directory::Ldif(path) if *path == place.path("conf/contoso.ldif")));
     assert_eq!(config.routing.local_site.as_deref(), Some("Lisbon"));
