@@ -136,7 +136,7 @@ impl ListenerCertificates {
             let in_force = certificates.0.load();
             let name = hello.servername(NameType::HOST_NAME).map(str::to_owned);
             let offer = Offer::of(&hello);
-            let choice = choice::choose(in_force.served.iter().map(Served::traits), name.as_deref(), &offer);
+            let choice = choice::choose(&in_force.served.iter().map(Served::traits), name.as_deref(), &offer);
             let chosen = choice.and_then(|index| in_force.served.get(index)).ok_or(SelectCertError::ERROR)?;
             let ssl = hello.ssl_mut();
             ssl.set_ssl_context(&chosen.context).map_err(|_| SelectCertError::ERROR)?;
@@ -250,7 +250,7 @@ impl Certificate {
             not_after: time(parsed.validity().not_after.timestamp()),
             key: kind(&key),
             serial: parsed.raw_serial_as_string(),
-            fingerprint: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            fingerprint: fingerprint(&digest),
             file: file.to_owned(),
             role,
         })
@@ -320,6 +320,10 @@ fn kind(key: &PKey<Public>) -> KeyKind {
         (Id::ED25519, _) => KeyKind::Ed25519,
         (_, _) => KeyKind::Other,
     }
+}
+
+fn fingerprint(digest: &[u8]) -> String {
+    digest.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn time(seconds: i64) -> SystemTime {

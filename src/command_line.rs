@@ -121,9 +121,12 @@ fn show(notes: &[String]) {
 /// What `check` says of a configuration without mistakes of its own; the directory may still show some.
 fn configuration_summary(file: &Path, config: &Config) -> String {
     let listeners: Vec<_> = config.listeners.iter().map(listener_text).collect();
-    let odd: String =
-        config.listeners.iter().flat_map(exposed_keys).map(|problem| format!("odd        {problem}\n")).collect();
-    format!("{}: configuration is good\nlisteners  {}\n{odd}", file.display(), listeners.join("\n           "))
+    let mut text =
+        format!("{}: configuration is good\nlisteners  {}\n", file.display(), listeners.join("\n           "));
+    for problem in config.listeners.iter().flat_map(exposed_keys) {
+        let _ = writeln!(text, "odd        {problem}");
+    }
+    text
 }
 
 async fn whole_directory(file: &Path, config: &Config) -> Result<String, String> {

@@ -37,7 +37,7 @@ pub struct Offer<'h> {
 /// A certificate for the very name is better than one with a wildcard. Where none is for it, or the client names none, it
 /// is the first, or one for the same names as the first.
 pub fn choose<'c>(
-    certificates: impl Iterator<Item = (&'c [String], KeyKind)> + Clone,
+    certificates: &(impl Iterator<Item = (&'c [String], KeyKind)> + Clone),
     name: Option<&str>,
     client: &Offer<'_>,
 ) -> Option<usize> {
@@ -83,6 +83,9 @@ impl<'h> Offer<'h> {
 
     /// Whether the client can check signatures by a key of this kind, which is not RSA's.
     fn takes(&self, kind: KeyKind) -> bool {
+        const TLS_1_3: u16 = 0x0304;
+        // Before TLS 1.3 the cipher says it too: ECDHE-ECDSA with AES128-GCM, AES256-GCM, CHACHA20 of Mozilla's list.
+        const ECDSA_CIPHERS: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
         let scheme = match kind {
             KeyKind::Ecdsa { bits: 256 } => 0x0403,
             KeyKind::Ecdsa { bits: 384 } => 0x0503,
@@ -90,9 +93,6 @@ impl<'h> Offer<'h> {
             KeyKind::Ed25519 => 0x0807,
             KeyKind::Rsa { .. } | KeyKind::Ecdsa { .. } | KeyKind::Other => return false,
         };
-        const TLS_1_3: u16 = 0x0304;
-        // Before TLS 1.3 the cipher says it too: ECDHE-ECDSA with AES128-GCM, AES256-GCM, CHACHA20 of Mozilla's list.
-        const ECDSA_CIPHERS: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
         let offers = |list: &[u8], wanted: u16| list.chunks_exact(2).any(|pair| pair == wanted.to_be_bytes());
         offers(self.signature_algorithms, scheme)
             && (offers(self.versions, TLS_1_3) || ECDSA_CIPHERS.iter().any(|cipher| offers(self.ciphers, *cipher)))
@@ -126,7 +126,7 @@ mod tests {
     fn chosen(certificates: &[(&[&str], KeyKind)], name: Option<&str>, client: &Offer<'_>) -> Option<usize> {
         let certificates: Vec<(Vec<String>, KeyKind)> =
             certificates.iter().map(|(names, kind)| (names.iter().map(ToString::to_string).collect(), *kind)).collect();
-        choose(certificates.iter().map(|(names, kind)| (names.as_slice(), *kind)), name, client)
+        choose(&certificates.iter().map(|(names, kind)| (names.as_slice(), *kind)), name, client)
     }
 
     #[test]

@@ -48,8 +48,10 @@ pub(super) enum Speaker<'i> {
     Hinted(MailboxName),
     /// By a name and password that are not verified yet.
     Claimed(&'i MailboxName),
-    /// By the connection, over which they have proved it, by a ticket that the edge could open, or by their certificate.
+    /// By the connection, over which they have proved it, or by a ticket that the edge could open.
     Proven(Arc<Proven>),
+    /// By the certificate that their connection began with.
+    Certified(Arc<Proven>),
 }
 
 impl Speaker<'_> {
@@ -58,7 +60,7 @@ impl Speaker<'_> {
             Speaker::Unknown => None,
             Speaker::Hinted(name) => Some(name),
             Speaker::Claimed(name) => Some(name),
-            Speaker::Proven(person) => Some(&person.name),
+            Speaker::Proven(person) | Speaker::Certified(person) => Some(&person.name),
         }
     }
 }
@@ -115,13 +117,9 @@ impl Edge {
             self.pin(context).await?;
         }
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
-        let is_signed_in = proven.is_some();
         let speaker;
         (speaker, context.claim) = self.speaker(&identity, proven, bound.is_some(), session).await;
         context.story.speaks(&speaker);
-        if let (Speaker::Proven(_), Credential::None, false) = (&speaker, &identity.credential, is_signed_in) {
-            context.story.credential = "certificate";
-        }
         // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
         // A credential that says itself who asks may go elsewhere.
         let says_who = context.carries == Carries::PerRequest
@@ -141,7 +139,9 @@ impl Edge {
 
         if decision.tells_about_mailbox() {
             match (&speaker, self.prove(&identity.credential).await?) {
-                (Speaker::Proven(person), _) => context.story.proven = Some(person.entry_name.clone()),
+                (Speaker::Proven(person) | Speaker::Certified(person), _) => {
+                    context.story.proven = Some(person.entry_name.clone());
+                }
                 (_, Proof::Proven(entry)) => context.story.proven = Some(entry.name),
                 (_, Proof::Wrong) => return Err(Denial::WrongPassword),
                 (_, Proof::Absent) => decision = local_challenge(&request, &organisation),
@@ -250,7 +250,7 @@ impl Edge {
             (Credential::None | Credential::ConnectionBound(_), None) => {
                 let certified = self.certified(session).await;
                 if let (Some(person), Credential::None, false) = (&certified, &identity.credential, is_bound) {
-                    return (Speaker::Proven(person.clone()), None);
+                    return (Speaker::Certified(person.clone()), None);
                 }
                 let mut cookies = session.req_header().headers.get_all(COOKIE).iter();
                 let now = SystemTime::now();
