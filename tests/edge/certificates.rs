@@ -287,6 +287,33 @@ async fn a_new_certificate_is_shown_to_new_clients_and_the_old_connections_live_
     assert!(get(&mut held).await.starts_with("HTTP/1.1 200 "));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_notices_that_certificates_are_replaced_over_and_over() {
+    let safe = Safe::new();
+    safe.server("mail", "mail", &["mail.contoso.com"], &key());
+    safe.server("next", "next", &["mail.contoso.com"], &rsa_key().await);
+    let (house, address) = house(&safe, &["mail", "next"], "").await;
+    let mut held = connect(&safe, address, None).await;
+    let client = async || {
+        for _ in 0..25 {
+            assert!(get(&mut connect(&safe, address, None).await).await.starts_with("HTTP/1.1 200 "));
+        }
+    };
+    let clients = async { tokio::join!(client(), client(), client(), client()) };
+    let mut clients = std::pin::pin!(clients);
+    let mut times = 0;
+    loop {
+        let files = [["mail", "next"], ["next", "mail"]][times % 2];
+        certificates(&house).replace(ListenerCertificates::load(&safe.tls(&files, None)).expect("good files"));
+        times += 1;
+        if tokio::time::timeout(Duration::from_millis(1), &mut clients).await.is_ok() {
+            break;
+        }
+    }
+    assert!(times > 20, "only {times} times");
+    assert!(get(&mut held).await.starts_with("HTTP/1.1 200 "));
+}
+
 /// Whether a second connection with the session of a first is a resumed one.
 async fn resumes(safe: &Safe, address: SocketAddr, version: &str) -> bool {
     let session = safe.path("session");
