@@ -28,16 +28,20 @@ use pingora_core::{
         hash::MessageDigest,
         pkey::{Id, PKey, Public},
         ssl::{
-            AlpnError, NameType, SelectCertError, SslAcceptor, SslContext, SslMethod, SslOptions, SslSessionCacheMode,
-            SslVerifyMode, select_next_proto,
+            AlpnError, NameType, SelectCertError, Ssl, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod,
+            SslOptions, SslSessionCacheMode, SslVerifyMode, select_next_proto,
         },
         x509::{X509, X509VerifyError, store::X509StoreBuilder, verify::X509VerifyFlags},
     },
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::config::{CertificateFiles, ClientCertificates, ListenerTls, files};
+use crate::{
+    config::{CertificateFiles, ClientCertificates, ListenerTls, files},
+    identity::MailboxName,
+};
 use choice::{KeyKind, Offer};
+use client::{ClientCertificate, NoUser};
 
 /// What one listener shows, for all its threads.
 pub struct ListenerCertificates(ArcSwap<Loaded>);
@@ -45,7 +49,7 @@ pub struct ListenerCertificates(ArcSwap<Loaded>);
 /// Certificates read, checked and ready to be shown; nothing has come of it yet.
 pub struct Loaded {
     served: Vec<Served>,
-    clients: Option<Clients>,
+    clients: Option<Arc<Clients>>,
 }
 
 /// One certificate with all that a handshake needs.
@@ -58,6 +62,13 @@ struct Served {
 struct Clients {
     authorities: Vec<(X509, Certificate)>,
     required: bool,
+}
+
+/// The certificate that a client has shown, for as long as its connection lasts.
+pub struct Shown {
+    certificate: ClientCertificate,
+    believed_by: Arc<Clients>,
+    listener: Arc<ListenerCertificates>,
 }
 
 /// A certificate as an administrator wants it described.
@@ -104,8 +115,8 @@ impl ListenerCertificates {
     /// Reads and checks all files of a listener. Changes nothing: what is in force stays so until [`Self::replace`]. An
     /// expired certificate is no error, or nothing else could be renewed beside it; [`expiry`] tells of it.
     pub fn load(tls: &ListenerTls) -> Result<Loaded, CertificateError> {
-        let clients = tls.clients.as_ref().map(Clients::load).transpose()?;
-        let served = tls.certificates.iter().map(|files| Served::load(files, tls.http2, clients.as_ref()));
+        let clients = tls.clients.as_ref().map(Clients::load).transpose()?.map(Arc::new);
+        let served = tls.certificates.iter().map(|files| Served::load(files, tls.http2, clients.as_deref()));
         Ok(Loaded { served: served.collect::<Result<_, _>>()?, clients })
     }
 
@@ -126,11 +137,14 @@ impl ListenerCertificates {
 
     /// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list, for one thread of the listener.
     pub fn settings(self: &Arc<Self>) -> Result<TlsSettings, CertificateError> {
-        let unusable = |error: Box<pingora_core::Error>| CertificateError {
+        let unusable = |error: &dyn fmt::Display| CertificateError {
             problem: format!("TLS cannot be set up: {error}"),
             cure: "report it".into(),
         };
-        let mut settings = TlsSettings::with_callbacks(Box::new(Connections)).map_err(unusable)?;
+        let believed_by = Ssl::new_ex_index::<Arc<Clients>>().map_err(|error| unusable(&error))?;
+        let shown =
+            Connections { listener: self.clone(), believed_by: move |ssl: &TlsRef| ssl.ex_data(believed_by).cloned() };
+        let mut settings = TlsSettings::with_callbacks(Box::new(shown)).map_err(|error| unusable(&error))?;
         let certificates = self.clone();
         settings.set_select_certificate_callback(move |mut hello| {
             let in_force = certificates.0.load();
@@ -145,11 +159,25 @@ impl ListenerCertificates {
                     true => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
                     false => SslVerifyMode::PEER,
                 });
-                ssl.set_options(SslOptions::NO_TICKET); // see `context`
+                ssl.set_options(SslOptions::NO_TICKET); // see `verify_in`
+                ssl.set_ex_data(believed_by, clients.clone());
             }
             Ok(())
         });
         Ok(settings)
+    }
+}
+
+impl Shown {
+    /// Whom it proves now. Not any more once it has ended, or one of the authorities is gone that it was believed by: which
+    /// one that was is not looked at, and those who are still believed have only to connect again.
+    pub fn proves(&self, now: SystemTime) -> Result<&MailboxName, NoUser> {
+        let in_force = self.listener.0.load();
+        let is_in_force = |authority: &Certificate| in_force.certificates().any(|it| it.is_the_authority(authority));
+        if !self.believed_by.authorities.iter().all(|(_, authority)| is_in_force(authority)) {
+            return Err(NoUser::AuthorityGone);
+        }
+        self.certificate.proves(now)
     }
 }
 
@@ -211,7 +239,7 @@ impl Clients {
 
     /// Nothing of such a connection is resumed: a session that is would outlive the authority that it was believed by, and
     /// the certificate that it began with.
-    fn verify_in(&self, context: &mut pingora_core::tls::ssl::SslAcceptorBuilder) -> Result<(), ErrorStack> {
+    fn verify_in(&self, context: &mut SslAcceptorBuilder) -> Result<(), ErrorStack> {
         let mut store = X509StoreBuilder::new()?;
         store.set_flags(X509VerifyFlags::PARTIAL_CHAIN); // an issuing authority may be named without its root
         for (authority, _) in &self.authorities {
@@ -254,6 +282,10 @@ impl Certificate {
             file: file.to_owned(),
             role,
         })
+    }
+
+    fn is_the_authority(&self, other: &Certificate) -> bool {
+        (self.role, &self.fingerprint) == (Role::ClientAuthority, &other.fingerprint)
     }
 
     /// Its names in one text.
@@ -330,17 +362,22 @@ fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)) // before 1970: ended in any case
 }
 
-/// Keeps with each connection what its client's certificate says.
-struct Connections;
+/// Keeps with each connection what its client has shown.
+struct Connections<F> {
+    listener: Arc<ListenerCertificates>,
+    /// By whom it was believed in this handshake.
+    believed_by: F,
+}
 
 #[async_trait]
-impl TlsAccept for Connections {
+impl<F: Fn(&TlsRef) -> Option<Arc<Clients>> + Send + Sync> TlsAccept for Connections<F> {
     async fn handshake_complete_callback(&self, ssl: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
         if ssl.session_reused() {
             return None; // no certificate was shown now
         }
         let der = ssl.peer_certificate()?.to_der().ok()?;
-        Some(Arc::new(client::ClientCertificate::read(&der)))
+        let certificate = ClientCertificate::read(&der);
+        Some(Arc::new(Shown { certificate, believed_by: (self.believed_by)(ssl)?, listener: self.listener.clone() }))
     }
 }
 

@@ -37,6 +37,9 @@ pub enum NoUser {
     /// It is no `user@domain`.
     #[error("its user principal name is not of the form user@domain")]
     NotAddress,
+    /// An authority is not believed any more.
+    #[error("an authority that it was believed by when its connection began is not believed any more")]
+    AuthorityGone,
     /// It was valid when the connection began.
     #[error("it has ended since its connection began")]
     Ended,

@@ -17,7 +17,7 @@ use super::{
     respond::{self, Answer, Denial},
 };
 use crate::{
-    certificates::client::ClientCertificate,
+    certificates::Shown,
     directory::{
         DirectoryError, Entry,
         cache::Lookup,
@@ -264,7 +264,7 @@ impl Edge {
     /// Whom the certificate proves that the client's connection began with, if it is the directory's name for somebody. Any
     /// other of their names will not do: an address of one person's mailbox may be the user principal name of another.
     async fn certified(&self, session: &Session) -> Option<Arc<Proven>> {
-        let certificate = session.digest()?.ssl_digest.as_ref()?.extension.get::<ClientCertificate>()?;
+        let certificate = session.digest()?.ssl_digest.as_ref()?.extension.get::<Shown>()?;
         let (name, problem) = match certificate.proves(SystemTime::now()) {
             Ok(name) => match self.find(name).await.as_deref() {
                 Ok(Lookup::Found(entry)) if MailboxName::parse(&entry.name).as_ref() == Ok(name) => {

@@ -85,6 +85,7 @@ impl Safe {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true; // the authorities all have one name
         params.extended_key_usages = uses;
         params.subject_alt_names = vec![SanType::Rfc822Name("carla@contoso.com".try_into().expect("ASCII"))];
         if let Some(upn) = upn {
@@ -515,13 +516,32 @@ async fn over_http2_a_certificate_proves_as_much() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_authority_is_believed_from_the_next_handshake_on() {
     let (safe, house, address) = asking("").await;
-    assert!(is_link_page(&curl(&safe, address, Some("carla"), &[]).await.expect("an answer")));
-    let stranger = Safe::new();
-    let clients = ClientCertificates { ca: stranger.path("ca.pem"), required: false };
-    certificates(&house).replace(ListenerCertificates::load(&safe.tls(&["mail"], Some(clients))).expect("good files"));
+    let mut held = connect(&safe, address, Some("carla")).await;
+    let ask = async |wire: &mut Wire| {
+        wire.send("GET /owa/ HTTP/1.1\r\nHost: mail.contoso.com\r\n\r\n").await;
+        let answer = wire.head().await;
+        let body = wire.body(&answer).await;
+        answer + &body
+    };
+    let believe = |pems: &[String]| {
+        safe.write("believed.pem", &pems.concat());
+        let clients = ClientCertificates { ca: safe.path("believed.pem"), required: false };
+        certificates(&house)
+            .replace(ListenerCertificates::load(&safe.tls(&["mail"], Some(clients))).expect("good files"));
+    };
+    let (own, other) = (safe.authority.pem(), openldap::authority().pem());
+    for pems in [&[own.clone()][..], &[other.clone(), own.clone()]] {
+        believe(pems);
+        assert!(is_link_page(&ask(&mut held).await), "{} authorities", pems.len());
+        assert!(is_link_page(&curl(&safe, address, Some("carla"), &[]).await.expect("an answer")));
+    }
+    believe(&[other]);
     let answer = curl(&safe, address, Some("carla"), &[]).await;
     assert!(answer.is_err(), "{answer:?}");
+    let answer = ask(&mut held).await;
+    assert!(answer.starts_with("HTTP/1.1 401 ") && !answer.contains("madrid"), "the connection lives on: {answer}");
     certificates(&house).replace(ListenerCertificates::load(&safe.tls(&["mail"], None)).expect("good files"));
+    assert!(ask(&mut held).await.starts_with("HTTP/1.1 401 "));
     let answer = curl(&safe, address, Some("carla"), &[]).await.expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 401 "), "nobody is asked for a certificate any more: {answer}");
 }
