@@ -3,7 +3,7 @@
 //! `file` has them as the administrator writes them, and turns one into the other, reporting every mistake at once.
 
 mod file;
-mod files;
+pub(crate) mod files;
 mod live;
 mod mistake;
 mod policy;
@@ -80,12 +80,30 @@ pub struct Listener {
 /// TLS of a listener: 1.2 and 1.3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerTls {
+    /// What it shows, by the name that a client asks for; at least one. The first is for those that ask for no other.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether HTTP/2 is offered. Off by default: Windows authentication works over HTTP/1.1 only.
+    pub http2: bool,
+    /// Whose client certificates prove who somebody is; `None`: clients are asked for none.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
     /// PEM file with the certificate chain, the listener's own first.
     pub certificate: PathBuf,
     /// PEM file with its private key.
     pub key: PathBuf,
-    /// Whether HTTP/2 is offered. Off by default: Windows authentication works over HTTP/1.1 only.
-    pub http2: bool,
+}
+
+/// By what client certificates are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM file with the authorities that issue them.
+    pub ca: PathBuf,
+    /// Whether a client without one is turned away.
+    pub required: bool,
 }
 
 /// The directory's source.

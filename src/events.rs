@@ -51,6 +51,12 @@ pub enum Event {
     StateNotKept,
     /// A new topology is in force.
     TopologyChanged,
+    /// A listener's certificate, or one that its clients are believed by, ends within 30 days.
+    CertificateEnds,
+    /// It ends within a day, or has ended.
+    CertificateEnded,
+    /// A client certificate of an authority that is believed proves nobody.
+    ClientCertificateUnknown,
     /// A request was malformed or forged.
     MalformedRequest,
     /// More clients came than are let in.
@@ -88,7 +94,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 31] = [
+    pub const ALL: &[Event] = &[
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -109,6 +115,9 @@ impl Event {
         Event::MailboxMoved,
         Event::StateNotKept,
         Event::TopologyChanged,
+        Event::CertificateEnds,
+        Event::CertificateEnded,
+        Event::ClientCertificateUnknown,
         Event::MalformedRequest,
         Event::TooManyClients,
         Event::TooManyPins,
@@ -156,6 +165,9 @@ impl Event {
             Event::ReloadRefused => "FC161",
             Event::WaitsForUpgrade => "FC162",
             Event::InternalFault => "FC170",
+            Event::CertificateEnds => "FC150",
+            Event::CertificateEnded => "FC151",
+            Event::ClientCertificateUnknown => "FC152",
         }
     }
 
@@ -174,6 +186,8 @@ impl Event {
             | Event::DirectoryOddity
             | Event::DirectoryServerAway
             | Event::DirectoryCertificate
+            | Event::CertificateEnds
+            | Event::ClientCertificateUnknown
             | Event::WrongPasswords
             | Event::StateNotKept
             | Event::TicketNotOpened
@@ -187,6 +201,7 @@ impl Event {
             | Event::ServerUnreachable
             | Event::SiteDown
             | Event::ServerCertificate
+            | Event::CertificateEnded
             | Event::TooManyClients
             | Event::TooManyPins
             | Event::ConnectionNotOwn
@@ -248,6 +263,13 @@ impl Event {
             }
             Event::ConnectionNotOwn => {
                 "report it, with the log lines around it; the client was cut off, nobody was mixed up"
+            }
+            Event::CertificateEnds | Event::CertificateEnded => {
+                "put the renewed certificate, and its key, in the place of the files it names, and reload firstcas"
+            }
+            Event::ClientCertificateUnknown => {
+                "have the certificate issued with the userPrincipalName that the account has now; until then the client \
+                 is asked for its password"
             }
             Event::MalformedRequest => "look at the client; an attack if it keeps coming",
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",

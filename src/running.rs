@@ -7,7 +7,7 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::SystemTime,
 };
@@ -15,7 +15,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pingora_core::{
-    listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings},
+    listeners::{L4BufferSettings, ListenerConfig},
     server::{ListenFds, configuration::ServerConf},
     services::{Service as _, listening::Service},
 };
@@ -26,7 +26,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Config, ConfigErrors, ListenerTls},
+    certificates::{CertificateError, ListenerCertificates, expiry},
+    config::{Config, ConfigErrors},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
@@ -45,6 +46,7 @@ pub use reload::{ReloadError, Reloaded};
 /// A running edge. Dropping it stops it, with all its connections; [`Running::drain`] lets the requests in flight finish.
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    certificates: Vec<Option<Arc<ListenerCertificates>>>,
     /// No new clients.
     stop: watch::Sender<bool>,
     /// No clients at all.
@@ -88,16 +90,8 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A certificate or key cannot be used.
-    #[error("the certificate {} or its key {} cannot be used", .certificate.display(), .key.display())]
-    Certificate {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: Box<pingora_core::Error>,
-    },
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The system has no randomness.
     #[error(transparent)]
     Affinity(#[from] NoKey),
@@ -141,6 +135,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         shared: Arc::new(Shared::new(config.pins.connections_max, notices.clone())),
     }));
     notices.started(&in_force, beginning.without_directory);
+    let certificates = certificates(&config)?;
+    directory_runtime.spawn(expiry::watch_expiry(certificates.iter().flatten().cloned().collect()));
     let wake = Arc::new(Wake::default());
     let keeper = Arc::new(ArcSwapOption::from(keeper));
     let (reloads, reloads_asked) = mpsc::channel(1);
@@ -152,6 +148,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         standing: beginning.standing,
         reloads: reloads_asked,
         addresses: addresses.clone(),
+        certificates: certificates.clone(),
     };
     directory_runtime.spawn(following::keep_people(keeper.clone(), in_force.clone()));
     let watched = in_force.clone();
@@ -166,7 +163,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let end = CancellationToken::new();
     let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
-        let serving = service(&config, edge.clone(), places.clone(), &addresses)?;
+        let serving = service(&config, edge.clone(), places.clone(), &addresses, &certificates)?;
         serve(number, serving, own(&sockets)?, stopped.clone(), end.clone())?;
     }
     for (listener, address) in config.listeners.iter().zip(&addresses) {
@@ -175,7 +172,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     log::info!("firstcas is ready");
     unless_started.disarm();
     let directory = Some(directory_runtime);
-    Ok(Running { addresses, stop, end, in_flight, wake, in_force, reloads, keeper, directory })
+    Ok(Running { addresses, certificates, stop, end, in_flight, wake, in_force, reloads, keeper, directory })
 }
 
 /// What the listeners say that only say where https is.
@@ -190,6 +187,7 @@ fn service(
     edge: Edge,
     places: Arc<Places>,
     addresses: &[SocketAddr],
+    certificates: &[Option<Arc<ListenerCertificates>>],
 ) -> Result<Service<Door>, StartError> {
     let server = ServerConf {
         threads: 1,
@@ -200,16 +198,22 @@ fn service(
     let in_force = edge.in_force().clone();
     let door = Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, places);
     let mut serving = Service::new("edge".into(), door);
-    for (listener, address) in config.listeners.iter().zip(addresses) {
+    for (certificates, address) in certificates.iter().zip(addresses) {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
         // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
         let mut endpoint = ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::default().write(0));
-        if let Some(tls) = &listener.tls {
-            endpoint = endpoint.tls(tls_settings(tls)?);
+        if let Some(certificates) = certificates {
+            endpoint = endpoint.tls(certificates.settings()?);
         }
         serving.add_listener(endpoint);
     }
     Ok(serving)
+}
+
+/// What each listener shows its clients; `None`: it speaks plain http.
+fn certificates(config: &Config) -> Result<Vec<Option<Arc<ListenerCertificates>>>, CertificateError> {
+    let of = |tls| Ok(ListenerCertificates::new(ListenerCertificates::load(tls)?));
+    config.listeners.iter().map(|listener| listener.tls.as_ref().map(of).transpose()).collect()
 }
 
 /// Starts a thread that serves until `end`, and takes new clients until `stopped`.
@@ -248,6 +252,11 @@ impl Running {
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The certificates of each listener, in the order of the configuration; `None`: it speaks plain http.
+    pub fn certificates(&self) -> &[Option<Arc<ListenerCertificates>>] {
+        &self.certificates
     }
 
     /// Makes the topology be read from the directory again, now rather than at its time.
@@ -363,18 +372,6 @@ fn own(sockets: &[(TcpListener, SocketAddr)]) -> std::io::Result<ListenFds> {
         own.add(address.to_string(), socket.try_clone()?.into_raw_fd());
     }
     Ok(Arc::new(Mutex::new(own)))
-}
-
-/// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list.
-fn tls_settings(tls: &ListenerTls) -> Result<TlsSettings, StartError> {
-    let failed =
-        |source| StartError::Certificate { certificate: tls.certificate.clone(), key: tls.key.clone(), source };
-    let mut settings =
-        TlsSettings::intermediate(&tls.certificate.to_string_lossy(), &tls.key.to_string_lossy()).map_err(failed)?;
-    if tls.http2 {
-        settings.enable_h2();
-    }
-    Ok(settings)
 }
 
 /// How many servers one request is offered to before it is told that none answers.

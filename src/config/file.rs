@@ -17,8 +17,8 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Affinity, Config, Directory, Limits, Listener, ListenerTls, Log, LogFormat, Pins, Resolve, Routing, Timeouts,
-    Trust, Upstream, UpstreamTls,
+    Affinity, CertificateFiles, ClientCertificates, Config, Directory, Limits, Listener, ListenerTls, Log, LogFormat,
+    Pins, Resolve, Routing, Timeouts, Trust, Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -145,6 +145,17 @@ fn listener(section: &Section<'_>, surroundings: &Surroundings) -> Option<Listen
 
 fn listener_tls(section: &Section<'_>, surroundings: &Surroundings) -> Option<ListenerTls> {
     let http2 = section.get("http2", switch).unwrap_or(false);
+    let others = section.sections("certificates");
+    let is_first_here = others.is_empty() || section.has("certificate") || section.has("key");
+    let certificates = is_first_here.then_some(section).into_iter().chain(&others);
+    // All are read before the first wrong one makes it `None`.
+    let certificates: Vec<_> = certificates.map(|section| certificate_files(section, surroundings)).collect();
+    let clients = client_certificates(section, surroundings);
+    let certificates = certificates.into_iter().collect::<Option<_>>()?;
+    Some(ListenerTls { certificates, http2, clients })
+}
+
+fn certificate_files(section: &Section<'_>, surroundings: &Surroundings) -> Option<CertificateFiles> {
     let certificate =
         section.require("certificate", "name the PEM file with the certificate and its issuers", |value| {
             surroundings.certificates(value)
@@ -154,7 +165,21 @@ fn listener_tls(section: &Section<'_>, surroundings: &Surroundings) -> Option<Li
     if let Err(wrong) = files::belong_together(&chain, &private) {
         section.note_at("key", wrong);
     }
-    Some(ListenerTls { certificate, key, http2 })
+    Some(CertificateFiles { certificate, key })
+}
+
+fn client_certificates(section: &Section<'_>, surroundings: &Surroundings) -> Option<ClientCertificates> {
+    let ca = section.get("client_ca", |value| surroundings.certificates(value));
+    let required = section.get("client_certificate", |value| match text(value)? {
+        "optional" => Ok(false),
+        "required" => Ok(true),
+        other => Err(wrong(format!("`{other}` is not known"), "write \"optional\" or \"required\"")),
+    });
+    if section.has("client_certificate") && !section.has("client_ca") {
+        let problem = "without client_ca no client certificate is believed";
+        section.note_at("client_certificate", wrong(problem, "add client_ca, or remove this line"));
+    }
+    ca.map(|(ca, _)| ClientCertificates { ca, required: required.unwrap_or(false) })
 }
 
 /// Whether binding both would fail. Port 0 takes a free port each time.

@@ -33,12 +33,11 @@ impl Listener {
             kept.push(format!("{} is still listened on", self.address));
             return self.clone();
         };
-        let http2 = |listener: &Listener| listener.tls.as_ref().map(|tls| tls.http2);
-        if http2(new) == http2(self) {
+        if new.tls.is_some() == self.tls.is_some() {
             return new.clone();
         }
-        let what = if new.tls.is_some() == self.tls.is_some() { "http2" } else { "tls" };
-        kept.push(format!("{what} of the listener {} stays as it is", self.address));
+        let what = if self.tls.is_some() { "speaks TLS" } else { "speaks plain http" };
+        kept.push(format!("{} still {what}", self.address));
         self.clone()
     }
 }

@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{StartError, reload::Reload};
 use crate::{
+    certificates::ListenerCertificates,
     config::{self, Config, values::list},
     directory::{
         Directory, DirectoryError, Oddity, Remembered,
@@ -205,6 +206,8 @@ pub(super) struct Follower {
     pub(super) reloads: mpsc::Receiver<Reload>,
     /// Where the listeners are bound, in the order of the configuration.
     pub(super) addresses: Vec<SocketAddr>,
+    /// What they show their clients, in the same order.
+    pub(super) certificates: Vec<Option<Arc<ListenerCertificates>>>,
 }
 
 /// What the readings so far leave to be done.
