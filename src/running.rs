@@ -31,8 +31,9 @@ use crate::{
         Edge,
         affinity::{Affinity, NoKey},
         door::{Door, Places},
+        health,
         notices::Notices,
-        organisation::OrganisationError,
+        organisation::{Organisation, OrganisationError},
         pin,
     },
 };
@@ -51,7 +52,11 @@ pub struct Running {
     cached: Arc<CachedDirectory>,
     keeper: Option<Arc<Keeper>>,
     directory: Option<tokio::runtime::Runtime>,
+    in_force: InForce,
 }
+
+/// The organisation in force at the time of asking.
+type InForce = Arc<dyn Fn() -> Arc<Organisation> + Send + Sync>;
 
 /// Why the edge cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +142,14 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         standing: beginning.standing,
     };
     directory_runtime.spawn(refresh.run());
+    let in_force: InForce = {
+        let organisation = organisation.clone();
+        Arc::new(move || organisation.load_full())
+    };
+    directory_runtime.spawn({
+        let in_force = in_force.clone();
+        health::rounds::run(move || in_force())
+    });
 
     let in_flight = TaskTracker::new();
     let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
@@ -161,7 +174,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     unless_started.disarm();
     let drain_timeout = config.drain_timeout;
     let directory = Some(directory_runtime);
-    Ok(Running { addresses, stop, end, in_flight, drain_timeout, wake, cached, keeper, directory })
+    Ok(Running { addresses, stop, end, in_flight, drain_timeout, wake, cached, keeper, directory, in_force })
 }
 
 /// What one thread serves: all listeners, by a proxy with server connections of its own.
@@ -227,6 +240,11 @@ impl Running {
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The health of every server, as it is now.
+    pub fn health(&self) -> health::Report {
+        health::Report::of(&(self.in_force)())
     }
 
     /// Makes the topology be read from the directory again, now rather than at its time.
