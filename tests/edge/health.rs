@@ -329,6 +329,24 @@ async fn a_server_that_has_left_the_organisation_is_asked_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_more_checks_are_under_way_than_may_be() {
+    fn two_at_a_time(config: &mut Config) {
+        often(config);
+        config.health.checks_max = 2;
+    }
+    let house = house(two_at_a_time).await;
+    for server in house.contoso.servers() {
+        server.hang();
+    }
+    let under_way = || house.contoso.servers().iter().map(StandIn::open_connections).sum::<u64>();
+    until("two are waiting", async || under_way() == 2).await;
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(10)).await; // five intervals, in which all others have their turn
+        assert!(under_way() <= 2, "{} checks at once", under_way());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_report_tells_how_busy_each_server_is() {
     let house = house(often).await;
     assert_eq!(house.report("ex03-lis").load, 0);
