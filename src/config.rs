@@ -48,6 +48,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// How the servers of a site are reached where it differs from [`Upstream::tls`]; by site name in lower case.
     pub sites: HashMap<String, UpstreamTls>,
+    /// How the servers' health is watched.
+    pub health: Health,
     /// Time-outs of each protocol.
     pub timeouts: Timeouts,
     /// Upper bounds on what a client may send.
@@ -183,6 +185,23 @@ pub enum Trust {
     Fingerprints(Vec<[u8; 32]>),
     /// Nothing is checked. Written `insecure = true`, so that nobody does it by accident.
     Anything,
+}
+
+/// How the servers' health is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// How often each virtual directory is asked; `None`: never, requests alone find out.
+    pub interval: Option<Duration>,
+    /// How long connecting, and then the answer, may take.
+    pub timeout: Duration,
+    /// Bad checks in a row after which a server or virtual directory is out.
+    pub fall: u32,
+    /// Good checks in a row after which it is back.
+    pub rise: u32,
+    /// How long a server that is back takes to get all of its mailboxes back.
+    pub slow_start: Duration,
+    /// Checks under way at one time.
+    pub checks_max: usize,
 }
 
 /// Time-outs, by protocol where they differ.

@@ -61,6 +61,7 @@ use crate::{
 use acceptance::Claim;
 use client::{Client, Passage};
 use course::Course;
+use health::{Fault, InFlight};
 use in_force::InForce;
 use pin::{Carries, Closed};
 use respond::{Answer, Denial};
@@ -92,6 +93,8 @@ pub struct Context {
     /// The answer broke off in its middle, and must not look whole.
     is_broken_off: bool,
     destination: Option<Destination>,
+    /// Counts it at the server it is with.
+    in_flight_behind: Option<InFlight>,
     /// Servers that did not let this request in.
     tried: Vec<ServerId>,
     /// Whether the choice of the server says something about a mailbox.
@@ -141,6 +144,7 @@ impl ProxyHttp for Edge {
             is_isolated: false,
             is_broken_off: false,
             destination: None,
+            in_flight_behind: None,
             tried: Vec::new(),
             is_about_mailbox: false,
             body_bytes: 0,
@@ -227,6 +231,7 @@ impl ProxyHttp for Edge {
             }
         };
         context.story.server = Some(server);
+        context.in_flight_behind = Some(organisation.health.enter(server));
         let mut peer = target.peer.clone();
         peer.options.read_timeout = Some(context.in_force.config.timeouts.server(protocol));
         peer.options.write_timeout = Some(context.in_force.config.timeouts.client);
@@ -271,14 +276,10 @@ impl ProxyHttp for Edge {
             let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
             let target = context.in_force.organisation.target(server, protocol);
             if let Some(problem) = target.and_then(|target| pools::distrust(target.trust, peer, digest)) {
-                let name = &context.in_force.organisation.topology.server(server).name;
-                Event::ServerCertificate.report(format_args!("{name}: {problem}"));
+                context.in_force.organisation.health.refused(server, protocol, &Fault::Untrusted(problem.clone()));
                 return Err(Error::explain(UNTRUSTED_SERVER, problem));
             }
-            if context.in_force.organisation.health.mark_alive(server) {
-                let name = &context.in_force.organisation.topology.server(server).name;
-                Event::ServerBack.report(format_args!("{name} accepts connections again"));
-            }
+            context.in_force.organisation.health.accepted(server, protocol);
         }
         Ok(())
     }
@@ -525,18 +526,10 @@ const UNTRUSTED_SERVER: ErrorType = ErrorType::new("UntrustedServer");
 fn server_failed(context: &mut Context, error: &Error) {
     let Some(server) = context.story.server else { return };
     context.tried.push(server);
-    if !context.in_force.organisation.health.mark_dead(server) {
-        return;
-    }
-    let name = &context.in_force.organisation.topology.server(server).name;
-    let etype = error.etype();
-    if *etype == UNTRUSTED_SERVER {
-        return; // told, with the reason, where it was found
-    }
-    if matches!(etype, ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure) {
-        Event::ServerCertificate.report(format_args!("{name} is not believed: {error}"));
-    } else {
-        Event::ServerUnreachable.report(format_args!("{name} does not accept connections: {error}"));
+    context.in_flight_behind = None;
+    let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
+    if let Some(fault) = Fault::of(error).filter(|_| error.etype() != &UNTRUSTED_SERVER) {
+        context.in_force.organisation.health.refused(server, protocol, &fault); // the other is noted where it was found
     }
 }
 

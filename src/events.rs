@@ -31,6 +31,10 @@ pub enum Event {
     SiteDown,
     /// A server's certificate is not trusted, or its TLS is too old.
     ServerCertificate,
+    /// A virtual directory does not answer as one that works does.
+    VirtualDirectoryOut,
+    /// It does again.
+    VirtualDirectoryBack,
     /// Directory data that would break a user.
     DirectoryOddity,
     /// No directory server answers any more, or what it says cannot be used.
@@ -105,6 +109,8 @@ impl Event {
         Event::ServerBack,
         Event::SiteDown,
         Event::ServerCertificate,
+        Event::VirtualDirectoryOut,
+        Event::VirtualDirectoryBack,
         Event::DirectoryOddity,
         Event::DirectoryAway,
         Event::DirectoryBack,
@@ -144,6 +150,8 @@ impl Event {
             Event::ServerBack => "FC111",
             Event::SiteDown => "FC112",
             Event::ServerCertificate => "FC113",
+            Event::VirtualDirectoryOut => "FC114",
+            Event::VirtualDirectoryBack => "FC115",
             Event::DirectoryOddity => "FC120",
             Event::DirectoryAway => "FC121",
             Event::DirectoryBack => "FC123",
@@ -175,6 +183,7 @@ impl Event {
     pub fn severity(self) -> Severity {
         match self {
             Event::ServerBack
+            | Event::VirtualDirectoryBack
             | Event::DirectoryBack
             | Event::DirectoryServerBack
             | Event::MailboxMoved
@@ -202,6 +211,7 @@ impl Event {
             | Event::SiteDown
             | Event::ServerCertificate
             | Event::CertificateEnded
+            | Event::VirtualDirectoryOut
             | Event::TooManyClients
             | Event::TooManyPins
             | Event::ConnectionNotOwn
@@ -230,11 +240,15 @@ impl Event {
             Event::SiteWithoutClientAccessServer => "install a Client Access Server in the mailbox's site",
             Event::ServerUnreachable => "check the server, its name in DNS or [resolve], and the firewall between",
             Event::ServerBack
+            | Event::VirtualDirectoryBack
             | Event::DirectoryBack
             | Event::DirectoryServerBack
             | Event::MailboxMoved
             | Event::Reloaded
             | Event::TopologyChanged => "nothing",
+            Event::VirtualDirectoryOut => {
+                "check its application pool and the server's own health; the site's other servers take its requests"
+            }
             Event::DirectoryServerAway => "check that server; the others answer in its place",
             Event::DirectoryCertificate => "renew it before the edge has to refuse the server",
             Event::WrongPasswords => {

@@ -14,7 +14,7 @@
 //!    true while the directory changes, and in force while it is away.
 //! 4. [`routing::decide`] decides: pure, no I/O, no clock. **The core; read it first.**
 //! 5. `edge::course` carries out 1 to 4; [`edge::respond`] turns redirects and refusals into answers.
-//! 6. [`edge::pools`] picks the server, [`edge::pin`] says whose connection may be used, [`edge::client`] holds the pinned
+//! 6. [`edge::pools`] picks the server, among those that [`edge::health`] finds well; [`edge::pin`] says whose connection may be used, [`edge::client`] holds the pinned
 //!    ones together with their client.
 //! 7. Pingora proxies. Where the answer shows that somebody has signed in ([`edge::proof`]), `edge::acceptance` does what
 //!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie. One access log line tells the whole

@@ -33,6 +33,7 @@ use crate::{
         Edge,
         affinity::{Affinity, NoKey},
         door::{Door, Places},
+        health,
         in_force::{InForce, Shared},
         notices::Notices,
         organisation::OrganisationError,
@@ -155,6 +156,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let watched = move || (watched.load().directory.clone(), watched.load().config.watch_interval);
     directory_runtime.spawn(following::watch(watched, wake.clone()));
     directory_runtime.spawn(follower.run());
+    let organisation = in_force.clone();
+    directory_runtime.spawn(health::rounds::run(move || organisation.load().organisation.clone()));
 
     let in_flight = TaskTracker::new();
     let edge = Edge::new(in_force.clone(), in_flight.clone());
@@ -257,6 +260,11 @@ impl Running {
     /// The certificates of each listener, in the order of the configuration; `None`: it speaks plain http.
     pub fn certificates(&self) -> &[Option<Arc<ListenerCertificates>>] {
         &self.certificates
+    }
+
+    /// The health of every server, as it is now.
+    pub fn health(&self) -> health::Report {
+        health::Report::of(&self.in_force.load().organisation)
     }
 
     /// Makes the topology be read from the directory again, now rather than at its time.

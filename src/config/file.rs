@@ -17,8 +17,8 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Affinity, CertificateFiles, ClientCertificates, Config, Directory, Limits, Listener, ListenerTls, Log, LogFormat,
-    Pins, Resolve, Routing, Timeouts, Trust, Upstream, UpstreamTls,
+    Affinity, CertificateFiles, ClientCertificates, Config, Directory, Health, Limits, Listener, ListenerTls, Log,
+    LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -58,6 +58,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let resolve = resolve(&root.section("resolve"));
     let upstream = upstream(&root.section("upstream"), surroundings);
     let sites = sites(&root.section("sites"), &upstream.tls, surroundings);
+    let health = health(&root.section("health"));
     let timeouts = timeouts(&root.section("timeouts"));
     let limits = limits(&root.section("limits"));
     let pins = pins(&root.section("pins"), &limits);
@@ -81,6 +82,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         resolve,
         upstream,
         sites,
+        health,
         timeouts,
         limits,
         pins,
@@ -573,6 +575,31 @@ fn upstream_tls(section: &Section<'_>, by_default: &UpstreamTls, surroundings: &
     };
     let allow_tls_1_0 = section.get("allow_tls_1_0", switch).unwrap_or(by_default.allow_tls_1_0);
     UpstreamTls { trust, allow_tls_1_0 }
+}
+
+fn health(section: &Section<'_>) -> Health {
+    let times =
+        |key, default| section.get(key, number(1..=100)).map_or(default, |times| times.try_into().unwrap_or(default));
+    Health {
+        interval: section.get("interval", check_interval).unwrap_or(Some(Duration::from_secs(10))),
+        timeout: section.get("timeout", duration(SHORT)).unwrap_or(Duration::from_secs(5)),
+        fall: times("fall", 3),
+        rise: times("rise", 2),
+        slow_start: section
+            .get("slow_start", duration(Duration::ZERO..=Duration::from_secs(3600)))
+            .unwrap_or(Duration::from_secs(30)),
+        checks_max: section.get("checks_max", count(1..=10_000)).unwrap_or(64),
+    }
+}
+
+/// `None`: "0s", no checks.
+fn check_interval(value: &DeValue<'_>) -> Result<Option<Duration>, Wrong> {
+    let interval = duration(Duration::ZERO..=Duration::from_secs(3600))(value)?;
+    if !interval.is_zero() && interval < Duration::from_secs(1) {
+        let problem = "servers that are asked more than once a second are under load from it";
+        return Err(wrong(problem, "write it from 1s to 1h, or \"0s\" for no checks"));
+    }
+    Ok(Some(interval).filter(|interval| !interval.is_zero()))
 }
 
 fn timeouts(section: &Section<'_>) -> Timeouts {

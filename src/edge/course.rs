@@ -348,7 +348,8 @@ impl InForce {
             Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService)
             | Decision::Refuse(Refusal::UnknownUser | Refusal::AmbiguousName | Refusal::NoMailbox) => Next::Stays,
             Decision::Proxy(..) | Decision::BackEnd(..)
-                if leads_to(&decision, server, organisation) || !leads_to_life(&decision, organisation) =>
+                if leads_to(&decision, server, organisation)
+                    || !leads_to_life(&decision, request.protocol, organisation) =>
             {
                 Next::Stays
             }
@@ -490,8 +491,8 @@ fn leads_to(decision: &Decision, server: ServerId, organisation: &Organisation) 
 }
 
 /// Whether a decision leads to a server that answers, as far as is known.
-fn leads_to_life(decision: &Decision, organisation: &Organisation) -> bool {
-    leads_to_any(decision, organisation, |server| organisation.health.is_alive(server))
+fn leads_to_life(decision: &Decision, protocol: Protocol, organisation: &Organisation) -> bool {
+    leads_to_any(decision, organisation, |server| organisation.health.is_alive(server, protocol))
 }
 
 fn leads_to_any(decision: &Decision, organisation: &Organisation, is_it: impl Fn(ServerId) -> bool) -> bool {

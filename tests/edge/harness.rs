@@ -50,6 +50,8 @@ pub struct Plan {
     pub instead: Vec<(&'static str, SocketAddr)>,
     /// Entries that the directory has besides `conf/contoso.ldif`.
     pub people: String,
+    /// A last word on what `conf/contoso.ldif` says.
+    pub rewrite: Option<fn(&str) -> String>,
     /// A last word on the configuration, for values below what a file may have.
     pub adjust: Option<fn(&mut Config)>,
 }
@@ -92,6 +94,10 @@ impl House {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pki = Pki::load_or_make(folder.path()).expect("certificates");
         let contoso_ldif = std::fs::read_to_string("conf/contoso.ldif").expect("the LDIF file");
+        let contoso_ldif = match plan.rewrite {
+            Some(rewrite) => rewrite(&contoso_ldif),
+            None => contoso_ldif,
+        };
         let ldif_file = folder.path().join("contoso.ldif");
         std::fs::write(&ldif_file, format!("{contoso_ldif}\n{}", plan.people)).expect("the LDIF file is written");
         let directory = Arc::new(ldif::open(&ldif_file).expect("the LDIF file"));
@@ -211,6 +217,7 @@ fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
          {local_site}\
          {ca}\
          {directory}\
+         {health}\
          [[listener]]\naddress = \"127.0.0.1:0\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificate = \"{place}/edge.pem\", key = \"{place}/edge.key\"{http2} }}\n\
@@ -223,6 +230,9 @@ fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
             format!("upstream.ca = \"{place}/ca.pem\"\n")
         },
         directory = if further.contains("directory.") { "" } else { &ldif },
+        // Tests count connections and requests; those of the checks would be among them.
+        health =
+            if further.contains("health.") { "" } else { "health.interval = \"0s\"\nhealth.slow_start = \"0s\"\n" },
         http2 = if further.contains("# http2") { ", http2 = true" } else { "" },
     );
     for (host, address) in contoso.resolve() {

@@ -12,6 +12,7 @@ mod gate;
 #[path = "../hammer/mod.rs"]
 mod hammer;
 mod harness;
+mod health;
 mod hygiene;
 mod isolation;
 #[path = "../directory/line.rs"]

@@ -112,10 +112,11 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
     let numbers = uncommented();
     let from =
         |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().replace("\nkey", "\n#");
-    for title in ["[cache]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
+    for title in ["[cache]", "[health]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
         let table = format!("{title}{}", from(title));
         let explicit = place.with(&table).unwrap();
         assert_eq!(format!("{:?}", explicit.cache), format!("{:?}", only_active.cache));
+        assert_eq!(explicit.health, only_active.health);
         assert_eq!(explicit.timeouts, only_active.timeouts);
         assert_eq!(explicit.limits, only_active.limits);
         assert_eq!(explicit.pins, only_active.pins);
@@ -472,6 +473,13 @@ fn values_that_cannot_be_meant_are_refused() {
         "upstream.fingerprints = []",
         "upstream.fingerprints = ['12']",
         "upstream = { insecure = true, ca = 'ca.pem' }",
+        "health.interval = '500ms'",
+        "health.interval = '2h'",
+        "health.timeout = '0s'",
+        "health.fall = 0",
+        "health.rise = 0",
+        "health.slow_start = '2h'",
+        "health.checks_max = 0",
         "routing.open_paths = ['/owa']",
         "routing.open_paths = ['/a/b']",
         "routing.open_paths = ['..']",
