@@ -15,7 +15,7 @@ use crate::{
     client_keytab,
     config::{self, Config},
     directory::{Directory as _, DirectoryError, Oddity, Tell},
-    events::whole_chain,
+    events::{self, Event, catalogue, whole_chain},
     explain::{self, Question, QuestionParts},
     logging,
     routing::topology::Topology,
@@ -44,7 +44,9 @@ pub fn run(file: &Path) -> ExitCode {
         Err(StartError::Policy(errors)) => return fail(&mistakes(file, &errors.mistakes)),
         Err(error) => return fail(&whole_chain(&error)),
     };
-    match running.run_until_signalled() {
+    let ended = running.run_until_signalled();
+    events::tell_left_out();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&whole_chain(&error)),
     }
@@ -103,6 +105,18 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         }
         Err(problem) => fail(&problem),
     }
+}
+
+/// `firstcas events`: the catalogue, or one event of it.
+pub fn events(event: Option<Event>, json: bool, markdown: bool) -> ExitCode {
+    let text = match event {
+        _ if markdown => catalogue::markdown(),
+        Some(event) if json => catalogue::json(&[event]),
+        None if json => catalogue::json(&Event::ALL),
+        Some(event) => catalogue::one(event),
+        None => catalogue::list(),
+    };
+    say(&text, ExitCode::SUCCESS)
 }
 
 /// May start the program anew: nothing must have been written or opened yet.

@@ -8,7 +8,7 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use firstcas::{command_line, explain::QuestionParts, routing::protocol::Protocol};
+use firstcas::{command_line, events::Event, explain::QuestionParts, routing::protocol::Protocol};
 
 /// Measured beside glibc's: less CPU per request, and less memory per held one.
 #[global_allocator]
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Some(Command::Run { file, test: false }) => command_line::run(&file.config),
         Some(Command::Run { file, test: true }) => command_line::check(&file.config, false),
         Some(Command::Check { file, directory }) => command_line::check(&file.config, directory),
+        Some(Command::Events { event, json, markdown }) => command_line::events(event, json, markdown),
         Some(Command::Explain(question)) => command_line::explain(&question.file.config, question.parts()),
         None => command_line::check(&arguments.file.config, false),
     }
@@ -77,6 +78,22 @@ enum Command {
     /// sees. Exit status: 0 if the request is served, 1 if it is refused.
     #[command(after_help = EXPLAIN_EXAMPLES, verbatim_doc_comment)]
     Explain(Question),
+    /// List the events that an administrator should know of: what they mean, and their cure.
+    ///
+    /// An event has an id that stays the same from version to version; where Exchange has an event for the same thing, it
+    /// is Exchange's number (OWA41 is event 41 of source MSExchange OWA). With an id, that event alone and how to find it.
+    #[command(after_help = EVENTS_EXAMPLES, verbatim_doc_comment)]
+    Events {
+        /// The event's id, such as FC121.
+        #[arg(value_name = "ID", value_parser = event_parser(), ignore_case = true, hide_possible_values = true)]
+        event: Option<Event>,
+        /// As JSON: a list of events, also of one.
+        #[arg(long)]
+        json: bool,
+        /// As a table in Markdown, always of all.
+        #[arg(long, conflicts_with_all = ["json", "event"])]
+        markdown: bool,
+    },
 }
 
 #[derive(Args)]
@@ -120,6 +137,11 @@ fn protocol_parser() -> impl TypedValueParser<Value = Protocol> {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Protocol>())
 }
 
+fn event_parser() -> impl TypedValueParser<Value = Event> {
+    let named = |id: String| Event::ALL.into_iter().find(|event| event.id().eq_ignore_ascii_case(&id));
+    PossibleValuesParser::new(Event::ALL.map(Event::id)).try_map(move |id| named(id).ok_or("there is no such event"))
+}
+
 const EXAMPLES: &str = "\
 Examples:
   firstcas check -c conf/firstcas.toml       report every mistake of a configuration
@@ -128,6 +150,8 @@ Examples:
                                              report what in the directory would break a user, too
   firstcas run -c conf/firstcas.toml         serve
   firstcas explain -c conf/firstcas.toml --user bruno --protocol owa
+                                             print how a request would be decided
+  firstcas events FC121                      what an event means, and what to do
 
 Exit status: 0 good, 1 mistakes or a refusal, 2 wrong usage.";
 
@@ -141,3 +165,9 @@ Examples:
   firstcas explain -c conf/firstcas.toml --user 'CONTOSO\\bruno' --protocol owa
   firstcas explain -c conf/firstcas.toml --user carla@contoso.com --protocol activesync --eas-version 12.1
   firstcas explain -c conf/firstcas.toml --user ana --url /owa/bruno@contoso.com/";
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  firstcas events
+  firstcas events FC121
+  firstcas events --json | jq -r '.[] | select(.severity == \"error\") | .id'";
