@@ -35,6 +35,7 @@ use crate::{
         organisation::OrganisationError,
         pin,
     },
+    service_manager,
 };
 use following::{Keeper, Refresh, Wake};
 
@@ -158,6 +159,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
     }
     log::info!("firstcas is ready");
+    service_manager::ready();
     unless_started.disarm();
     let drain_timeout = config.drain_timeout;
     let directory = Some(directory_runtime);
@@ -252,6 +254,7 @@ impl Running {
                     }
                 }
             }
+            service_manager::stopping();
             let drained = tokio::task::spawn_blocking(|| self.drain());
             tokio::select! {
                 _ = drained => {}

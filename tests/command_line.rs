@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::net::UnixDatagram,
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -378,6 +379,27 @@ fn run_serves_until_it_is_told_to_stop() {
     service.signal("-HUP"); // the topology is read again, and nothing ends
     service.log_until("SIGHUP");
     service.stop();
+}
+
+#[test]
+fn the_service_manager_is_told_that_the_edge_is_ready_and_that_it_stops() {
+    let place = Place::new();
+    let manager = UnixDatagram::bind(place.0.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let told = || {
+        let mut message = [0; 1024];
+        let length = manager.recv(&mut message).expect("a notification");
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let service = Service::start(&place, |command| {
+        command.env("NOTIFY_SOCKET", place.0.path().join("notify"));
+    });
+    assert_eq!(told(), "READY=1\n");
+    let log = service.log_until("firstcas is ready");
+    assert!(log.iter().any(|line| line.contains("listening on http://127.0.0.1:")), "{log:?}");
+    let rest = service.stop();
+    assert_eq!(told(), "STOPPING=1\n");
+    assert!(!rest.iter().any(|line| line.contains("service manager")), "{rest:?}");
 }
 
 #[test]
