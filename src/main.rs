@@ -5,9 +5,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{
-    Args, Parser, Subcommand,
+    Args, CommandFactory, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use clap_complete::Shell;
 use firstcas::{command_line, events::Event, explain::QuestionParts, routing::protocol::Protocol};
 
 /// Measured beside glibc's: less CPU per request, and less memory per held one.
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         Some(Command::Run { file, test: true }) => command_line::check(&file.config, false),
         Some(Command::Check { file, directory }) => command_line::check(&file.config, directory),
         Some(Command::Events { event, json, markdown }) => command_line::events(event, json, markdown),
+        Some(Command::Man { folder }) => command_line::man(Arguments::command(), folder.as_deref()),
+        Some(Command::Completions { shell }) => command_line::completions(Arguments::command(), shell),
         Some(Command::Explain(question)) => command_line::explain(&question.file.config, question.parts()),
         None => command_line::check(&arguments.file.config, false),
     }
@@ -94,6 +97,21 @@ enum Command {
         #[arg(long, conflicts_with_all = ["json", "event"])]
         markdown: bool,
     },
+    /// Write the manual pages, section 8.
+    ///
+    /// To standard output the page of firstcas itself; into a folder also one for each command.
+    #[command(after_help = MAN_EXAMPLES, verbatim_doc_comment)]
+    Man {
+        /// The folder, which must be there.
+        #[arg(value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+    },
+    /// Write what a shell needs to complete the command line.
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell to write it for.
+        shell: Shell,
+    },
 }
 
 #[derive(Args)]
@@ -165,6 +183,18 @@ Examples:
   firstcas explain -c conf/firstcas.toml --user 'CONTOSO\\bruno' --protocol owa
   firstcas explain -c conf/firstcas.toml --user carla@contoso.com --protocol activesync --eas-version 12.1
   firstcas explain -c conf/firstcas.toml --user ana --url /owa/bruno@contoso.com/";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  firstcas man | man -l -
+  firstcas man /usr/local/share/man/man8";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  source <(firstcas completions bash)        for this shell alone
+  firstcas completions bash > /usr/share/bash-completion/completions/firstcas
+  firstcas completions zsh > /usr/share/zsh/vendor-completions/_firstcas
+  firstcas completions fish > /usr/share/fish/vendor_completions.d/firstcas.fish";
 
 const EVENTS_EXAMPLES: &str = "\
 Examples:

@@ -279,7 +279,7 @@ fn help_and_version_read_well() {
     ] {
         assert!(help.stdout.contains(text), "{text} in\n{}", help.stdout);
     }
-    for command in ["run", "check", "explain"] {
+    for command in COMMANDS {
         let help = place.firstcas(&[command, "--help"]);
         assert!(help.stdout.contains("Example"), "{}", help.stdout);
         assert!(help.stdout.lines().all(|line| line.len() < 140), "{}", help.stdout);
@@ -318,6 +318,78 @@ fn the_catalogue_of_events_can_be_read_by_people_and_programs() {
     assert_eq!((wrong.status, wrong.stdout.as_str()), (2, ""));
     assert!(wrong.stderr.contains("'FC121'"), "{}", wrong.stderr);
 }
+
+#[test]
+fn the_manual_has_a_page_for_each_command_and_man_reads_them() {
+    let place = Place::new();
+    place.write("man8/.keep", "");
+    let answer = place.firstcas(&["man", "man8"]);
+    assert_eq!((answer.status, answer.stdout.as_str(), answer.stderr.as_str()), (0, "", ""));
+    for command in COMMANDS {
+        let page = place.0.path().join(format!("man8/firstcas-{command}.8"));
+        let help = place.firstcas(&[command, "--help"]).stdout;
+        let read = formatted(&fs::read(&page).expect(command));
+        assert!(read.to_lowercase().starts_with(&format!("firstcas-{command}(8)")), "{read}");
+        assert!(read.contains(help.lines().next().unwrap().trim_end_matches('.')), "{read}");
+    }
+    let first = place.firstcas(&["man"]).stdout;
+    assert_eq!(first, fs::read_to_string(place.0.path().join("man8/firstcas.8")).unwrap());
+    let read = formatted(first.as_bytes());
+    for text in
+        ["firstcas(8)", "firstcas-explain(8)", "firstcas check --directory -c conf/firstcas.toml", "Exit status"]
+    {
+        assert!(read.contains(text), "{text} in\n{read}");
+    }
+    let nowhere = place.firstcas(&["man", "gone"]);
+    assert_eq!(nowhere.status, 1);
+    assert!(nowhere.stderr.starts_with("the manual pages cannot be written to gone: "), "{}", nowhere.stderr);
+}
+
+/// A manual page as a terminal shows it.
+fn formatted(page: &[u8]) -> String {
+    let mut groff = Command::new("groff")
+        .args(["-man", "-Tascii", "-ww", "-rLL=200n", "-P-cbou"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("groff");
+    groff.stdin.take().unwrap().write_all(page).unwrap();
+    let Output { stdout, stderr, .. } = groff.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&stderr), "", "groff finds nothing wrong");
+    String::from_utf8(stdout).unwrap().trim_start().to_owned()
+}
+
+#[test]
+fn bash_completes_commands_options_and_event_ids() {
+    let place = Place::new();
+    for (words, expected) in [
+        (&["firstcas", "ev"][..], "events"),
+        (&["firstcas", "run", "--conf"], "--config"),
+        (&["firstcas", "events", "FC12"], "FC121"),
+        (&["firstcas", "completions", "z"], "zsh"),
+    ] {
+        let script = format!(
+            "source <({} completions bash); COMP_WORDS=({}); COMP_CWORD={}; COMP_LINE=\"${{COMP_WORDS[*]}}\"; \
+             COMP_POINT=${{#COMP_LINE}}; _firstcas firstcas \"{}\" \"{}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            env!("CARGO_BIN_EXE_firstcas"),
+            words.join(" "),
+            words.len() - 1,
+            words[words.len() - 1],
+            words[words.len() - 2],
+        );
+        let Output { stdout, stderr, .. } =
+            Command::new("bash").args(["--norc", "-c", &script]).current_dir(place.0.path()).output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        assert!(stdout.lines().any(|line| line == expected), "{words:?}: {stdout}{stderr}");
+    }
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let answer = place.firstcas(&["completions", shell]);
+        assert!(answer.status == 0 && answer.stdout.contains("explain"), "{shell}: {}", answer.stderr);
+    }
+}
+
+const COMMANDS: [&str; 6] = ["run", "check", "explain", "events", "man", "completions"];
 
 /// `firstcas run`, and its log as it is written.
 struct Service {
