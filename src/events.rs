@@ -379,15 +379,20 @@ impl Event {
     }
 
     fn write(self, what: &str) {
-        let level = match self.severity() {
-            Severity::Information => log::Level::Info,
-            Severity::Warning => log::Level::Warn,
-            Severity::Error => log::Level::Error,
-        };
-        log::log!(target: "firstcas::event", level, event = self.id(), cure = self.cure(); "{what}");
+        log::log!(target: TARGET, self.severity().level(), event = self.id(), cure = self.cure(); "{what}");
         let line = one_line(what);
         outlets::send(self, &line);
         kept::keep(self, line);
+    }
+}
+
+impl Severity {
+    fn level(self) -> log::Level {
+        match self {
+            Severity::Information => log::Level::Info,
+            Severity::Warning => log::Level::Warn,
+            Severity::Error => log::Level::Error,
+        }
     }
 }
 
@@ -413,6 +418,9 @@ pub(crate) fn one_line(text: &str) -> String {
     }
     line
 }
+
+/// By which a filter of the log names events.
+const TARGET: &str = "firstcas::event";
 
 const LINE_BYTES_MAX: usize = 2_000;
 

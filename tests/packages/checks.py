@@ -1,5 +1,5 @@
 """The checks of what an administrator installs. Each is a sentence and a function that raises if it is not true."""
-import contextlib, os, re, shutil, signal, socket, subprocess, sys, tempfile, traceback
+import contextlib, json, os, re, shutil, signal, socket, subprocess, sys, tempfile, traceback
 from pathlib import Path
 
 import yaml
@@ -147,6 +147,31 @@ def notified(place):
         manager.settimeout(DEADLINE)
         yield manager
     path.unlink()
+
+
+@check("the journal keeps an event with fields to search by, and what came by /dev/log with its severity")
+def _(place):
+    if subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], stderr=subprocess.DEVNULL).returncode:
+        raise NotHere("the right to make namespaces")
+    state = place.folder / "state"
+    place.file("state/topology.kept", "nothing of ours")  # which is FC129, and the end of a start without directory
+    config = place.file("journal.toml", f"""
+        process.state_dir = "{state}"
+        routing.local_site = "Lisbon"
+        log.events = ["syslog", "journald"]
+        [[listener]]
+        address = "127.0.0.1:0"
+        [directory.ldap]
+        urls = ["ldap://127.0.0.1:1"]
+        bind_dn = "CN=firstcas"
+        bind_password_file = "{place.own_files}/secret"
+        """)
+    said = output(ROOT / "tests/packages/beside_journal", place.binary, "run", "-c", config)
+    entries = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert {it["_TRANSPORT"] for it in entries} == {"journal", "syslog"}, said
+    for entry in entries:
+        assert entry["MESSAGE"].startswith("FC129: ") and entry["PRIORITY"] == "4", entry
+        assert entry["_TRANSPORT"] == "syslog" or entry["FIRSTCAS_EVENT"] == "FC129" and entry["FIRSTCAS_CURE"], entry
 
 
 # ---- the Debian package
