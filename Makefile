@@ -18,7 +18,7 @@ TEST_PACKAGES += libsasl2-modules-gssapi-mit libkrb5-dev pkg-config
 # The readers of the manual, the unit, the package and the examples.
 TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy keepalived
 
-.PHONY: help run build test lint unit gate fuzz deny windows samba packages deb peers mutants bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows samba packages deb booted peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
@@ -83,6 +83,11 @@ packages: test-packages build
 deb: build
 	$(call install,dpkg-dev)
 	conf/debian/make
+
+# The package in a Debian of its own with systemd as its first process; the first run fetches that, some 100 MB.
+booted: deb
+	$(call install,debootstrap systemd-container openssl)
+	$(AS_ROOT) tests/packages/booted
 
 # Installs the peers, some 30 MB, if they are missing.
 peers: build-packages
