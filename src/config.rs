@@ -272,6 +272,17 @@ pub struct Log {
     pub format: LogFormat,
     /// `env_logger` filter, such as `info` or `info,firstcas::access=off`; `RUST_LOG` overrides it.
     pub filter: String,
+    /// Where events go besides the log.
+    pub events: Vec<EventOutlet>,
+}
+
+/// Where events can go besides the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOutlet {
+    /// The syslog daemon of this machine, by /dev/log.
+    Syslog,
+    /// The journal of systemd, with fields to search by.
+    Journald,
 }
 
 /// The line format of the log.

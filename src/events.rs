@@ -1,10 +1,24 @@
 //! Events: what an administrator should know, each with a stable id, a severity, a text and a cure.
 //!
 //! Where Exchange has an event for the same thing, its id is kept ([`Event::id`]: `OWA41` is event 41 of source
-//! `MSExchange OWA`, `EAS1008` event 1008 of `MSExchange ActiveSync`). Our own are `FC` and a number.
+//! `MSExchange OWA`, `EAS1008` event 1008 of `MSExchange ActiveSync`). Our own are `FC` and a number. [`catalogue`] shows
+//! them all.
+//!
+//! Every event is counted ([`counts`]). What is written goes to the log, to the list of [`recent`] ones, and to where
+//! [`also_to`] says; no event is written so often that it hides the others ([`throttle`]).
+
+pub mod catalogue;
+mod kept;
+mod outlets;
+mod throttle;
 
 use std::fmt;
 
+pub use self::{
+    kept::{Happened, counts, recent},
+    outlets::also_to,
+    throttle::{tell_left_out, throttle},
+};
 pub use crate::error_chain::whole_chain;
 use crate::routing::Refusal;
 
@@ -221,6 +235,147 @@ impl Event {
         }
     }
 
+    /// The source and number of Exchange's own event, where this is one.
+    pub fn of_exchange(self) -> Option<(&'static str, &'static str)> {
+        let id = self.id();
+        let owa = id.strip_prefix("OWA").map(|number| ("MSExchange OWA", number));
+        owa.or_else(|| id.strip_prefix("EAS").map(|number| ("MSExchange ActiveSync", number)))
+    }
+
+    /// What it means.
+    #[allow(clippy::too_many_lines)] // a table
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Event::VirtualDirectoryOut => {
+                "A server accepts connections, but one of its virtual directories does not answer as one that works does. \
+                 Its requests go to the site's other servers."
+            }
+            Event::VirtualDirectoryBack => {
+                "A virtual directory answers again as one that works does; its clients come back to it little by little."
+            }
+            Event::CertificateEnds => {
+                "A listener's certificate, or an authority that its clients are believed by, ends within 30 days; told again \
+                 at 7 days."
+            }
+            Event::CertificateEnded => {
+                "A listener's certificate, or an authority that its clients are believed by, ends within a day or has ended. \
+                 Clients that check it cannot connect then."
+            }
+            Event::ClientCertificateUnknown => {
+                "A client showed a certificate of an authority that is believed, but the name in it is no account's, or there \
+                 is none. It is served as if it had shown none."
+            }
+            Event::Reloaded => {
+                "SIGHUP brought another configuration in force, with the certificates and the topology that it names. No \
+                 connection was closed for it."
+            }
+            Event::ReloadRefused => {
+                "A configuration that SIGHUP asked for has mistakes, or what it names cannot be used. All of it was left; \
+                 what was in force before still is."
+            }
+            Event::WaitsForUpgrade => {
+                "A part of the new configuration cannot change while the process runs, such as the addresses it listens on. \
+                 The rest of it is in force."
+            }
+            Event::InternalFault => {
+                "A part of firstcas came upon a fault of its own. That round of its work was given up; the next one is made \
+                 as usual."
+            }
+            Event::ActiveSyncRedirected => {
+                "A device asked here for a mailbox of a site that has its own Internet-facing Client Access Server, and was \
+                 sent there by an HTTP 451 with the URL to use."
+            }
+            Event::BackEndWithoutIntegratedAuthentication => {
+                "An Exchange 2003 back-end asked for a password without offering Integrated Windows authentication. Clients \
+                 that depend on it cannot sign in there."
+            }
+            Event::ProxyTargetNotUsable => {
+                "A request could not be proxied to the mailbox's site: no Client Access Server there has a virtual directory \
+                 for it with an InternalURL and Integrated Windows authentication."
+            }
+            Event::ProxyTargetWithoutSsl => {
+                "A request was not proxied to the mailbox's site, because the InternalURLs there are http://, and passwords \
+                 would cross the network in clear."
+            }
+            Event::ProxyTargetVersion => {
+                "A request was refused, because the mailbox's site has no Client Access Server of the mailbox's own version."
+            }
+            Event::SiteWithoutClientAccessServer => {
+                "A request was refused, because the mailbox's site has no Client Access Server at all, and no other site may \
+                 serve it."
+            }
+            Event::ServerUnreachable => {
+                "A server has no address that could be found, or does not accept connections. It is left alone for a while, \
+                 and the other servers of its site are used."
+            }
+            Event::ServerBack => "A server that did not accept connections accepts them again, and is used.",
+            Event::SiteDown => {
+                "None of a site's Client Access Servers answers, so whoever has a mailbox there is told to come back later."
+            }
+            Event::ServerCertificate => {
+                "A server's certificate is not trusted, is for another name or has ended, or the server speaks only a TLS that \
+                 is too old. Nothing is sent to it."
+            }
+            Event::DirectoryOddity => {
+                "The directory has an object that breaks a user or a server: a mailbox on a server that is not there, a URL \
+                 that is none, a name that two people have. What is right is used."
+            }
+            Event::DirectoryAway => {
+                "No directory server answers, or what they say cannot be used. The last good topology stays in force, and \
+                 people who are known are served; others get a 503."
+            }
+            Event::DirectoryBack => "The directory answers again, and everybody is served.",
+            Event::DirectoryServerAway => {
+                "One of several directory servers does not answer any more. It is asked again when it does; nobody notices."
+            }
+            Event::DirectoryServerBack => "A directory server that did not answer answers again, and is asked again.",
+            Event::DirectoryCertificate => {
+                "The certificate of a directory server ends soon, or has ended. Once it has, the edge does not speak to that \
+                 server."
+            }
+            Event::WrongPasswords => {
+                "So many wrong passwords came for one person that the directory is not asked about more of them for a \
+                 while, so that nobody who guesses at the edge locks an account."
+            }
+            Event::MailboxMoved => {
+                "A mailbox is on another server or database than before, is new, or is gone. Its requests follow it from \
+                 now on."
+            }
+            Event::StateNotKept => {
+                "What a start without directory needs (process.state_dir) could not be written or read. The edge serves all \
+                 the same."
+            }
+            Event::TopologyChanged => {
+                "The directory's servers, sites or virtual directories are different, and the new topology is in force. The \
+                 text says what is different."
+            }
+            Event::MalformedRequest => {
+                "A request, or a credential in it, was not what its protocol allows, and was refused or not believed."
+            }
+            Event::TooManyClients => {
+                "As many client connections as limits.client_connections allows are open; further ones are closed at once."
+            }
+            Event::TooManyPins => {
+                "As many clients are signed in by Windows authentication as pins.connections_max allows; further ones get a 503."
+            }
+            Event::ExtendedProtection => {
+                "A server refused a sign-in by Windows authentication that it had itself begun, most likely because it \
+                 demands Extended Protection."
+            }
+            Event::TicketNotOpened => {
+                "A client's Kerberos ticket could not be opened with kerberos.keytab, so the edge does not know whose it is."
+            }
+            Event::ConnectionNotOwn => {
+                "A server connection that somebody is signed in over was not the one it had to be, or a server signed \
+                 somebody in unasked. The connection was closed before anything went over it to the wrong side."
+            }
+            Event::RequestRefused => {
+                "A request was refused because of who asked for what: nobody of that name, no mailbox, or a protocol that \
+                 the mailbox's version does not have."
+            }
+        }
+    }
+
     /// What to do about it.
     pub fn cure(self) -> &'static str {
         match self {
@@ -311,16 +466,59 @@ impl Event {
         }
     }
 
-    /// Writes the event to the log, under the target `firstcas::event`.
+    /// Counts the event, and writes it: to the log under the target `firstcas::event`, and wherever else events go.
     pub fn report(self, what: impl fmt::Display) {
-        let level = match self.severity() {
+        kept::count(self);
+        if throttle::may_be_written(self) {
+            self.write(&what.to_string());
+        }
+    }
+
+    fn write(self, what: &str) {
+        log::log!(target: TARGET, self.severity().level(), event = self.id(), cure = self.cure(); "{what}");
+        let line = one_line(what);
+        outlets::send(self, &line);
+        kept::keep(self, line);
+    }
+}
+
+impl Severity {
+    fn level(self) -> log::Level {
+        match self {
             Severity::Information => log::Level::Info,
             Severity::Warning => log::Level::Warn,
             Severity::Error => log::Level::Error,
-        };
-        log::log!(target: "firstcas::event", level, event = self.id(), cure = self.cure(); "{what}");
+        }
     }
 }
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Severity::Information => "information",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        })
+    }
+}
+
+/// Text that stays one line and fits a datagram, whatever a client has put into it.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(LINE_BYTES_MAX));
+    for character in text.chars() {
+        if line.len() + character.len_utf8() > LINE_BYTES_MAX {
+            line.push_str("...");
+            break;
+        }
+        if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
+    }
+    line
+}
+
+/// By which a filter of the log names events.
+const TARGET: &str = "firstcas::event";
+
+const LINE_BYTES_MAX: usize = 2_000;
 
 #[cfg(test)]
 mod tests {
@@ -332,5 +530,27 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), Event::ALL.len());
+    }
+
+    #[test]
+    fn the_catalogue_leaves_no_event_out() {
+        let mut places: Vec<_> = Event::ALL.iter().map(|event| *event as usize).collect();
+        places.sort_unstable();
+        assert!(places.iter().copied().eq(0..Event::ALL.len()), "{places:?}");
+    }
+
+    #[test]
+    fn an_event_of_exchange_keeps_its_source_and_number() {
+        assert_eq!(Event::ProxyTargetNotUsable.of_exchange(), Some(("MSExchange OWA", "41")));
+        assert_eq!(Event::ActiveSyncRedirected.of_exchange(), Some(("MSExchange ActiveSync", "1008")));
+        assert_eq!(Event::DirectoryAway.of_exchange(), None);
+    }
+
+    #[test]
+    fn nothing_of_a_client_makes_a_second_line_or_a_long_one() {
+        assert_eq!(one_line("ana\nMESSAGE=forged\u{1b}[2J"), "ana\\nMESSAGE=forged\\u{1b}[2J");
+        let long = one_line(&"\u{e9}".repeat(LINE_BYTES_MAX));
+        assert!(long.ends_with("\u{e9}...") && long.len() <= LINE_BYTES_MAX + 3, "{}", long.len());
+        assert!(one_line(&"\u{7f}".repeat(LINE_BYTES_MAX)).len() <= LINE_BYTES_MAX + 10);
     }
 }

@@ -47,5 +47,6 @@ pub mod logging;
 pub mod routing;
 pub mod running;
 pub mod secret;
+pub mod service_manager;
 
 pub use running::{Running, start};

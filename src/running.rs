@@ -39,6 +39,7 @@ use crate::{
         organisation::OrganisationError,
         pin,
     },
+    service_manager,
 };
 use following::{Follower, Keeper, Wake};
 use reload::Reload;
@@ -116,8 +117,9 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let cached = Arc::new(CachedDirectory::new(directory.clone(), config.cache, notices.tell(), runtime));
     let keeper = Keeper::of(&config);
     // Before the topology is read, which is kept then with the names of the servers it came from: these people's may differ.
-    let people = keeper.as_ref().map(|keeper| keeper.people(&config)).unwrap_or_default();
-    let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref()))?;
+    let kept = keeper.as_ref().map_or(Ok(None), |keeper| keeper.topology());
+    let people = keeper.as_ref().map(|keeper| keeper.people(&config, &kept)).unwrap_or_default();
+    let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref(), kept))?;
     if keeper.is_some() {
         log::info!("{} people are known from before", people.len());
         cached.restore(people);
@@ -173,6 +175,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
     }
     log::info!("firstcas is ready");
+    service_manager::ready();
     unless_started.disarm();
     let directory = Some(directory_runtime);
     Ok(Running { addresses, certificates, stop, end, in_flight, wake, in_force, reloads, keeper, directory })
@@ -309,6 +312,7 @@ impl Running {
                         }
                     }
                 }
+                service_manager::stopping();
                 let drained = tokio::task::spawn_blocking(|| self.drain());
                 tokio::select! {
                     _ = drained => {}

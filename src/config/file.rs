@@ -17,8 +17,8 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Affinity, CertificateFiles, ClientCertificates, Config, Directory, Health, Limits, Listener, ListenerTls, Log,
-    LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upstream, UpstreamTls,
+    Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
+    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -670,6 +670,26 @@ fn log(section: &Section<'_>) -> Log {
             })
             .unwrap_or(LogFormat::KeyValue),
         filter: section.get("filter", log_filter).unwrap_or_else(|| "info".to_owned()),
+        events: event_outlets(section),
+    }
+}
+
+/// One, or a list.
+fn event_outlets(section: &Section<'_>) -> Vec<EventOutlet> {
+    let mut outlets = if section.is_list("events") {
+        section.list("events", event_outlet).unwrap_or_default()
+    } else {
+        section.get("events", event_outlet).into_iter().collect()
+    };
+    outlets.dedup();
+    outlets
+}
+
+fn event_outlet(value: &DeValue<'_>) -> Result<EventOutlet, Wrong> {
+    match text(value)? {
+        "syslog" => Ok(EventOutlet::Syslog),
+        "journald" => Ok(EventOutlet::Journald),
+        other => Err(wrong(format!("events cannot go to `{other}`"), "write \"syslog\" or \"journald\"")),
     }
 }
 
