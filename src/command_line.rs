@@ -13,20 +13,21 @@ use parking_lot::Mutex;
 use crate::{
     check::{self, CheckError},
     client_keytab,
-    config::{self, Config},
+    config::{self, Config, values::duration_text},
     directory::{Directory as _, DirectoryError, Oddity, Tell},
     events::whole_chain,
     explain::{self, Question, QuestionParts},
     logging,
     routing::topology::Topology,
-    running::{StartError, start},
+    running::{self, StartError},
+    upgrade::{self, UpgradeError, Upgraded},
 };
 
 /// Exit status of a command that was used wrongly; clap's own.
 pub const USAGE: u8 = 2;
 
-/// `firstcas run`: serves until told to stop.
-pub fn run(file: &Path) -> ExitCode {
+/// `firstcas run`: serves until told to stop, in the running process's place if it is an upgrade.
+pub fn run(file: &Path, is_upgrade: bool) -> ExitCode {
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
@@ -39,14 +40,24 @@ pub fn run(file: &Path) -> ExitCode {
     for note in notes {
         log::warn!("{note}");
     }
-    let running = match start(config) {
-        Ok(running) => running,
-        Err(StartError::Policy(errors)) => return fail(&mistakes(file, &errors.mistakes)),
-        Err(error) => return fail(&whole_chain(&error)),
-    };
-    match running.run_until_signalled(file) {
+    match running::run(config, file, is_upgrade) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Policy(errors)) => fail(&mistakes(file, &errors.mistakes)),
         Err(error) => fail(&whole_chain(&error)),
+    }
+}
+
+/// `firstcas upgrade`: a new process takes the running one's place.
+pub fn upgrade(file: &Path, binary: Option<&Path>) -> ExitCode {
+    match upgrade::upgrade(file, binary) {
+        Ok(Upgraded { serves, drains, for_at_most }) => {
+            let longest = duration_text(for_at_most);
+            let text =
+                format!("process {serves} serves now\nprocess {drains} finishes what it has, for at most {longest}\n");
+            say(&text, ExitCode::SUCCESS)
+        }
+        Err(UpgradeError::Config(errors)) => fail(&mistakes(file, &errors.mistakes)),
+        Err(error) => fail(&format!("not upgraded: {}", whole_chain(&error))),
     }
 }
 

@@ -71,6 +71,14 @@ pub enum Event {
     ReloadRefused,
     /// Part of a configuration needs another process.
     WaitsForUpgrade,
+    /// Another process has taken this one's place.
+    HandedOver,
+    /// This process has taken another one's place.
+    TookOver,
+    /// Another process was to take this one's place, and did not.
+    NotHandedOver,
+    /// Clients were cut off when the time to drain was over.
+    CutOff,
 }
 
 /// How urgent an event is.
@@ -86,7 +94,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 30] = [
+    pub const ALL: [Event; 34] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -117,6 +125,10 @@ impl Event {
         Event::Reloaded,
         Event::ReloadRefused,
         Event::WaitsForUpgrade,
+        Event::HandedOver,
+        Event::TookOver,
+        Event::NotHandedOver,
+        Event::CutOff,
     ];
 
     /// The stable id.
@@ -152,6 +164,10 @@ impl Event {
             Event::Reloaded => "FC160",
             Event::ReloadRefused => "FC161",
             Event::WaitsForUpgrade => "FC162",
+            Event::HandedOver => "FC163",
+            Event::TookOver => "FC164",
+            Event::NotHandedOver => "FC165",
+            Event::CutOff => "FC166",
         }
     }
 
@@ -165,6 +181,8 @@ impl Event {
             | Event::TopologyChanged
             | Event::RequestRefused
             | Event::Reloaded
+            | Event::HandedOver
+            | Event::TookOver
             | Event::MalformedRequest => Severity::Information,
             Event::ActiveSyncRedirected
             | Event::DirectoryOddity
@@ -174,6 +192,7 @@ impl Event {
             | Event::StateNotKept
             | Event::TicketNotOpened
             | Event::WaitsForUpgrade
+            | Event::CutOff
             | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
             | Event::ProxyTargetNotUsable
@@ -187,6 +206,7 @@ impl Event {
             | Event::TooManyPins
             | Event::ConnectionNotOwn
             | Event::ReloadRefused
+            | Event::NotHandedOver
             | Event::DirectoryAway => Severity::Error,
         }
     }
@@ -214,6 +234,8 @@ impl Event {
             | Event::DirectoryServerBack
             | Event::MailboxMoved
             | Event::Reloaded
+            | Event::HandedOver
+            | Event::TookOver
             | Event::TopologyChanged => "nothing",
             Event::DirectoryServerAway => "check that server; the others answer in its place",
             Event::DirectoryCertificate => "renew it before the edge has to refuse the server",
@@ -247,6 +269,11 @@ impl Event {
             Event::MalformedRequest => "look at the client; an attack if it keeps coming",
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
             Event::ReloadRefused => "mend what it names, and send SIGHUP again; `firstcas check` shows every mistake",
+            Event::NotHandedOver => "mend what it names, and upgrade again; this process serves as before",
+            Event::CutOff => {
+                "nothing, as a rule: clients that were held ask again; process.drain_timeout and \
+                 process.upgrade_drain_timeout give them longer"
+            }
             Event::WaitsForUpgrade => "`firstcas upgrade` brings it in force without losing a connection",
         }
     }

@@ -45,5 +45,6 @@ pub mod logging;
 pub mod routing;
 pub mod running;
 pub mod secret;
+pub mod upgrade;
 
 pub use running::{Running, start};

@@ -28,6 +28,8 @@ pub struct Affinity {
     keys: Vec<LessSafeKey>,
     random: SystemRandom,
     lifetime: Duration,
+    /// The key, if it is one that was made here or by the process before.
+    own: Option<Secret>,
 }
 
 /// A key is not [`KEY_BYTES`] long, or the system has no randomness to make one of.
@@ -40,13 +42,24 @@ impl Affinity {
     pub fn new(keys: &[Secret], lifetime: Duration) -> Result<Self, NoKey> {
         let random = SystemRandom::new();
         let key = |bytes: &[u8]| UnboundKey::new(&AES_256_GCM, bytes).map(LessSafeKey::new).map_err(|_| NoKey);
-        let mut keys = keys.iter().map(|secret| key(secret.expose())).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             let mut bytes = [0; KEY_BYTES];
             random.fill(&mut bytes).map_err(|_| NoKey)?;
-            keys.push(key(&bytes)?);
+            return Affinity::with_own(Secret::new(bytes), lifetime);
         }
-        Ok(Affinity { keys, random, lifetime })
+        let keys = keys.iter().map(|secret| key(secret.expose())).collect::<Result<Vec<_>, _>>()?;
+        Ok(Affinity { keys, random, lifetime, own: None })
+    }
+
+    /// With a key that the process before has made.
+    pub fn with_own(own: Secret, lifetime: Duration) -> Result<Self, NoKey> {
+        let affinity = Affinity::new(std::slice::from_ref(&own), lifetime)?;
+        Ok(Affinity { own: Some(own), ..affinity })
+    }
+
+    /// The key that was made, for the next process.
+    pub fn own(&self) -> Option<&Secret> {
+        self.own.as_ref()
     }
 
     /// The `Set-Cookie` field that takes its client to this mailbox's server. `None`: the system has no randomness.

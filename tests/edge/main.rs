@@ -15,6 +15,7 @@ mod hygiene;
 mod isolation;
 #[path = "../directory/line.rs"]
 mod line;
+mod load;
 mod logging;
 #[allow(dead_code)] // its TLS is for tests/directory.rs
 #[path = "../openldap/mod.rs"]
@@ -25,6 +26,7 @@ mod sign_in;
 mod sizes;
 mod streaming;
 mod tls;
+mod upgrade;
 mod waiting;
 #[path = "../windows_client/mod.rs"]
 mod windows_client;
