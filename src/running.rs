@@ -440,6 +440,7 @@ impl Running {
     fn is_handed_over(&self, result: Result<Successor, HandoverError>) -> bool {
         match result {
             Ok(Successor { pid }) => {
+                self.in_force.load().shared.leave();
                 service_passes_to(pid);
                 let longest = duration_text(self.in_force.load().config.upgrade.drain_timeout);
                 Event::HandedOver.report(format_args!(

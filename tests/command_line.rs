@@ -283,7 +283,7 @@ fn help_and_version_read_well() {
     ] {
         assert!(help.stdout.contains(text), "{text} in\n{}", help.stdout);
     }
-    for command in ["run", "check", "explain"] {
+    for command in ["run", "check", "explain", "upgrade"] {
         let help = place.firstcas(&[command, "--help"]);
         assert!(help.stdout.contains("Example"), "{}", help.stdout);
         assert!(help.stdout.lines().all(|line| line.len() < 140), "{}", help.stdout);

@@ -181,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn the_next_process_opens_cookies_of_a_key_that_was_made() {
+        let old = Affinity::new(&[], DAY).expect("a key");
+        let mailbox = MailboxName::parse("bruno@contoso.com").expect("a name");
+        let now = SystemTime::now();
+        let cookie = old.set_cookie(&mailbox, true, now).expect("randomness");
+        let cookie = cookie.split(';').next().expect("a first part").as_bytes();
+        let new = Affinity::with_own(old.own().expect("it was made").clone(), DAY).expect("a key");
+        assert_eq!(new.mailbox(cookie, now), Some(mailbox));
+        assert_eq!(new.own(), old.own(), "and the one after that does, too");
+        assert_eq!(Affinity::new(&[], DAY).expect("a key").mailbox(cookie, now), None);
+        assert_eq!(Affinity::new(&[Secret::new([7; KEY_BYTES])], DAY).expect("a key").own(), None, "it is in a file");
+    }
+
+    #[test]
     fn a_new_key_goes_in_front_and_old_cookies_still_open() {
         let (old, new) = (Secret::new(vec![1; KEY_BYTES]), Secret::new(vec![2; KEY_BYTES]));
         let before = Affinity::new(std::slice::from_ref(&old), DAY).expect("a key");

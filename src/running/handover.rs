@@ -476,3 +476,84 @@ const SPACE: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX));
 const WORD_BYTES_MAX: usize = 1 << 20;
 const ROOT: u32 = 0;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+#[cfg(test)]
+#[allow(clippy::expect_used)] // a test may fail by panicking
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn own() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    #[test]
+    fn nobody_meets_where_others_may_write() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for mode in [0o777, 0o1777, 0o770] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("it is ours");
+            let place = folder.path().join("upgrade.sock");
+            let error = Meeting::at(&place, own()).err().expect("a mistake").to_string();
+            assert!(error.contains("may write to its folder"), "{error}");
+            assert!(matches!(Line::to(&place), Err(HandoverError::Place { .. })));
+        }
+    }
+
+    #[test]
+    fn the_socket_is_for_its_owner_alone_and_gone_with_its_process() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("upgrade.sock");
+        drop(UnixListener::bind(&place).expect("left by a process that was killed"));
+        let meeting = Meeting::at(&place, own()).expect("a socket");
+        assert_eq!(place.metadata().expect("it is there").mode() & 0o777, 0o600);
+        let error = Meeting::at(&place, own()).err().expect("a mistake").to_string();
+        assert!(error.contains("another upgrade is under way"), "{error}");
+        drop(meeting);
+        assert!(!place.exists());
+        fs::write(&place, "precious").expect("written");
+        let error = Meeting::at(&place, own()).err().expect("a mistake").to_string();
+        assert!(error.contains("something that is no socket"), "{error}");
+    }
+
+    #[test]
+    fn whoever_only_looks_or_talks_nonsense_is_not_taken_for_a_process_of_ours() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("upgrade.sock");
+        let meeting = Meeting::at(&place, own()).expect("a socket");
+        drop(UnixStream::connect(&place).expect("it listens"));
+        let mut long = UnixStream::connect(&place).expect("it listens");
+        let endless = thread::spawn(move || while long.write_all(&[b'x'; 4096]).is_ok() {});
+        let mut caller = UnixStream::connect(&place).expect("it listens");
+        writeln!(caller, "{{\"Hello\":{{\"pid\":7}}}}").expect("it reads");
+        let (_, pid) = meeting.caller(soon(), || true).expect("a caller");
+        assert_eq!(pid, 7);
+        endless.join().expect("it was hung up on");
+        assert!(matches!(meeting.caller(soon(), || false), Err(HandoverError::Gone)));
+    }
+
+    #[test]
+    fn sockets_arrive_as_they_were_sent() {
+        let (one, other) = UnixStream::pair().expect("a pair");
+        let [mut one, mut other] = [one, other].map(|stream| Line::over(stream, own()).expect("ours"));
+        let sockets: Vec<_> =
+            (0..9).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let names: Vec<_> = sockets.iter().map(|socket| socket.local_addr().expect("its own").to_string()).collect();
+        let descriptors: Vec<_> = sockets.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let word = Word::Sockets { names: names.clone(), affinity_key: None };
+        one.say(&word, &descriptors).expect("sent");
+        one.say(&Word::Yours, &[]).expect("sent");
+        let Ok(Word::Sockets { names: heard, .. }) = other.hear(soon()) else { unreachable!("it was said") };
+        assert_eq!(heard, names);
+        let arrived = std::mem::take(&mut other.descriptors).into_iter().map(std::net::TcpListener::from);
+        let arrived: Vec<_> = arrived.map(|socket| socket.local_addr().expect("its own").to_string()).collect();
+        assert_eq!(arrived, names);
+        assert!(matches!(other.hear(soon()), Ok(Word::Yours)));
+        drop(one);
+        assert!(matches!(other.hear(soon()), Err(HandoverError::Gone)));
+    }
+}

@@ -117,6 +117,7 @@ impl Edge {
         assert!(drains.starts_with(&format!("{before} finishes what it has, for at most ")), "{said}");
         assert_ne!(serves, before);
         assert_eq!(self.pid_file(), Some(serves));
+        self.says(&format!("this one, {before}, finishes what it has")).await; // after that it lets everybody go
         self.pids.push(serves);
         serves
     }
@@ -150,13 +151,13 @@ impl Edge {
     }
 
     /// A Ping that its server holds for so long; returns once the server has it.
-    async fn held_ping(&self, milliseconds: u64) -> Wire {
+    async fn held_ping(&self, user: &str, milliseconds: u64) -> Wire {
         let before = self.house.requests_behind();
         let mut wire = self.wire().await;
         wire.send(format!(
-            "POST /Microsoft-Server-ActiveSync?Cmd=Ping&User=bruno&DeviceId=d&DeviceType=t HTTP/1.1\r\nHost: h\r\n\
+            "POST /Microsoft-Server-ActiveSync?Cmd=Ping&User={user}&DeviceId=d&DeviceType=t HTTP/1.1\r\nHost: h\r\n\
              Authorization: {}\r\nContent-Length: 0\r\nX-Contoso-Hold-Ms: {milliseconds}\r\n\r\n",
-            credential("bruno")
+            credential(user)
         ))
         .await;
         until("the server has the Ping", async || self.house.requests_behind() > before).await;
@@ -195,13 +196,15 @@ const FIRSTCAS: &str = env!("CARGO_BIN_EXE_firstcas");
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_follow_each_other_and_no_client_notices() {
     let mut edge = Edge::start().await;
-    let mut ping = edge.held_ping(5000).await;
+    edge.house.contoso.server("ex03-opo").hang(); // nobody else's
+    let mut ping = edge.held_ping("duarte", 0).await;
     let load = edge.load();
     load.goes_on(10).await;
     for _ in 0..4 {
         edge.upgraded(&[]).await;
         load.goes_on(10).await;
     }
+    edge.house.contoso.server("ex03-opo").resume();
     let head = ping.head().await;
     assert!(head.starts_with("HTTP/1.1 200 ") && field(&head, "connection") == Some("close"), "{head}");
     let (answers, failures) = load.stop().await;
@@ -360,7 +363,7 @@ async fn whoever_is_there_already_is_served_to_the_end_by_the_old_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_request_is_cut_off_when_the_old_processs_time_is_over() {
     let mut edge = Edge::with("process.upgrade_drain_timeout = \"1s\"").await;
-    let mut ping = edge.held_ping(600_000).await;
+    let mut ping = edge.held_ping("bruno", 600_000).await;
     edge.upgraded(&[]).await;
     assert_eq!(ping.rest().await, "");
     let said = edge.says("FC166").await;
@@ -374,7 +377,7 @@ async fn a_held_request_is_cut_off_when_the_old_processs_time_is_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_process_that_is_told_to_stop_does_so_in_a_hurry() {
     let mut edge = Edge::with("process.drain_timeout = \"200ms\"").await;
-    let mut ping = edge.held_ping(600_000).await;
+    let mut ping = edge.held_ping("bruno", 600_000).await;
     edge.upgraded(&[]).await;
     kill_process(number(edge.pids[0]), Signal::TERM).expect("it drains");
     assert_eq!(ping.rest().await, "");
@@ -385,7 +388,7 @@ async fn an_old_process_that_is_told_to_stop_does_so_in_a_hurry() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_leaving_is_not_upgraded_and_takes_its_pid_file_with_it() {
     let edge = Edge::with("process.drain_timeout = \"4s\"").await;
-    let _ping = edge.held_ping(600_000).await;
+    let _ping = edge.held_ping("bruno", 600_000).await;
     kill_process(number(edge.pids[0]), Signal::TERM).expect("it runs");
     edge.says("draining: no new connections").await;
     let said = edge.refused(&[]).await;
