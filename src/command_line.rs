@@ -15,20 +15,21 @@ use crate::{
     certificates::ListenerCertificates,
     check::{self, CheckError},
     client_keytab,
-    config::{self, Config},
+    config::{self, Config, values::duration_text},
     directory::{Directory as _, DirectoryError, Oddity, Tell},
     events::{self, Event, catalogue, whole_chain},
     explain::{self, Question, QuestionParts},
     logging,
     routing::topology::Topology,
-    running::{StartError, start},
+    running::{self, StartError},
+    upgrade::{self, UpgradeError, Upgraded},
 };
 
 /// Exit status of a command that was used wrongly; clap's own.
 pub const USAGE: u8 = 2;
 
-/// `firstcas run`: serves until told to stop.
-pub fn run(file: &Path) -> ExitCode {
+/// `firstcas run`: serves until told to stop, in the running process's place if it is an upgrade.
+pub fn run(file: &Path, is_upgrade: bool) -> ExitCode {
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
@@ -41,16 +42,26 @@ pub fn run(file: &Path) -> ExitCode {
     for note in notes {
         log::warn!("{note}");
     }
-    let running = match start(config) {
-        Ok(running) => running,
-        Err(StartError::Policy(errors)) => return fail(&mistakes(file, &errors.mistakes)),
-        Err(error) => return fail(&whole_chain(&error)),
-    };
-    let ended = running.run_until_signalled(file);
+    let ended = running::run(config, file, is_upgrade);
     events::tell_left_out();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Policy(errors)) => fail(&mistakes(file, &errors.mistakes)),
         Err(error) => fail(&whole_chain(&error)),
+    }
+}
+
+/// `firstcas upgrade`: a new process takes the running one's place.
+pub fn upgrade(file: &Path, binary: Option<&Path>) -> ExitCode {
+    match upgrade::upgrade(file, binary) {
+        Ok(Upgraded { serves, drains, for_at_most }) => {
+            let longest = duration_text(for_at_most);
+            let text =
+                format!("process {serves} serves now\nprocess {drains} finishes what it has, for at most {longest}\n");
+            say(&text, ExitCode::SUCCESS)
+        }
+        Err(UpgradeError::Config(errors)) => fail(&mistakes(file, &errors.mistakes)),
+        Err(error) => fail(&format!("not upgraded: {}", whole_chain(&error))),
     }
 }
 

@@ -66,6 +66,21 @@ pub struct Config {
     pub threads: usize,
     /// How long SIGTERM lets requests in flight finish.
     pub drain_timeout: Duration,
+    /// Where this process's number is written; `None`: nowhere.
+    pub pid_file: Option<PathBuf>,
+    /// How a running process is taken over from.
+    pub upgrade: Upgrade,
+}
+
+/// How a running process is taken over from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Where the two processes meet; `None`: the edge cannot be upgraded while it runs.
+    pub socket: Option<PathBuf>,
+    /// How long the new process may take until it serves.
+    pub timeout: Duration,
+    /// How long the old process lives on for the clients that it has.
+    pub drain_timeout: Duration,
 }
 
 /// One listening address.

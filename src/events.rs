@@ -97,6 +97,14 @@ pub enum Event {
     WaitsForUpgrade,
     /// A part of the edge broke off by a fault in it, and went on.
     InternalFault,
+    /// Another process has taken this one's place.
+    HandedOver,
+    /// This process has taken another one's place.
+    TookOver,
+    /// Another process was to take this one's place, and did not.
+    NotHandedOver,
+    /// Clients were cut off when the time to drain was over.
+    CutOff,
 }
 
 /// How urgent an event is.
@@ -149,6 +157,10 @@ impl Event {
         Event::ReloadRefused,
         Event::WaitsForUpgrade,
         Event::InternalFault,
+        Event::HandedOver,
+        Event::TookOver,
+        Event::NotHandedOver,
+        Event::CutOff,
     ];
 
     /// The stable id.
@@ -190,6 +202,10 @@ impl Event {
             Event::CertificateEnds => "FC150",
             Event::CertificateEnded => "FC151",
             Event::ClientCertificateUnknown => "FC152",
+            Event::HandedOver => "FC163",
+            Event::TookOver => "FC164",
+            Event::NotHandedOver => "FC165",
+            Event::CutOff => "FC166",
         }
     }
 
@@ -204,6 +220,8 @@ impl Event {
             | Event::TopologyChanged
             | Event::RequestRefused
             | Event::Reloaded
+            | Event::HandedOver
+            | Event::TookOver
             | Event::MalformedRequest => Severity::Information,
             Event::ActiveSyncRedirected
             | Event::DirectoryOddity
@@ -215,6 +233,7 @@ impl Event {
             | Event::StateNotKept
             | Event::TicketNotOpened
             | Event::WaitsForUpgrade
+            | Event::CutOff
             | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
             | Event::ProxyTargetNotUsable
@@ -231,6 +250,7 @@ impl Event {
             | Event::ConnectionNotOwn
             | Event::ReloadRefused
             | Event::InternalFault
+            | Event::NotHandedOver
             | Event::DirectoryAway => Severity::Error,
         }
     }
@@ -276,6 +296,20 @@ impl Event {
             Event::WaitsForUpgrade => {
                 "A part of the new configuration cannot change while the process runs, such as the addresses it listens on. \
                  The rest of it is in force."
+            }
+            Event::HandedOver => {
+                "Another process has taken this one's place: it listens on the same sockets, and new clients are its own. \
+                 This one finishes what it has."
+            }
+            Event::TookOver => {
+                "This process has taken the place of another, which finishes what it has. No client was refused for it."
+            }
+            Event::NotHandedOver => {
+                "Another process was to take this one's place and did not: it could not start, did not say in time that it \
+                 serves, or nobody waited. This process serves as before."
+            }
+            Event::CutOff => {
+                "A process that was leaving had waited for its last clients as long as it may, and cut them off."
             }
             Event::InternalFault => {
                 "A part of firstcas came upon a fault of its own. That round of its work was given up; the next one is made \
@@ -400,6 +434,8 @@ impl Event {
             | Event::DirectoryServerBack
             | Event::MailboxMoved
             | Event::Reloaded
+            | Event::HandedOver
+            | Event::TookOver
             | Event::TopologyChanged => "nothing",
             Event::VirtualDirectoryOut => {
                 "check its application pool and the server's own health; the site's other servers take its requests"
@@ -444,6 +480,11 @@ impl Event {
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
             Event::ReloadRefused => "mend what it names, and send SIGHUP again; `firstcas check` shows every mistake",
             Event::InternalFault => "report it, with the log lines before it",
+            Event::NotHandedOver => "mend what it names, and upgrade again; this process serves as before",
+            Event::CutOff => {
+                "nothing, as a rule: clients that were held ask again; process.drain_timeout and \
+                 process.upgrade_drain_timeout give them longer"
+            }
             Event::WaitsForUpgrade => "`firstcas upgrade` brings it in force without losing a connection",
         }
     }

@@ -48,5 +48,6 @@ pub mod routing;
 pub mod running;
 pub mod secret;
 pub mod service_manager;
+pub mod upgrade;
 
 pub use running::{Running, start};

@@ -18,12 +18,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        Some(Command::Run { file, test: false }) => command_line::run(&file.config),
-        Some(Command::Run { file, test: true }) => command_line::check(&file.config, false),
+        Some(Command::Run { file, test: false, upgrade }) => command_line::run(&file.config, upgrade),
+        Some(Command::Run { file, test: true, .. }) => command_line::check(&file.config, false),
         Some(Command::Check { file, directory }) => command_line::check(&file.config, directory),
         Some(Command::Events { event, json, markdown }) => command_line::events(event, json, markdown),
         Some(Command::Man { folder }) => command_line::man(Arguments::command(), folder.as_deref()),
         Some(Command::Completions { shell }) => command_line::completions(Arguments::command(), shell),
+        Some(Command::Upgrade { file, binary }) => command_line::upgrade(&file.config, binary.as_deref()),
         Some(Command::Explain(question)) => command_line::explain(&question.file.config, question.parts()),
         None => command_line::check(&arguments.file.config, false),
     }
@@ -52,7 +53,8 @@ enum Command {
     ///
     /// SIGTERM stops accepting clients and lets requests in flight finish, for as long as process.drain_timeout allows.
     /// SIGHUP brings the configuration in force anew, with its certificates and the directory's topology; if anything is
-    /// wrong with it, nothing changes, and the log says why. A start while the directory is away takes the topology
+    /// wrong with it, nothing changes, and the log says why. SIGQUIT hands over to a process that waits to take this one's
+    /// place (see `firstcas upgrade`); if none does, it changes nothing. A start while the directory is away takes the topology
     /// that was kept in process.state_dir.
     #[command(verbatim_doc_comment, after_help = "Example:\n  firstcas run -c conf/firstcas.toml")]
     Run {
@@ -61,6 +63,24 @@ enum Command {
         /// Check the configuration and exit, as `check` does.
         #[arg(short, long)]
         test: bool,
+        /// Take the place of the process that runs: wait for it at process.upgrade_socket, where it comes on SIGQUIT.
+        #[arg(long, conflicts_with = "test")]
+        upgrade: bool,
+    },
+    /// Replace the running process by a new one, without losing a connection or a request.
+    ///
+    /// Checks the configuration, has the running process (process.pid_file) start the new program, and hand its listening
+    /// sockets over to it (process.upgrade_socket) once that is ready to serve. The old process then serves the clients
+    /// that it has: each is let go with its next answer, and held requests may last for process.upgrade_drain_timeout. If
+    /// anything goes wrong, the running process goes on as if nothing had happened. Exit status: 0 if a new process
+    /// serves, 1 if not.
+    #[command(verbatim_doc_comment, after_help = UPGRADE_EXAMPLES)]
+    Upgrade {
+        #[command(flatten)]
+        file: File,
+        /// The new program, whose name must begin with firstcas. Default: the one that this command is of.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
     },
     /// Report every mistake of a configuration, with its place and cure.
     ///
@@ -169,6 +189,7 @@ Examples:
   firstcas check --directory -c conf/firstcas.toml
                                              report what in the directory would break a user, too
   firstcas run -c conf/firstcas.toml         serve
+  firstcas upgrade -c conf/firstcas.toml     a new process takes the running one's place
   firstcas explain -c conf/firstcas.toml --user bruno --protocol owa
                                              print how a request would be decided
   firstcas events FC121                      what an event means, and what to do
@@ -179,6 +200,11 @@ const CHECK_EXAMPLES: &str = "\
 Examples:
   firstcas check -c conf/firstcas.toml
   firstcas check --directory -c conf/firstcas.toml";
+
+const UPGRADE_EXAMPLES: &str = "\
+Examples:
+  firstcas upgrade -c /etc/firstcas/firstcas.toml
+  firstcas upgrade -c /etc/firstcas/firstcas.toml --binary /opt/firstcas-1.1/bin/firstcas";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:

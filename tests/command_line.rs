@@ -407,7 +407,7 @@ fn bash_completes_commands_options_and_event_ids() {
     }
 }
 
-const COMMANDS: [&str; 6] = ["run", "check", "explain", "events", "man", "completions"];
+const COMMANDS: [&str; 7] = ["run", "check", "explain", "upgrade", "events", "man", "completions"];
 
 /// `firstcas run`, and its log as it is written.
 struct Service {

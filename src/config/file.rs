@@ -18,7 +18,7 @@ use toml::de::DeValue;
 
 use super::{
     Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
-    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upstream, UpstreamTls,
+    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upgrade, Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -91,6 +91,8 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         log,
         threads: process.threads,
         drain_timeout: process.drain_timeout,
+        pid_file: process.pid_file,
+        upgrade: process.upgrade,
     })
 }
 
@@ -98,6 +100,8 @@ struct Process {
     threads: usize,
     drain_timeout: Duration,
     state_dir: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+    upgrade: Upgrade,
 }
 
 fn process(section: &Section<'_>, surroundings: &Surroundings) -> Process {
@@ -107,6 +111,16 @@ fn process(section: &Section<'_>, surroundings: &Surroundings) -> Process {
             .get("threads", count(1..=1024))
             .unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get)),
         drain_timeout: section.get("drain_timeout", duration(Duration::ZERO..=DAY)).unwrap_or(Duration::from_secs(30)),
+        pid_file: section.get("pid_file", |value| surroundings.path(value)),
+        upgrade: Upgrade {
+            socket: section.get("upgrade_socket", |value| surroundings.socket(value)),
+            timeout: section
+                .get("upgrade_timeout", duration(Duration::from_secs(1)..=HOUR))
+                .unwrap_or(Duration::from_secs(60)),
+            drain_timeout: section
+                .get("upgrade_drain_timeout", duration(Duration::ZERO..=DAY))
+                .unwrap_or(Duration::from_secs(65 * 60)),
+        },
     }
 }
 
@@ -726,6 +740,7 @@ const WATCH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::f
 
 const DNS_PORT: u16 = 53;
 
+const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Waits a person sits through: below, a busy network fails; above, the client gives up first.

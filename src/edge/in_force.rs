@@ -1,7 +1,14 @@
 //! What is in force: configuration, directory, organisation. A request is served by one state from its first phase to its
 //! last; a new one takes the old one's place whole, and requests that are under way keep theirs.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
 
 use pingora_core::protocols::http::server::Session as HttpSession;
 use pingora_proxy::Session;
@@ -47,13 +54,25 @@ pub struct Shared {
     pub(super) sent: Sent,
     pub(super) lately: Lately,
     pub(super) numbers: Numbers,
+    is_leaving: AtomicBool,
 }
 
 impl Shared {
     /// Nothing has happened yet. `notices` know whether the directory is away.
     pub fn new(pins_max: usize, notices: Arc<Notices>) -> Self {
         let (sent, lately, numbers) = (Sent::new(), Lately::new(), Numbers::default());
-        Shared { pins: Arc::new(Semaphore::new(pins_max)), notices, sent, lately, numbers }
+        let is_leaving = AtomicBool::new(false);
+        Shared { pins: Arc::new(Semaphore::new(pins_max)), notices, sent, lately, numbers, is_leaving }
+    }
+
+    /// From now on each client's connection ends with its next answer.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Relaxed);
+    }
+
+    /// Whether the edge is about to stop.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Relaxed)
     }
 }
 
@@ -70,7 +89,11 @@ impl InForce {
         self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
     }
 
+    /// Of a leaving edge every pin has reached its bounds: a handshake is let finish, nothing else goes on.
     pub(super) fn pin_bounds(&self) -> Bounds {
+        if self.shared.is_leaving() {
+            return Bounds { lifetime: Duration::ZERO, requests_max: 0 };
+        }
         Bounds { lifetime: self.config.pins.lifetime, requests_max: self.config.pins.requests_max }
     }
 
