@@ -15,6 +15,8 @@ TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-e
 # An Active Directory forest of two domain controllers, and the Kerberos library for the edge's own sign-in to it.
 TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
 TEST_PACKAGES += libsasl2-modules-gssapi-mit libkrb5-dev pkg-config
+# A balancer in front.
+TEST_PACKAGES += haproxy
 
 .PHONY: help run build test lint unit gate fuzz deny windows samba peers mutants bench build-packages test-packages
 

@@ -12,12 +12,13 @@ pub(crate) mod values;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use ipnet::IpNet;
 pub use mistake::{ConfigErrors, Mistake};
 
 use crate::{
@@ -73,8 +74,14 @@ pub struct Listener {
     pub address: SocketAddr,
     /// `None`: plain http.
     pub tls: Option<ListenerTls>,
-    /// A plain http listener sends every client to this https origin (`https://mail.contoso.com`) instead of serving.
+    /// A plain http listener sends every client to this https origin (`https://mail.contoso.com`) instead of serving,
+    /// but those that a trusted proxy says have come by https.
     pub redirect_to_https: Option<url::Url>,
+    /// Whether every connection begins with a PROXY protocol header, which a trusted proxy has put there.
+    pub proxy_protocol: bool,
+    /// Balancers and proxies that are believed when they say who the client is: in the PROXY protocol header, and in
+    /// `X-Forwarded-For`.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// TLS of a listener: 1.2 and 1.3.
@@ -272,6 +279,14 @@ impl Directory {
                 directory::ldap::open((**forest).clone(), account_forests.clone(), tell)
             }
         }
+    }
+}
+
+impl Listener {
+    /// Whether this is a proxy that may say who the client is.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical(); // IPv4 clients of a `[::]` listener, too
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 }
 

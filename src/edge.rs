@@ -2,8 +2,8 @@
 //!
 //! | phase | what happens |
 //! |---|---|
-//! | before any | [`door`] bounds how long a client may take to send a header |
-//! | `early_request_filter` | the client gets its time limits |
+//! | before any | [`arrival`]: whose connection it is; [`door`] bounds how long a client may take to send a header |
+//! | `early_request_filter` | the client gets its time limits; [`sender`]: who it is |
 //! | `on_connection_reuse` | a further request of a pinned client counts |
 //! | `request_filter` | [`course`]: facts, identity, directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
@@ -15,6 +15,7 @@
 
 mod acceptance;
 pub mod affinity;
+pub mod arrival;
 pub mod client;
 mod course;
 pub mod door;
@@ -28,12 +29,13 @@ pub mod path;
 pub mod pin;
 pub mod pools;
 pub mod proof;
+pub mod proxy_protocol;
 pub mod respond;
+mod sender;
 mod story;
 
 use std::{
     any::Any,
-    net::IpAddr,
     os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -64,6 +66,7 @@ use course::Course;
 use in_force::InForce;
 use pin::{Carries, Closed};
 use respond::{Answer, Denial};
+use sender::Sender;
 use story::Story;
 
 /// The proxy application that Pingora runs, once on each thread.
@@ -76,6 +79,7 @@ pub struct Edge {
 /// What one request carries from phase to phase.
 pub struct Context {
     in_force: Arc<InForce>,
+    sender: Sender,
     client: Client,
     /// What the request brings to the gate.
     carries: Carries,
@@ -132,6 +136,7 @@ impl ProxyHttp for Edge {
     fn new_ctx(&self) -> Context {
         Context {
             in_force: self.in_force.load_full(),
+            sender: Sender::default(),
             client: Client::default(),
             carries: Carries::Nothing,
             passage: None,
@@ -168,12 +173,13 @@ impl ProxyHttp for Edge {
 
     async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
         door::header_arrived();
+        context.sender = context.in_force.sender(session);
         context.in_force.set_client_limits(session.as_downstream_mut());
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        if let Some(origin) = context.in_force.redirect(session) {
+        if let Some(origin) = context.in_force.redirect(session).filter(|_| !context.sender.is_tls) {
             let answer = respond::to_https(origin, &session.req_header().uri);
             send(&answer, session).await?;
             return Ok(true);
@@ -285,7 +291,7 @@ impl ProxyHttp for Edge {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -306,15 +312,15 @@ impl ProxyHttp for Edge {
                 context.story.server.map(|server| context.in_force.organisation.topology.server(server).fqdn.clone());
             request.insert_header(HOST, server.unwrap_or_default())?;
         }
-        let tls = is_tls(session);
-        if let Some(client) = client_ip(session) {
+        let Sender { ip, is_tls, .. } = context.sender;
+        if let Some(client) = ip {
             request.insert_header("X-Forwarded-For", client.to_string())?;
         }
-        request.insert_header("X-Forwarded-Proto", if tls { "https" } else { "http" })?;
+        request.insert_header("X-Forwarded-Proto", if is_tls { "https" } else { "http" })?;
         if let Some(host) = request.headers.get(HOST).cloned() {
             request.insert_header("X-Forwarded-Host", host)?;
         }
-        if tls {
+        if is_tls {
             request.insert_header("Front-End-Https", "On")?;
         }
         Ok(())
@@ -556,7 +562,7 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
     context.story.denial = Some(denial);
     match denial {
         Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable | Denial::HeaderTooLarge => {
-            let client = client_ip(session).map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+            let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
             Event::MalformedRequest.report(format_args!("a request from {client} was malformed: {}", denial.name()));
             session.set_keepalive(None);
         }
@@ -657,8 +663,4 @@ fn content_length(request: &RequestHeader) -> Option<u64> {
 
 fn is_tls(session: &Session) -> bool {
     session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
-}
-
-fn client_ip(session: &Session) -> Option<IpAddr> {
-    Some(session.client_addr()?.as_inet()?.ip().to_canonical()) // IPv4 clients of a `[::]` listener, too
 }

@@ -57,6 +57,10 @@ pub enum Event {
     TooManyClients,
     /// More clients sign in by Windows authentication than may.
     TooManyPins,
+    /// Somebody spoke to a listener for balancers who is none.
+    BalancerNotTrusted,
+    /// A trusted balancer sent no PROXY protocol header, or none that can be read.
+    BalancerHeader,
     /// A server refused a sign-in, most likely because of Extended Protection.
     ExtendedProtection,
     /// A client's Kerberos ticket could not be opened with the keytab.
@@ -86,7 +90,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 30] = [
+    pub const ALL: [Event; 32] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -110,6 +114,8 @@ impl Event {
         Event::MalformedRequest,
         Event::TooManyClients,
         Event::TooManyPins,
+        Event::BalancerNotTrusted,
+        Event::BalancerHeader,
         Event::ExtendedProtection,
         Event::TicketNotOpened,
         Event::ConnectionNotOwn,
@@ -145,6 +151,8 @@ impl Event {
             Event::MalformedRequest => "FC130",
             Event::TooManyClients => "FC132",
             Event::TooManyPins => "FC133",
+            Event::BalancerNotTrusted => "FC134",
+            Event::BalancerHeader => "FC135",
             Event::ExtendedProtection => "FC140",
             Event::ConnectionNotOwn => "FC141",
             Event::TicketNotOpened => "FC142",
@@ -173,6 +181,7 @@ impl Event {
             | Event::WrongPasswords
             | Event::StateNotKept
             | Event::TicketNotOpened
+            | Event::BalancerNotTrusted
             | Event::WaitsForUpgrade
             | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
@@ -185,6 +194,7 @@ impl Event {
             | Event::ServerCertificate
             | Event::TooManyClients
             | Event::TooManyPins
+            | Event::BalancerHeader
             | Event::ConnectionNotOwn
             | Event::ReloadRefused
             | Event::DirectoryAway => Severity::Error,
@@ -234,6 +244,12 @@ impl Event {
                 "raise limits.client_connections, if the clients are yours; else find out who they are"
             }
             Event::TooManyPins => "raise pins.connections_max, and the system's limit on open files with it",
+            Event::BalancerNotTrusted => {
+                "if it is a balancer of yours, add it to the listener's trusted_proxies; else let the firewall keep it away"
+            }
+            Event::BalancerHeader => {
+                "let the balancer send the PROXY protocol (HAProxy: send-proxy or send-proxy-v2), or set proxy_protocol = false"
+            }
             Event::ExtendedProtection => {
                 "set the virtual directory's ExtendedProtectionTokenChecking to None: it asks for the client's own TLS \
                  channel to the server, which ends at the edge"

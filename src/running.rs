@@ -31,6 +31,7 @@ use crate::{
     edge::{
         Edge,
         affinity::{Affinity, NoKey},
+        arrival::{Arrival, Porch},
         door::{Door, Places},
         in_force::{InForce, Shared},
         notices::Notices,
@@ -134,7 +135,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         directory: cached,
         organisation: Arc::new(beginning.organisation),
         affinity: Arc::new(Affinity::new(&config.affinity.keys, config.affinity.lifetime)?),
-        redirects: redirects(&config, &addresses),
+        addresses: addresses.clone(),
         version: 1,
         since: SystemTime::now(),
         shared: Arc::new(Shared::new(config.pins.connections_max, notices.clone())),
@@ -177,19 +178,13 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     Ok(Running { addresses, stop, end, in_flight, wake, in_force, reloads, keeper, directory })
 }
 
-/// What the listeners say that only say where https is.
-fn redirects(config: &Config, bound: &[SocketAddr]) -> Vec<(SocketAddr, url::Url)> {
-    let listeners = config.listeners.iter().zip(bound);
-    listeners.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?))).collect()
-}
-
 /// What one thread serves: all listeners, by a proxy with server connections of its own.
 fn service(
     config: &Config,
     edge: Edge,
     places: Arc<Places>,
     addresses: &[SocketAddr],
-) -> Result<Service<Door>, StartError> {
+) -> Result<Service<Porch>, StartError> {
     let server = ServerConf {
         threads: 1,
         upstream_keepalive_pool_size: idle_connections_max(config),
@@ -197,8 +192,10 @@ fn service(
         ..ServerConf::default()
     };
     let in_force = edge.in_force().clone();
+    let arrival = Arrival::new(in_force.clone());
     let door = Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, places);
-    let mut serving = Service::new("edge".into(), door);
+    let mut serving = Service::new("edge".into(), Porch::new(arrival.clone(), door));
+    serving.endpoints().set_pre_tls_callback(Arc::new(arrival));
     for (listener, address) in config.listeners.iter().zip(addresses) {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
         // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
@@ -218,7 +215,7 @@ fn service(
 /// connection is then dropped, and whoever was signed in over it has to sign in again.
 fn serve(
     number: usize,
-    mut serving: Service<Door>,
+    mut serving: Service<Porch>,
     sockets: ListenFds,
     stopped: watch::Receiver<bool>,
     end: CancellationToken,

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::{
@@ -139,8 +140,29 @@ fn listener(section: &Section<'_>, surroundings: &Surroundings) -> Option<Listen
         let problem = "a listener with TLS has no reason to send its clients to https";
         section.note_at("redirect_to_https", wrong(problem, "remove this line or the listener's tls"));
     }
+    let proxy_protocol = section.get("proxy_protocol", switch).unwrap_or(false);
+    let trusted_proxies = section.list("trusted_proxies", network);
+    if proxy_protocol && !section.has("trusted_proxies") {
+        let problem = "anybody could say that he is somebody else";
+        let cure = "add the balancers that speak the protocol, such as trusted_proxies = [\"10.0.0.0/8\"]";
+        section.note_at("proxy_protocol", wrong(problem, cure));
+    }
     let tls = if tls.is_present() { Some(listener_tls(&tls, surroundings)?) } else { None };
-    Some(Listener { address: address?, tls, redirect_to_https })
+    let trusted_proxies = trusted_proxies.unwrap_or_default();
+    Some(Listener { address: address?, tls, redirect_to_https, proxy_protocol, trusted_proxies })
+}
+
+/// An address, or a network with its length.
+fn network(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+    match text(value)?.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical().into()),
+        Err(_) => parsed::<IpNet>("an IP address or network", "10.0.0.0/8")(value).and_then(|network| {
+            if network.prefix_len() > 0 {
+                return Ok(network);
+            }
+            Err(wrong("everybody would be trusted", "name the proxies' own addresses or networks"))
+        }),
+    }
 }
 
 fn listener_tls(section: &Section<'_>, surroundings: &Surroundings) -> Option<ListenerTls> {

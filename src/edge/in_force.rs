@@ -16,7 +16,10 @@ use super::{
     pin::Bounds,
     proof::Numbers,
 };
-use crate::{config::Config, directory::cache::CachedDirectory};
+use crate::{
+    config::{Config, Listener},
+    directory::cache::CachedDirectory,
+};
 
 /// All that a request is served by.
 #[derive(Clone)]
@@ -29,8 +32,8 @@ pub struct InForce {
     pub organisation: Arc<Organisation>,
     /// Seals the cookie that takes a client's next connection to its mailbox's site.
     pub affinity: Arc<Affinity>,
-    /// Where the listeners stand that only say where https is, and what they say.
-    pub redirects: Vec<(SocketAddr, url::Url)>,
+    /// Where the listeners stand, in the order of the configuration.
+    pub addresses: Vec<SocketAddr>,
     /// Which of this process's configurations it is; the first is 1.
     pub version: u64,
     /// When the configuration came in force.
@@ -60,14 +63,18 @@ impl Shared {
 impl InForce {
     /// Where the listener that this client came to sends everybody, if it does.
     pub(super) fn redirect(&self, session: &Session) -> Option<&url::Url> {
-        if self.redirects.is_empty() {
+        if self.config.listeners.iter().all(|listener| listener.redirect_to_https.is_none()) {
             return None;
         }
-        let came_to = session.server_addr()?.as_inet()?;
+        self.listener(session.server_addr()?.as_inet()?)?.redirect_to_https.as_ref()
+    }
+
+    /// The listener that a client came to.
+    pub(super) fn listener(&self, came_to: &SocketAddr) -> Option<&Listener> {
         let is_it = |bound: &SocketAddr| {
             bound.port() == came_to.port() && (bound.ip().is_unspecified() || bound.ip() == came_to.ip())
         };
-        self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
+        self.config.listeners.iter().zip(&self.addresses).find(|(_, bound)| is_it(bound)).map(|(listener, _)| listener)
     }
 
     pub(super) fn pin_bounds(&self) -> Bounds {

@@ -118,7 +118,8 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
     let organisation = &context.in_force.organisation;
     let request = session.req_header();
     let milliseconds = |until: Instant| u64::try_from((until - story.started).as_millis()).unwrap_or(u64::MAX);
-    let client = session.client_addr().map(ToString::to_string);
+    let peer = session.client_addr().filter(|_| !context.sender.is_passed_on).map(ToString::to_string);
+    let client = peer.or_else(|| context.sender.ip.map(|ip| ip.to_string()));
     let shown = |name: &Option<MailboxName>| name.as_ref().map(ToString::to_string);
     let (user, target, hint) = (shown(&story.user), shown(&story.target), shown(&story.hint));
     let dash = "-";

@@ -14,7 +14,6 @@ use tokio::sync::oneshot;
 use super::{
     StartError,
     following::{self, Follower, Keeper, Reading},
-    redirects,
 };
 use crate::{
     config::{self, Config, ConfigErrors},
@@ -115,7 +114,6 @@ impl Follower {
 
         // Nothing below can fail.
         let version = old.version + 1;
-        let redirects = redirects(&config, &self.addresses);
         if !is_same_directory {
             self.notices.begin_anew();
         }
@@ -125,7 +123,7 @@ impl Follower {
             directory,
             organisation: organisation.clone(),
             affinity,
-            redirects,
+            addresses: self.addresses.clone(),
             version,
             since: SystemTime::now(),
             shared: old.shared.clone(),
