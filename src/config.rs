@@ -199,6 +199,19 @@ pub struct Timeouts {
 pub struct Limits {
     /// Client connections at one time, over HTTP/2 requests; further ones are closed.
     pub client_connections: usize,
+    /// Connections of one client, which is an IPv4 address or an IPv6 /64, at one time; further ones are closed.
+    pub connections_per_client: usize,
+    /// Failed logons from one client, of people who have not signed in from there lately, in one window.
+    pub failed_logons_per_client: u32,
+    /// Failed logons of one person, from where they have not signed in lately, in one window; and from each client where
+    /// they have.
+    pub failed_logons_per_user: u32,
+    /// How long failed logons are counted, and then at most refused.
+    pub failed_logons_window: Duration,
+    /// `ActiveSync` requests of one device in a minute.
+    pub activesync_requests_per_minute: u32,
+    /// What a client must send of a body in each second, once it has taken longer than [`Timeouts::client`]; 0: any.
+    pub body_rate_min_bytes: u64,
     /// A request's header: request line and all fields together.
     pub header_bytes: u64,
     /// Outlook Web Access, `/exchange`, `/ecp`.
@@ -330,6 +343,15 @@ impl Timeouts {
             | Protocol::Oab
             | Protocol::Opened => self.web,
         }
+    }
+}
+
+impl Config {
+    /// Whether so much of a body in so much time is less than a client must send.
+    pub fn is_too_slow(&self, protocol: Protocol, body_bytes: u64, taken: Duration) -> bool {
+        let may_rest = matches!(protocol, Protocol::OutlookAnywhere | Protocol::Mapi);
+        let least = self.limits.body_rate_min_bytes.saturating_mul(taken.as_secs());
+        !may_rest && taken > self.timeouts.client && body_bytes < least
     }
 }
 

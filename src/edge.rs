@@ -5,7 +5,7 @@
 //! | before any | [`arrival`]: whose connection it is; [`door`] bounds how long a client may take to send a header |
 //! | `early_request_filter` | the client gets its time limits; [`sender`]: who it is |
 //! | `on_connection_reuse` | a further request of a pinned client counts |
-//! | `request_filter` | [`course`]: facts, identity, directory, decision; an answer of our own ends here |
+//! | `request_filter` | [`course`]: facts, identity, [`restraint`], directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
 //! | `connected_to_upstream` | the server's certificate and TLS version are judged before anything is sent |
 //! | `upstream_request_filter` | [`hygiene`] takes away what only Exchange servers may say, we add what only we may |
@@ -16,6 +16,7 @@
 mod acceptance;
 pub mod affinity;
 pub mod arrival;
+mod callers;
 pub mod client;
 mod course;
 pub mod door;
@@ -23,6 +24,7 @@ pub mod health;
 pub mod hygiene;
 pub mod in_force;
 mod lately;
+mod logons;
 pub mod notices;
 pub mod organisation;
 pub mod path;
@@ -31,8 +33,10 @@ pub mod pools;
 pub mod proof;
 pub mod proxy_protocol;
 pub mod respond;
+mod restraint;
 mod sender;
 mod story;
+mod tally;
 
 use std::{
     any::Any,
@@ -64,6 +68,7 @@ use acceptance::Claim;
 use client::{Client, Passage};
 use course::Course;
 use in_force::InForce;
+use logons::Attempt;
 use pin::{Carries, Closed};
 use respond::{Answer, Denial};
 use sender::Sender;
@@ -87,6 +92,8 @@ pub struct Context {
     passage: Option<Passage>,
     /// The name it signs in with, to be proven by the server's answer.
     claim: Option<Claim>,
+    /// The name and password, or proof of one, that it brings.
+    attempt: Option<Attempt>,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
@@ -100,8 +107,9 @@ pub struct Context {
     tried: Vec<ServerId>,
     /// Whether the choice of the server says something about a mailbox.
     is_about_mailbox: bool,
-    /// Request body bytes seen so far.
+    /// Request body bytes seen so far, and since when.
     body_bytes: u64,
+    body_began: Option<Instant>,
     story: Story,
     _in_flight: TaskTrackerToken,
 }
@@ -141,6 +149,7 @@ impl ProxyHttp for Edge {
             carries: Carries::Nothing,
             passage: None,
             claim: None,
+            attempt: None,
             instead: None,
             socket: None,
             is_isolated: false,
@@ -149,6 +158,7 @@ impl ProxyHttp for Edge {
             tried: Vec::new(),
             is_about_mailbox: false,
             body_bytes: 0,
+            body_began: None,
             story: Story::new(),
             _in_flight: self.in_flight.token(),
         }
@@ -330,7 +340,7 @@ impl ProxyHttp for Edge {
         &self,
         _: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        is_last: bool,
         context: &mut Context,
     ) -> Result<()> {
         context.body_bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -338,6 +348,11 @@ impl ProxyHttp for Edge {
         if context.body_bytes > context.in_force.config.limits.body_bytes(protocol) {
             context.story.denial = Some(Denial::BodyTooLarge);
             return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is larger than its limit").into_down());
+        }
+        let taken = context.body_began.get_or_insert_with(Instant::now).elapsed();
+        if !is_last && context.in_force.config.is_too_slow(protocol, context.body_bytes, taken) {
+            context.story.denial = Some(Denial::ClientTimedOut);
+            return Err(Error::explain(ErrorType::HTTPStatus(408), "the body comes too slowly").into_down());
         }
         Ok(())
     }
@@ -458,6 +473,7 @@ impl ProxyHttp for Edge {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        context.in_force.note_logon(session.response_written(), context);
         story::tell(session, context, error);
         if !context.is_broken_off {
             linger(session).await;
@@ -566,13 +582,15 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
             Event::MalformedRequest.report(format_args!("a request from {client} was malformed: {}", denial.name()));
             session.set_keepalive(None);
         }
-        Denial::BodyTooLarge => session.set_keepalive(None),
+        // After a handshake that is not passed on to its end the connection is of no use.
+        Denial::BodyTooLarge | Denial::TooManyFailedLogons { .. } => session.set_keepalive(None),
         Denial::Routing(_)
         | Denial::PathNotServed
         | Denial::WrongPassword
         | Denial::SignInLost
         | Denial::HandshakeLost
         | Denial::TooManyPins
+        | Denial::TooManyRequests { .. }
         | Denial::DirectoryAway
         | Denial::UpstreamFailed
         | Denial::UpstreamTimedOut

@@ -61,6 +61,14 @@ pub enum Event {
     BalancerNotTrusted,
     /// A trusted balancer sent no PROXY protocol header, or none that can be read.
     BalancerHeader,
+    /// One client has as many connections as it may.
+    TooManyOfClient,
+    /// Too many logons from one client failed.
+    FailedLogonsOfClient,
+    /// Too many logons of one person failed.
+    FailedLogonsOfUser,
+    /// A device repeats its requests much faster than any real use.
+    RetryStorm,
     /// A server refused a sign-in, most likely because of Extended Protection.
     ExtendedProtection,
     /// A client's Kerberos ticket could not be opened with the keytab.
@@ -90,7 +98,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 32] = [
+    pub const ALL: [Event; 36] = [
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -116,6 +124,10 @@ impl Event {
         Event::TooManyPins,
         Event::BalancerNotTrusted,
         Event::BalancerHeader,
+        Event::TooManyOfClient,
+        Event::FailedLogonsOfClient,
+        Event::FailedLogonsOfUser,
+        Event::RetryStorm,
         Event::ExtendedProtection,
         Event::TicketNotOpened,
         Event::ConnectionNotOwn,
@@ -153,6 +165,10 @@ impl Event {
             Event::TooManyPins => "FC133",
             Event::BalancerNotTrusted => "FC134",
             Event::BalancerHeader => "FC135",
+            Event::TooManyOfClient => "FC136",
+            Event::FailedLogonsOfClient => "FC137",
+            Event::FailedLogonsOfUser => "FC138",
+            Event::RetryStorm => "FC139",
             Event::ExtendedProtection => "FC140",
             Event::ConnectionNotOwn => "FC141",
             Event::TicketNotOpened => "FC142",
@@ -182,6 +198,10 @@ impl Event {
             | Event::StateNotKept
             | Event::TicketNotOpened
             | Event::BalancerNotTrusted
+            | Event::TooManyOfClient
+            | Event::FailedLogonsOfClient
+            | Event::FailedLogonsOfUser
+            | Event::RetryStorm
             | Event::WaitsForUpgrade
             | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
@@ -247,6 +267,17 @@ impl Event {
             Event::BalancerNotTrusted => {
                 "if it is a balancer of yours, add it to the listener's trusted_proxies; else let the firewall keep it away"
             }
+            Event::TooManyOfClient => {
+                "raise limits.connections_per_client, if it is a company's or a carrier's; name it in trusted_proxies, if it \
+                 is a balancer of yours; else let the firewall keep it away"
+            }
+            Event::FailedLogonsOfClient => {
+                "find out who guesses there, or whose devices have old passwords; who is known there is not affected"
+            }
+            Event::FailedLogonsOfUser => {
+                "find out who guesses, or which device has an old password; the person can sign in where they did lately"
+            }
+            Event::RetryStorm => "restart the device or its mail program, update it, or remove and add its account",
             Event::BalancerHeader => {
                 "let the balancer send the PROXY protocol (HAProxy: send-proxy or send-proxy-v2), or set proxy_protocol = false"
             }

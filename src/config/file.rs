@@ -588,8 +588,22 @@ fn timeouts(section: &Section<'_>) -> Timeouts {
 
 fn limits(section: &Section<'_>) -> Limits {
     let body = |key, default| section.get(key, size(1 << 10..=1 << 40)).unwrap_or(default);
+    let times = |key, default| {
+        section.get(key, number(1..=1_000_000)).map_or(default, |times| u32::try_from(times).unwrap_or(u32::MAX))
+    };
+    let client_connections = section.get("client_connections", count(1..=1_000_000)).unwrap_or(20_000);
     Limits {
-        client_connections: section.get("client_connections", count(1..=1_000_000)).unwrap_or(20_000),
+        client_connections,
+        connections_per_client: section
+            .get("connections_per_client", count(1..=1_000_000))
+            .unwrap_or(client_connections.div_ceil(2)),
+        failed_logons_per_client: times("failed_logons_per_client", 300),
+        failed_logons_per_user: times("failed_logons_per_user", 9),
+        failed_logons_window: section
+            .get("failed_logons_window", duration(Duration::from_secs(1)..=Duration::from_secs(60 * 60)))
+            .unwrap_or(Duration::from_secs(10 * 60)),
+        activesync_requests_per_minute: times("activesync_requests_per_minute", 300),
+        body_rate_min_bytes: section.get("body_rate_min", size(0..=1 << 20)).unwrap_or(500),
         header_bytes: section.get("header", size(HEADER_BYTES)).unwrap_or(128 << 10),
         owa_body_bytes: body("owa_body", 48 << 20),
         activesync_body_bytes: body("activesync_body", 40 << 20),

@@ -1,6 +1,6 @@
-//! A connection before its first request: whose it is, where a balancer passes it on.
+//! A connection before its first request: whose it is, also where a balancer passes it on, and whether they may have it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr as InetAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -13,10 +13,12 @@ use pingora_core::{
         l4::{socket::SocketAddr, stream::Stream as L4Stream},
     },
     server::ShutdownWatch,
+    upstreams::peer::Tracer,
 };
 use tokio::{io::AsyncRead, time::timeout};
 
 use super::{
+    callers::{Caller, Staying},
     door::Door,
     in_force::InForce,
     proxy_protocol::{self, HeaderError},
@@ -45,55 +47,82 @@ impl Arrival {
         Arrival { in_force }
     }
 
-    /// Takes the balancer's word for whose the connection is, from here to its end.
-    async fn take<S>(&self, stream: &mut S) -> Result<(), NotTaken>
+    /// Finds out whose the connection is, from here to its end, and counts it.
+    async fn take<S>(&self, stream: &mut S) -> Result<Option<Caller>, NotTaken>
     where
         S: AsyncRead + GetSocketDigest + UniqueID + Unpin + ?Sized,
     {
         let in_force = self.in_force.load_full();
-        if !in_force.config.listeners.iter().any(|listener| listener.proxy_protocol) {
-            return Ok(());
-        }
         let digest = stream.get_socket_digest().ok_or(NotTaken)?;
-        let came_to = digest.local_addr().and_then(|address| address.as_inet()).ok_or(NotTaken)?;
-        let peer = digest.peer_addr().and_then(|address| address.as_inet()).ok_or(NotTaken)?;
-        let Some(listener) = in_force.listener(came_to).filter(|listener| listener.proxy_protocol) else {
-            return Ok(());
-        };
-        if !listener.trusts(peer.ip()) {
-            if in_force.shared.lately.is_news(Event::BalancerNotTrusted, "").await {
-                let ip = peer.ip().to_canonical();
+        let came_to = *digest.local_addr().and_then(|address| address.as_inet()).ok_or(NotTaken)?;
+        let peer = *digest.peer_addr().and_then(|address| address.as_inet()).ok_or(NotTaken)?;
+        let listener = in_force.listener(&came_to).ok_or(NotTaken)?;
+        let mut client = peer;
+        if listener.proxy_protocol {
+            let named = in_force.who_is_named(stream, listener.trusts(peer.ip()), peer, came_to).await?;
+            if let Some(named) = named {
+                let digest = SocketDigest::from_raw_fd(stream.id());
+                let _ = digest.peer_addr.set(Some(SocketAddr::Inet(named))); // it is new, so nothing is set
+                stream.set_socket_digest(digest);
+                client = named;
+            }
+        }
+        if listener.trusts(client.ip()) {
+            return Ok(None); // its connections are everybody's
+        }
+        let max = in_force.config.limits.connections_per_client;
+        if let Some(caller) = in_force.shared.callers.admit(client.ip(), max) {
+            return Ok(Some(caller));
+        }
+        if in_force.shared.lately.is_news(Event::TooManyOfClient, "").await {
+            let ip = client.ip().to_canonical();
+            Event::TooManyOfClient.report(format_args!("{ip} has {max} connections, and wants more"));
+        }
+        Err(NotTaken)
+    }
+}
+
+impl InForce {
+    /// Whose connection it is, by the balancer's header; `None`: the balancer's own.
+    async fn who_is_named(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin + ?Sized),
+        is_trusted: bool,
+        peer: InetAddr,
+        came_to: InetAddr,
+    ) -> Result<Option<InetAddr>, NotTaken> {
+        let ip = peer.ip().to_canonical();
+        if !is_trusted {
+            if self.shared.lately.is_news(Event::BalancerNotTrusted, "").await {
                 Event::BalancerNotTrusted.report(format_args!("{ip} came to {came_to}, and is no trusted proxy"));
             }
             return Err(NotTaken);
         }
-        let header = timeout(in_force.config.timeouts.client, proxy_protocol::read(stream)).await;
-        let header = header.unwrap_or_else(|slow| Err(HeaderError::Broken(slow.into())));
-        match header {
-            Ok(None) => {}
-            Ok(Some(client)) => {
-                let digest = SocketDigest::from_raw_fd(stream.id());
-                let _ = digest.peer_addr.set(Some(SocketAddr::Inet(client))); // it is new, so nothing is set
-                stream.set_socket_digest(digest);
-            }
+        let header = timeout(self.config.timeouts.client, proxy_protocol::read(stream)).await;
+        match header.unwrap_or_else(|slow| Err(HeaderError::Broken(slow.into()))) {
+            Ok(named) => Ok(named),
             // Some balancers look whether anybody listens by connecting, and say nothing.
-            Err(HeaderError::Broken(_)) => return Err(NotTaken),
+            Err(HeaderError::Broken(_)) => Err(NotTaken),
             Err(error) => {
-                let ip = peer.ip().to_canonical();
-                if in_force.shared.lately.is_news(Event::BalancerHeader, &ip.to_string()).await {
+                if self.shared.lately.is_news(Event::BalancerHeader, &ip.to_string()).await {
                     Event::BalancerHeader.report(format_args!("a connection of {ip} to {came_to} was closed: {error}"));
                 }
-                return Err(NotTaken);
+                Err(NotTaken)
             }
         }
-        Ok(())
     }
 }
 
 #[async_trait]
 impl PreTlsProcess for Arrival {
     async fn process(&self, stream: &mut L4Stream) -> Result<()> {
-        self.take(stream).await.or_else(|NotTaken| Error::e_explain(ErrorType::ConnectionClosed, "not taken"))
+        match self.take(stream).await {
+            Ok(caller) => {
+                stream.tracer = caller.map(|caller| Tracer(Box::new(Staying(Arc::new(caller)))));
+                Ok(())
+            }
+            Err(NotTaken) => Error::e_explain(ErrorType::ConnectionClosed, "not taken"),
+        }
     }
 }
 
@@ -107,9 +136,10 @@ impl Porch {
 #[async_trait]
 impl ServerApp for Porch {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if stream.get_ssl_digest().is_none() {
-            self.arrival.take(&mut *stream).await.ok()?;
-        }
+        let _caller = match stream.get_ssl_digest() {
+            Some(_) => None, // it has been counted since before its handshake
+            None => self.arrival.take(&mut *stream).await.ok()?,
+        };
         self.door.process_new(stream, shutdown).await
     }
 

@@ -107,6 +107,8 @@ impl InForce {
             Event::MalformedRequest.report("an ActiveSync query has neither parameters nor the base64 form");
         }
 
+        self.restrain(&identity, &facts, context)?;
+
         context.carries = Carries::of(&identity.credential);
         if context.carries.pins() {
             if session.as_downstream().is_http2() {

@@ -9,12 +9,15 @@ use tokio::sync::Semaphore;
 
 use super::{
     affinity::Affinity,
+    callers::Callers,
     keep_alive,
     lately::{Lately, Sent},
+    logons::Logons,
     notices::Notices,
     organisation::Organisation,
     pin::Bounds,
     proof::Numbers,
+    tally::Tally,
 };
 use crate::{
     config::{Config, Listener},
@@ -50,15 +53,31 @@ pub struct Shared {
     pub(super) sent: Sent,
     pub(super) lately: Lately,
     pub(super) numbers: Numbers,
+    pub(super) callers: Arc<Callers>,
+    pub(super) logons: Logons,
+    /// Requests of each `ActiveSync` device.
+    pub(super) devices: Tally,
 }
 
 impl Shared {
     /// Nothing has happened yet. `notices` know whether the directory is away.
     pub fn new(pins_max: usize, notices: Arc<Notices>) -> Self {
         let (sent, lately, numbers) = (Sent::new(), Lately::new(), Numbers::default());
-        Shared { pins: Arc::new(Semaphore::new(pins_max)), notices, sent, lately, numbers }
+        Shared {
+            pins: Arc::new(Semaphore::new(pins_max)),
+            notices,
+            sent,
+            lately,
+            numbers,
+            callers: Arc::default(),
+            logons: Logons::new(),
+            devices: Tally::new(DEVICES_MAX),
+        }
     }
 }
+
+/// Devices whose requests are counted at a time; some 10 MB.
+const DEVICES_MAX: u64 = 50_000;
 
 impl InForce {
     /// Where the listener that this client came to sends everybody, if it does.

@@ -1,6 +1,6 @@
 //! Whom a request is from: the other end of its connection, or whom a trusted proxy names.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::HeaderMap;
 use pingora_proxy::Session;
@@ -56,6 +56,14 @@ impl Sender {
             is_tls: proto.map_or(self.is_tls, |proto| proto.eq_ignore_ascii_case("https")),
             is_passed_on: true,
         }
+    }
+}
+
+/// Everybody who shares a network is one client: in IPv6 the one /64 that a household or a telephone has.
+pub(super) fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
