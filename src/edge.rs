@@ -37,6 +37,7 @@ mod restraint;
 mod sender;
 mod story;
 mod tally;
+mod tracing;
 
 use std::{
     any::Any,
@@ -184,6 +185,7 @@ impl ProxyHttp for Edge {
     async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
         door::header_arrived();
         context.sender = context.in_force.sender(session);
+        context.story.request = tracing::request_id(context.sender, &session.req_header().headers);
         context.in_force.set_client_limits(session.as_downstream_mut());
         Ok(())
     }
@@ -191,7 +193,7 @@ impl ProxyHttp for Edge {
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         if let Some(origin) = context.in_force.redirect(session).filter(|_| !context.sender.is_tls) {
             let answer = respond::to_https(origin, &session.req_header().uri);
-            send(&answer, session).await?;
+            send(&answer, session, &context.story.request).await?;
             return Ok(true);
         }
         let answer = match context.in_force.clone().course(session, context).await {
@@ -216,10 +218,11 @@ impl ProxyHttp for Edge {
             Ok(Course::Answer(answer)) => answer,
             Err(denial) => deny(denial, session, context),
         };
+        context.in_force.note_own_answer(context);
         if context.client.pinned().is_some_and(|pinned| pinned.has_expired(context.in_force.pin_bounds())) {
             session.set_keepalive(None);
         }
-        send(&answer, session).await?;
+        send(&answer, session, &context.story.request).await?;
         Ok(true)
     }
 
@@ -237,6 +240,7 @@ impl ProxyHttp for Edge {
                 Ok(challenge) => context.destination = Some(challenge),
                 Err(denial) => {
                     context.story.denial = Some(denial);
+                    context.in_force.note_own_answer(context);
                     session.set_keepalive(None);
                     return Err(Error::explain(ErrorType::HTTPStatus(503), "no server answers"));
                 }
@@ -333,6 +337,7 @@ impl ProxyHttp for Edge {
         if is_tls {
             request.insert_header("Front-End-Https", "On")?;
         }
+        request.insert_header(tracing::REQUEST_ID, &context.story.request)?;
         Ok(())
     }
 
@@ -374,6 +379,7 @@ impl ProxyHttp for Edge {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
+        response.insert_header(tracing::REQUEST_ID, &context.story.request)?;
         if session.is_process_shutting_down() {
             session.set_keepalive(None);
         }
@@ -384,9 +390,14 @@ impl ProxyHttp for Edge {
             }
         }
         if context.client.pinned().is_some() {
-            context.in_force.clone().signed_in_or_not(session, response, context, answered).await?;
-        } else if answered.pins() {
-            isolate(session, response, context);
+            let signed_in = context.in_force.clone().signed_in_or_not(session, response, context, answered).await;
+            context.in_force.note_answer(response, context);
+            signed_in?;
+        } else {
+            context.in_force.note_answer(response, context);
+            if answered.pins() {
+                isolate(session, response, context);
+            }
         }
         if let Some(Destination::BackEnd(server)) = context.destination
             && response.status == 401
@@ -447,7 +458,7 @@ impl ProxyHttp for Edge {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
         let is_answered = is_answered(session);
         if let (Some(answer), false) = (context.instead.take(), is_answered) {
-            return give_up_with(&answer, session).await;
+            return give_up_with(&answer, session, context).await;
         }
         let denial = context.story.denial.or_else(|| denial_of(error));
         context.story.denial = denial;
@@ -456,7 +467,7 @@ impl ProxyHttp for Edge {
                 context.is_broken_off = is_answered;
                 FailToProxy { error_code: 0, can_reuse_downstream: false }
             }
-            (Some(denial), false) => give_up_with(&denied(denial, context), session).await,
+            (Some(denial), false) => give_up_with(&denied(denial, context), session, context).await,
         }
     }
 
@@ -473,7 +484,6 @@ impl ProxyHttp for Edge {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
-        context.in_force.note_logon(session.response_written(), context);
         story::tell(session, context, error);
         if !context.is_broken_off {
             linger(session).await;
@@ -532,9 +542,9 @@ fn keep_alive(session: &mut HttpSession, patience: Duration) {
 }
 
 /// Answers a request that cannot go on, and ends its connection.
-async fn give_up_with(answer: &Answer, session: &mut Session) -> FailToProxy {
+async fn give_up_with(answer: &Answer, session: &mut Session, context: &Context) -> FailToProxy {
     session.set_keepalive(None);
-    if let Err(error) = send(answer, session).await {
+    if let Err(error) = send(answer, session, &context.story.request).await {
         log::debug!("the client left before it could be told: {error}");
     }
     FailToProxy { error_code: answer.status, can_reuse_downstream: false }
@@ -620,24 +630,26 @@ fn join_cookies(request: &mut RequestHeader) -> Result<()> {
     Ok(())
 }
 
-async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
+async fn send(answer: &Answer, session: &mut Session, request: &str) -> Result<()> {
     // A client that waits for a 100 before its body, or has a long one to send, must not be waited for in turn.
     let waits = session.req_header().headers.contains_key(EXPECT) || announces_long_body(session.req_header());
     if waits || session.is_process_shutting_down() {
         session.set_keepalive(None);
     }
-    let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 3))?;
+    let body = answer.body_of(request);
+    let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 4))?;
+    header.insert_header(tracing::REQUEST_ID, request)?;
     for (name, value) in &answer.headers {
         header.append_header(*name, value)?;
     }
     if !answer.content_type.is_empty() {
         header.insert_header("Content-Type", answer.content_type)?;
     }
-    header.insert_header("Content-Length", answer.body.len().to_string())?;
-    let body_wanted = session.req_header().method != http::Method::HEAD && !answer.body.is_empty();
+    header.insert_header("Content-Length", body.len().to_string())?;
+    let body_wanted = session.req_header().method != http::Method::HEAD && !body.is_empty();
     session.write_response_header(Box::new(header), !body_wanted).await?;
     if body_wanted {
-        session.write_response_body(Some(Bytes::from(answer.body.clone())), true).await?;
+        session.write_response_body(Some(Bytes::from(body.into_owned())), true).await?;
     }
     Ok(())
 }

@@ -25,6 +25,24 @@ pub struct Answer {
     pub body: String,
 }
 
+impl Answer {
+    /// The body; if something went wrong, with the number by which an administrator finds the request in the log.
+    pub fn body_of(&self, request: &str) -> Cow<'_, str> {
+        if self.status < 400 || self.status == 401 {
+            return self.body.as_str().into();
+        }
+        if let Some((before, after)) = self.body.split_once("</main>") {
+            let number = html_escape::encode_text(request);
+            return format!("{before}<p><small>For your administrator: request {number}</small></p>\n</main>{after}")
+                .into();
+        }
+        if self.content_type.starts_with("text/plain") {
+            return format!("{}For your administrator: request {request}\n", self.body).into();
+        }
+        self.body.as_str().into()
+    }
+}
+
 /// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {

@@ -64,30 +64,48 @@ impl InForce {
         Ok(())
     }
 
-    /// Remembers whether the password that a request brought was right, as far as its answer says.
-    pub(super) fn note_logon(&self, answer: Option<&ResponseHeader>, context: &Context) {
-        let (Some(attempt), Some(answer)) = (context.attempt, answer) else { return };
+    /// Remembers, before its client learns it, what a server's answer says about the password of a request.
+    pub(super) fn note_answer(&self, answer: &ResponseHeader, context: &Context) {
         if answer.status == 401 {
             // A server that does not offer Basic has not looked at the password.
-            if context.carries == Carries::PerRequest && !respond::offers_basic(answer) {
-                return;
-            }
-            let limits = &self.config.limits;
-            match self.shared.logons.failed(attempt, limits, Instant::now()) {
-                Some(Reached::User) => {
-                    let user = context.story.user.as_ref().map_or_else(|| "somebody".to_owned(), ToString::to_string);
-                    let max = limits.failed_logons_per_user;
-                    Event::FailedLogonsOfUser.report(format_args!("{max} logons of {user} have failed"));
-                }
-                Some(Reached::Client) => {
-                    let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
-                    let max = limits.failed_logons_per_client;
-                    Event::FailedLogonsOfClient.report(format_args!("{max} logons from {client} have failed"));
-                }
-                None => {}
+            if context.carries != Carries::PerRequest || respond::offers_basic(answer) {
+                self.failed(context);
             }
         } else if context.story.proven.is_some() || answer.status.is_success() && context.says_password_is_right() {
+            self.succeeded(context);
+        }
+    }
+
+    /// The same of what the edge has found out itself.
+    pub(super) fn note_own_answer(&self, context: &Context) {
+        if context.story.denial == Some(Denial::WrongPassword) {
+            self.failed(context);
+        } else if context.story.proven.is_some() {
+            self.succeeded(context);
+        }
+    }
+
+    fn succeeded(&self, context: &Context) {
+        if let Some(attempt) = context.attempt {
             self.shared.logons.succeeded(attempt);
+        }
+    }
+
+    fn failed(&self, context: &Context) {
+        let Some(attempt) = context.attempt else { return };
+        let limits = &self.config.limits;
+        match self.shared.logons.failed(attempt, limits, Instant::now()) {
+            Some(Reached::User) => {
+                let user = context.story.user.as_ref().map_or_else(|| "somebody".to_owned(), ToString::to_string);
+                let max = limits.failed_logons_per_user;
+                Event::FailedLogonsOfUser.report(format_args!("{max} logons of {user} have failed"));
+            }
+            Some(Reached::Client) => {
+                let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+                let max = limits.failed_logons_per_client;
+                Event::FailedLogonsOfClient.report(format_args!("{max} logons from {client} have failed"));
+            }
+            None => {}
         }
     }
 }

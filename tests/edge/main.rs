@@ -18,6 +18,7 @@ mod isolation;
 #[path = "../directory/line.rs"]
 mod line;
 mod logging;
+mod malformed;
 #[allow(dead_code)] // its TLS is for tests/directory.rs
 #[path = "../openldap/mod.rs"]
 mod openldap;
@@ -27,6 +28,7 @@ mod sign_in;
 mod sizes;
 mod streaming;
 mod tls;
+mod tracing;
 mod waiting;
 #[path = "../windows_client/mod.rs"]
 mod windows_client;
