@@ -7,7 +7,8 @@
 //!                                                                     \-> redirect page, 451, 302, refusal
 //! ```
 //!
-//! 1. [`edge`] takes the request from Pingora and turns it into [`identity::Facts`].
+//! 1. [`edge::arrival`] finds out whose connection it is. [`edge`] takes the request from Pingora and turns it into
+//!    [`identity::Facts`].
 //! 2. [`identity::identify`] says whose mailbox it is about, as far as the request claims.
 //! 3. [`directory`] says where that mailbox lives; a bounded cache stands in front. `running::following` keeps what is known
 //!    true while the directory changes, and in force while it is away.

@@ -56,10 +56,13 @@ impl Arrival {
         let digest = stream.get_socket_digest().ok_or(NotTaken)?;
         let came_to = *digest.local_addr().and_then(|address| address.as_inet()).ok_or(NotTaken)?;
         let peer = *digest.peer_addr().and_then(|address| address.as_inet()).ok_or(NotTaken)?;
-        let listener = in_force.listener(&came_to).ok_or(NotTaken)?;
+        // Where addresses are translated on the way it may be unknown which it is; then nobody is believed.
+        let listener = in_force.listener(&came_to);
+        let trusts = |address: InetAddr| listener.is_some_and(|listener| listener.trusts(address.ip()));
+        let any = || in_force.config.listeners.iter().any(|listener| listener.proxy_protocol);
         let mut client = peer;
-        if listener.proxy_protocol {
-            let named = in_force.who_is_named(stream, listener.trusts(peer.ip()), peer, came_to).await?;
+        if listener.map_or_else(any, |listener| listener.proxy_protocol) {
+            let named = in_force.who_is_named(stream, trusts(peer), peer, came_to).await?;
             if let Some(named) = named {
                 let digest = SocketDigest::from_raw_fd(stream.id());
                 let _ = digest.peer_addr.set(Some(SocketAddr::Inet(named))); // it is new, so nothing is set
@@ -67,7 +70,7 @@ impl Arrival {
                 client = named;
             }
         }
-        if listener.trusts(client.ip()) {
+        if trusts(client) {
             return Ok(None); // its connections are everybody's
         }
         let max = in_force.config.limits.connections_per_client;
