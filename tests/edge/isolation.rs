@@ -11,8 +11,11 @@ use crate::{
     harness::{House, Plan},
 };
 
-/// Servers come back at once, and the topology is read again all the time.
+/// Servers come back at once, the topology is read again all the time, and nobody who strikes is told to rest.
 fn restless(config: &mut Config) {
+    config.limits.failed_logons_per_user = u32::MAX;
+    config.limits.failed_logons_per_client = u32::MAX;
+    config.limits.activesync_requests_per_minute = u32::MAX;
     config.routing.topology_refresh = Duration::from_millis(100);
     config.upstream.retry_dead_after = Duration::from_millis(100);
 }
