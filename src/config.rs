@@ -12,12 +12,13 @@ pub(crate) mod values;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use ipnet::IpNet;
 pub use mistake::{ConfigErrors, Mistake};
 
 use crate::{
@@ -90,8 +91,14 @@ pub struct Listener {
     pub address: SocketAddr,
     /// `None`: plain http.
     pub tls: Option<ListenerTls>,
-    /// A plain http listener sends every client to this https origin (`https://mail.contoso.com`) instead of serving.
+    /// A plain http listener sends every client to this https origin (`https://mail.contoso.com`) instead of serving,
+    /// but those that a trusted proxy says have come by https.
     pub redirect_to_https: Option<url::Url>,
+    /// Whether every connection begins with a PROXY protocol header, which a trusted proxy has put there.
+    pub proxy_protocol: bool,
+    /// Balancers and proxies that are believed when they say who the client is: in the PROXY protocol header, and in
+    /// `X-Forwarded-For`.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// TLS of a listener: 1.2 and 1.3.
@@ -244,6 +251,19 @@ pub struct Timeouts {
 pub struct Limits {
     /// Client connections at one time, over HTTP/2 requests; further ones are closed.
     pub client_connections: usize,
+    /// Connections of one client, which is an IPv4 address or an IPv6 /64, at one time; further ones are closed.
+    pub connections_per_client: usize,
+    /// Failed logons from one client, of people who have not signed in from there lately, in one window.
+    pub failed_logons_per_client: u32,
+    /// Failed logons of one person, from where they have not signed in lately, in one window; and from each client where
+    /// they have.
+    pub failed_logons_per_user: u32,
+    /// How long failed logons are counted, and then at most refused.
+    pub failed_logons_window: Duration,
+    /// `ActiveSync` requests of one device in a minute.
+    pub activesync_requests_per_minute: u32,
+    /// What a client must send of a body in each second, once it has taken longer than [`Timeouts::client`]; 0: any.
+    pub body_rate_min_bytes: u64,
     /// A request's header: request line and all fields together.
     pub header_bytes: u64,
     /// Outlook Web Access, `/exchange`, `/ecp`.
@@ -338,6 +358,14 @@ impl Directory {
     }
 }
 
+impl Listener {
+    /// Whether this is a proxy that may say who the client is.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical(); // IPv4 clients of a `[::]` listener, too
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+    }
+}
+
 impl Routing {
     /// The protocol of a percent-decoded path, opened ones included. `None`: the path is not served.
     pub fn protocol_of(&self, path: &str) -> Option<Protocol> {
@@ -378,6 +406,15 @@ impl Timeouts {
             | Protocol::Oab
             | Protocol::Opened => self.web,
         }
+    }
+}
+
+impl Config {
+    /// Whether so much of a body in so much time is less than a client must send.
+    pub fn is_too_slow(&self, protocol: Protocol, body_bytes: u64, taken: Duration) -> bool {
+        let may_rest = matches!(protocol, Protocol::OutlookAnywhere | Protocol::Mapi);
+        let least = self.limits.body_rate_min_bytes.saturating_mul(taken.as_secs());
+        !may_rest && taken > self.timeouts.client && body_bytes < least
     }
 }
 

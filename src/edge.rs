@@ -2,10 +2,10 @@
 //!
 //! | phase | what happens |
 //! |---|---|
-//! | before any | [`door`] bounds how long a client may take to send a header |
-//! | `early_request_filter` | the client gets its time limits |
+//! | before any | [`arrival`]: whose connection it is; [`door`] bounds how long a client may take to send a header |
+//! | `early_request_filter` | the client gets its time limits; [`sender`]: who it is |
 //! | `on_connection_reuse` | a further request of a pinned client counts |
-//! | `request_filter` | [`course`]: facts, identity, directory, decision; an answer of our own ends here |
+//! | `request_filter` | [`course`]: facts, identity, [`restraint`], directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
 //! | `connected_to_upstream` | the server's certificate and TLS version are judged before anything is sent |
 //! | `upstream_request_filter` | [`hygiene`] takes away what only Exchange servers may say, we add what only we may |
@@ -15,6 +15,8 @@
 
 mod acceptance;
 pub mod affinity;
+pub mod arrival;
+mod callers;
 pub mod client;
 mod course;
 pub mod door;
@@ -22,18 +24,23 @@ pub mod health;
 pub mod hygiene;
 pub mod in_force;
 mod lately;
+mod logons;
 pub mod notices;
 pub mod organisation;
 pub mod path;
 pub mod pin;
 pub mod pools;
 pub mod proof;
+pub mod proxy_protocol;
 pub mod respond;
+mod restraint;
+mod sender;
 mod story;
+mod tally;
+mod tracing;
 
 use std::{
     any::Any,
-    net::IpAddr,
     os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -63,8 +70,10 @@ use client::{Client, Passage};
 use course::Course;
 use health::{Fault, InFlight};
 use in_force::InForce;
+use logons::Attempt;
 use pin::{Carries, Closed};
 use respond::{Answer, Denial};
+use sender::Sender;
 use story::Story;
 
 /// The proxy application that Pingora runs, once on each thread.
@@ -77,6 +86,7 @@ pub struct Edge {
 /// What one request carries from phase to phase.
 pub struct Context {
     in_force: Arc<InForce>,
+    sender: Sender,
     client: Client,
     /// What the request brings to the gate.
     carries: Carries,
@@ -84,6 +94,8 @@ pub struct Context {
     passage: Option<Passage>,
     /// The name it signs in with, to be proven by the server's answer.
     claim: Option<Claim>,
+    /// The name and password, or proof of one, that it brings.
+    attempt: Option<Attempt>,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
@@ -99,8 +111,9 @@ pub struct Context {
     tried: Vec<ServerId>,
     /// Whether the choice of the server says something about a mailbox.
     is_about_mailbox: bool,
-    /// Request body bytes seen so far.
+    /// Request body bytes seen so far, and since when.
     body_bytes: u64,
+    body_began: Option<Instant>,
     story: Story,
     _in_flight: TaskTrackerToken,
 }
@@ -135,10 +148,12 @@ impl ProxyHttp for Edge {
     fn new_ctx(&self) -> Context {
         Context {
             in_force: self.in_force.load_full(),
+            sender: Sender::default(),
             client: Client::default(),
             carries: Carries::Nothing,
             passage: None,
             claim: None,
+            attempt: None,
             instead: None,
             socket: None,
             is_isolated: false,
@@ -148,6 +163,7 @@ impl ProxyHttp for Edge {
             tried: Vec::new(),
             is_about_mailbox: false,
             body_bytes: 0,
+            body_began: None,
             story: Story::new(),
             _in_flight: self.in_flight.token(),
         }
@@ -172,17 +188,19 @@ impl ProxyHttp for Edge {
 
     async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
         door::header_arrived();
+        context.sender = context.in_force.sender(session);
+        context.story.request = tracing::request_id(context.sender, &session.req_header().headers);
         context.in_force.set_client_limits(session.as_downstream_mut());
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        if let Some(origin) = context.in_force.redirect(session) {
+        if let Some(origin) = context.in_force.redirect(session).filter(|_| !context.sender.is_tls) {
             let answer = respond::to_https(origin, &session.req_header().uri);
             if ends_here(context) {
                 session.set_keepalive(None);
             }
-            send(&answer, session).await?;
+            send(&answer, session, &context.story.request).await?;
             return Ok(true);
         }
         let answer = match context.in_force.clone().course(session, context).await {
@@ -207,10 +225,11 @@ impl ProxyHttp for Edge {
             Ok(Course::Answer(answer)) => answer,
             Err(denial) => deny(denial, session, context),
         };
+        context.in_force.note_own_answer(context);
         if ends_here(context) {
             session.set_keepalive(None);
         }
-        send(&answer, session).await?;
+        send(&answer, session, &context.story.request).await?;
         Ok(true)
     }
 
@@ -228,6 +247,7 @@ impl ProxyHttp for Edge {
                 Ok(challenge) => context.destination = Some(challenge),
                 Err(denial) => {
                     context.story.denial = Some(denial);
+                    context.in_force.note_own_answer(context);
                     session.set_keepalive(None);
                     return Err(Error::explain(ErrorType::HTTPStatus(503), "no server answers"));
                 }
@@ -289,7 +309,7 @@ impl ProxyHttp for Edge {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -310,17 +330,18 @@ impl ProxyHttp for Edge {
                 context.story.server.map(|server| context.in_force.organisation.topology.server(server).fqdn.clone());
             request.insert_header(HOST, server.unwrap_or_default())?;
         }
-        let tls = is_tls(session);
-        if let Some(client) = client_ip(session) {
+        let Sender { ip, is_tls, .. } = context.sender;
+        if let Some(client) = ip {
             request.insert_header("X-Forwarded-For", client.to_string())?;
         }
-        request.insert_header("X-Forwarded-Proto", if tls { "https" } else { "http" })?;
+        request.insert_header("X-Forwarded-Proto", if is_tls { "https" } else { "http" })?;
         if let Some(host) = request.headers.get(HOST).cloned() {
             request.insert_header("X-Forwarded-Host", host)?;
         }
-        if tls {
+        if is_tls {
             request.insert_header("Front-End-Https", "On")?;
         }
+        request.insert_header(tracing::REQUEST_ID, &context.story.request)?;
         Ok(())
     }
 
@@ -328,7 +349,7 @@ impl ProxyHttp for Edge {
         &self,
         _: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        is_last: bool,
         context: &mut Context,
     ) -> Result<()> {
         context.body_bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -336,6 +357,11 @@ impl ProxyHttp for Edge {
         if context.body_bytes > context.in_force.config.limits.body_bytes(protocol) {
             context.story.denial = Some(Denial::BodyTooLarge);
             return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is larger than its limit").into_down());
+        }
+        let taken = context.body_began.get_or_insert_with(Instant::now).elapsed();
+        if !is_last && context.in_force.config.is_too_slow(protocol, context.body_bytes, taken) {
+            context.story.denial = Some(Denial::ClientTimedOut);
+            return Err(Error::explain(ErrorType::HTTPStatus(408), "the body comes too slowly").into_down());
         }
         Ok(())
     }
@@ -357,6 +383,7 @@ impl ProxyHttp for Edge {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
+        response.insert_header(tracing::REQUEST_ID, &context.story.request)?;
         if context.client.pinned().is_none() && ends_here(context) {
             session.set_keepalive(None); // of a pinned client the gate says it
         }
@@ -367,9 +394,14 @@ impl ProxyHttp for Edge {
             }
         }
         if context.client.pinned().is_some() {
-            context.in_force.clone().signed_in_or_not(session, response, context, answered).await?;
-        } else if answered.pins() {
-            isolate(session, response, context);
+            let signed_in = context.in_force.clone().signed_in_or_not(session, response, context, answered).await;
+            context.in_force.note_answer(response, context);
+            signed_in?;
+        } else {
+            context.in_force.note_answer(response, context);
+            if answered.pins() {
+                isolate(session, response, context);
+            }
         }
         if let Some(Destination::BackEnd(server)) = context.destination
             && response.status == 401
@@ -430,7 +462,7 @@ impl ProxyHttp for Edge {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
         let is_answered = is_answered(session);
         if let (Some(answer), false) = (context.instead.take(), is_answered) {
-            return give_up_with(&answer, session).await;
+            return give_up_with(&answer, session, context).await;
         }
         let denial = context.story.denial.or_else(|| denial_of(error));
         context.story.denial = denial;
@@ -439,7 +471,7 @@ impl ProxyHttp for Edge {
                 context.is_broken_off = is_answered;
                 FailToProxy { error_code: 0, can_reuse_downstream: false }
             }
-            (Some(denial), false) => give_up_with(&denied(denial, context), session).await,
+            (Some(denial), false) => give_up_with(&denied(denial, context), session, context).await,
         }
     }
 
@@ -522,9 +554,9 @@ fn keep_alive(session: &mut HttpSession, patience: Duration) {
 }
 
 /// Answers a request that cannot go on, and ends its connection.
-async fn give_up_with(answer: &Answer, session: &mut Session) -> FailToProxy {
+async fn give_up_with(answer: &Answer, session: &mut Session, context: &Context) -> FailToProxy {
     session.set_keepalive(None);
-    if let Err(error) = send(answer, session).await {
+    if let Err(error) = send(answer, session, &context.story.request).await {
         log::debug!("the client left before it could be told: {error}");
     }
     FailToProxy { error_code: answer.status, can_reuse_downstream: false }
@@ -560,17 +592,19 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
     context.story.denial = Some(denial);
     match denial {
         Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable | Denial::HeaderTooLarge => {
-            let client = client_ip(session).map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+            let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
             Event::MalformedRequest.report(format_args!("a request from {client} was malformed: {}", denial.name()));
             session.set_keepalive(None);
         }
-        Denial::BodyTooLarge => session.set_keepalive(None),
+        // After a handshake that is not passed on to its end the connection is of no use.
+        Denial::BodyTooLarge | Denial::TooManyFailedLogons { .. } => session.set_keepalive(None),
         Denial::Routing(_)
         | Denial::PathNotServed
         | Denial::WrongPassword
         | Denial::SignInLost
         | Denial::HandshakeLost
         | Denial::TooManyPins
+        | Denial::TooManyRequests { .. }
         | Denial::DirectoryAway
         | Denial::UpstreamFailed
         | Denial::UpstreamTimedOut
@@ -600,24 +634,26 @@ fn join_cookies(request: &mut RequestHeader) -> Result<()> {
     Ok(())
 }
 
-async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
+async fn send(answer: &Answer, session: &mut Session, request: &str) -> Result<()> {
     // A client that waits for a 100 before its body, or has a long one to send, must not be waited for in turn.
     let waits = session.req_header().headers.contains_key(EXPECT) || announces_long_body(session.req_header());
     if waits {
         session.set_keepalive(None);
     }
-    let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 3))?;
+    let body = answer.body_of(request);
+    let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 4))?;
+    header.insert_header(tracing::REQUEST_ID, request)?;
     for (name, value) in &answer.headers {
         header.append_header(*name, value)?;
     }
     if !answer.content_type.is_empty() {
         header.insert_header("Content-Type", answer.content_type)?;
     }
-    header.insert_header("Content-Length", answer.body.len().to_string())?;
-    let body_wanted = session.req_header().method != http::Method::HEAD && !answer.body.is_empty();
+    header.insert_header("Content-Length", body.len().to_string())?;
+    let body_wanted = session.req_header().method != http::Method::HEAD && !body.is_empty();
     session.write_response_header(Box::new(header), !body_wanted).await?;
     if body_wanted {
-        session.write_response_body(Some(Bytes::from(answer.body.clone())), true).await?;
+        session.write_response_body(Some(Bytes::from(body.into_owned())), true).await?;
     }
     Ok(())
 }
@@ -661,8 +697,4 @@ fn content_length(request: &RequestHeader) -> Option<u64> {
 
 fn is_tls(session: &Session) -> bool {
     session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
-}
-
-fn client_ip(session: &Session) -> Option<IpAddr> {
-    Some(session.client_addr()?.as_inet()?.ip().to_canonical()) // IPv4 clients of a `[::]` listener, too
 }

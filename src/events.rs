@@ -81,6 +81,18 @@ pub enum Event {
     TooManyClients,
     /// More clients sign in by Windows authentication than may.
     TooManyPins,
+    /// Somebody spoke to a listener for balancers who is none.
+    BalancerNotTrusted,
+    /// A trusted balancer sent no PROXY protocol header, or none that can be read.
+    BalancerHeader,
+    /// One client has as many connections as it may.
+    TooManyOfClient,
+    /// Too many logons from one client failed.
+    FailedLogonsOfClient,
+    /// Too many logons of one person failed.
+    FailedLogonsOfUser,
+    /// A device repeats its requests much faster than any real use.
+    RetryStorm,
     /// A server refused a sign-in, most likely because of Extended Protection.
     ExtendedProtection,
     /// A client's Kerberos ticket could not be opened with the keytab.
@@ -149,6 +161,12 @@ impl Event {
         Event::MalformedRequest,
         Event::TooManyClients,
         Event::TooManyPins,
+        Event::BalancerNotTrusted,
+        Event::BalancerHeader,
+        Event::TooManyOfClient,
+        Event::FailedLogonsOfClient,
+        Event::FailedLogonsOfUser,
+        Event::RetryStorm,
         Event::ExtendedProtection,
         Event::TicketNotOpened,
         Event::ConnectionNotOwn,
@@ -191,6 +209,12 @@ impl Event {
             Event::MalformedRequest => "FC130",
             Event::TooManyClients => "FC132",
             Event::TooManyPins => "FC133",
+            Event::BalancerNotTrusted => "FC134",
+            Event::BalancerHeader => "FC135",
+            Event::TooManyOfClient => "FC136",
+            Event::FailedLogonsOfClient => "FC137",
+            Event::FailedLogonsOfUser => "FC138",
+            Event::RetryStorm => "FC139",
             Event::ExtendedProtection => "FC140",
             Event::ConnectionNotOwn => "FC141",
             Event::TicketNotOpened => "FC142",
@@ -232,6 +256,11 @@ impl Event {
             | Event::WrongPasswords
             | Event::StateNotKept
             | Event::TicketNotOpened
+            | Event::BalancerNotTrusted
+            | Event::TooManyOfClient
+            | Event::FailedLogonsOfClient
+            | Event::FailedLogonsOfUser
+            | Event::RetryStorm
             | Event::WaitsForUpgrade
             | Event::CutOff
             | Event::ExtendedProtection => Severity::Warning,
@@ -247,6 +276,7 @@ impl Event {
             | Event::VirtualDirectoryOut
             | Event::TooManyClients
             | Event::TooManyPins
+            | Event::BalancerHeader
             | Event::ConnectionNotOwn
             | Event::ReloadRefused
             | Event::InternalFault
@@ -296,6 +326,29 @@ impl Event {
             Event::WaitsForUpgrade => {
                 "A part of the new configuration cannot change while the process runs, such as the addresses it listens on. \
                  The rest of it is in force."
+            }
+            Event::BalancerNotTrusted => {
+                "Somebody who is no trusted proxy came to a listener that waits for a balancer's PROXY protocol header. The \
+                 connection was closed."
+            }
+            Event::BalancerHeader => {
+                "A trusted balancer's connection did not begin with a PROXY protocol header that can be read. It was closed, \
+                 because nobody knows whose it is."
+            }
+            Event::TooManyOfClient => {
+                "One client address has as many connections as one may have; further ones were closed."
+            }
+            Event::FailedLogonsOfClient => {
+                "So many logons from one client failed that people who are not known there are told to wait, without asking \
+                 the directory or a server."
+            }
+            Event::FailedLogonsOfUser => {
+                "So many logons of one person failed that they are told to wait where they have not signed in before. Where \
+                 they are known they go on."
+            }
+            Event::RetryStorm => {
+                "An ActiveSync device asks far more often than one that works would; it was told to wait for the rest of the \
+                 minute."
             }
             Event::HandedOver => {
                 "Another process has taken this one's place: it listens on the same sockets, and new clients are its own. \
@@ -459,6 +512,23 @@ impl Event {
                 "raise limits.client_connections, if the clients are yours; else find out who they are"
             }
             Event::TooManyPins => "raise pins.connections_max, and the system's limit on open files with it",
+            Event::BalancerNotTrusted => {
+                "if it is a balancer of yours, add it to the listener's trusted_proxies; else let the firewall keep it away"
+            }
+            Event::TooManyOfClient => {
+                "raise limits.connections_per_client, if it is a company's or a carrier's; name it in trusted_proxies, if it \
+                 is a balancer of yours; else let the firewall keep it away"
+            }
+            Event::FailedLogonsOfClient => {
+                "find out who guesses there, or whose devices have old passwords; who is known there is not affected"
+            }
+            Event::FailedLogonsOfUser => {
+                "find out who guesses, or which device has an old password; the person can sign in where they did lately"
+            }
+            Event::RetryStorm => "restart the device or its mail program, update it, or remove and add its account",
+            Event::BalancerHeader => {
+                "let the balancer send the PROXY protocol (HAProxy: send-proxy or send-proxy-v2), or set proxy_protocol = false"
+            }
             Event::ExtendedProtection => {
                 "set the virtual directory's ExtendedProtectionTokenChecking to None: it asks for the client's own TLS \
                  channel to the server, which ends at the edge"

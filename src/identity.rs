@@ -67,6 +67,18 @@ pub enum Credential {
     Unreadable(UnreadableCredential),
 }
 
+impl Credential {
+    /// Whom a password, or the proof of one, is for.
+    pub fn user(&self) -> Option<&MailboxName> {
+        match self {
+            Credential::Basic { user, .. } => Some(user),
+            Credential::ConnectionBound(Token { shows: token::Shows::Account(message), .. }) => message.user.as_ref(),
+            // Nobody guesses passwords by tickets.
+            Credential::ConnectionBound(_) | Credential::None | Credential::Bearer | Credential::Unreadable(_) => None,
+        }
+    }
+}
+
 /// Why an `Authorization` field could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableCredential {

@@ -7,7 +7,8 @@
 //!                                                                     \-> redirect page, 451, 302, refusal
 //! ```
 //!
-//! 1. [`edge`] takes the request from Pingora and turns it into [`identity::Facts`].
+//! 1. [`edge::arrival`] finds out whose connection it is. [`edge`] takes the request from Pingora and turns it into
+//!    [`identity::Facts`].
 //! 2. [`identity::identify`] says whose mailbox it is about, as far as the request claims. [`certificates`] are what the
 //!    listener shows, and what its client may have proved itself by already.
 //! 3. [`directory`] says where that mailbox lives; a bounded cache stands in front. `running::following` keeps what is known

@@ -37,7 +37,8 @@ use crate::{
     edge::{
         Edge,
         affinity::{Affinity, NoKey},
-        door::{Door, Entrance, Places},
+        arrival::{Arrival, Porch},
+        door::{Door, Places},
         health,
         in_force::{InForce, Shared},
         notices::Notices,
@@ -168,7 +169,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         directory: cached,
         organisation: Arc::new(beginning.organisation),
         affinity: Arc::new(affinity),
-        redirects: redirects(&config, &addresses),
+        addresses: addresses.clone(),
         version: 1,
         since: SystemTime::now(),
         shared: Arc::new(Shared::new(config.pins.connections_max, notices.clone())),
@@ -205,7 +206,9 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
     let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
         let door = door(&config, edge.clone(), places.clone(), idle_end.clone());
-        let serving = service(Entrance::new(door, connections.clone()), &addresses, &certificates)?;
+        let arrival = Arrival::new(in_force.clone());
+        let porch = Porch::new(arrival.clone(), door, connections.clone());
+        let serving = service(arrival, porch, &addresses, &certificates)?;
         serve(number, serving, own(&listening)?, stopped.clone(), end.clone())?;
     }
     for (listener, address) in config.listeners.iter().zip(&addresses) {
@@ -263,12 +266,6 @@ pub fn run(config: Config, file: &Path, is_upgrade: bool) -> Result<(), StartErr
     Ok(running.run_until_signalled(file)?)
 }
 
-/// What the listeners say that only say where https is.
-fn redirects(config: &Config, bound: &[SocketAddr]) -> Vec<(SocketAddr, url::Url)> {
-    let listeners = config.listeners.iter().zip(bound);
-    listeners.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?))).collect()
-}
-
 /// The door of one thread, with server connections of its own behind it.
 fn door(config: &Config, edge: Edge, places: Arc<Places>, idle_end: CancellationToken) -> Door {
     let server = ServerConf {
@@ -283,11 +280,13 @@ fn door(config: &Config, edge: Edge, places: Arc<Places>, idle_end: Cancellation
 
 /// What one thread serves: all listeners.
 fn service(
-    entrance: Entrance,
+    arrival: Arrival,
+    porch: Porch,
     addresses: &[SocketAddr],
     certificates: &[Option<Arc<ListenerCertificates>>],
-) -> Result<Service<Entrance>, StartError> {
-    let mut serving = Service::new("edge".into(), entrance);
+) -> Result<Service<Porch>, StartError> {
+    let mut serving = Service::new("edge".into(), porch);
+    serving.endpoints().set_pre_tls_callback(Arc::new(arrival));
     for (certificates, address) in certificates.iter().zip(addresses) {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
         // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
@@ -313,7 +312,7 @@ fn certificates(config: &Config) -> Result<Vec<Option<Arc<ListenerCertificates>>
 /// connection is then dropped, and whoever was signed in over it has to sign in again.
 fn serve(
     number: usize,
-    mut serving: Service<Entrance>,
+    mut serving: Service<Porch>,
     sockets: ListenFds,
     stopped: watch::Receiver<bool>,
     end: CancellationToken,

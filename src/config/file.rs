@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::{
@@ -155,8 +156,29 @@ fn listener(section: &Section<'_>, surroundings: &Surroundings) -> Option<Listen
         let problem = "a listener with TLS has no reason to send its clients to https";
         section.note_at("redirect_to_https", wrong(problem, "remove this line or the listener's tls"));
     }
+    let proxy_protocol = section.get("proxy_protocol", switch).unwrap_or(false);
+    let trusted_proxies = section.list("trusted_proxies", network);
+    if proxy_protocol && !section.has("trusted_proxies") {
+        let problem = "anybody could say that he is somebody else";
+        let cure = "add the balancers that speak the protocol, such as trusted_proxies = [\"10.0.0.0/8\"]";
+        section.note_at("proxy_protocol", wrong(problem, cure));
+    }
     let tls = if tls.is_present() { Some(listener_tls(&tls, surroundings)?) } else { None };
-    Some(Listener { address: address?, tls, redirect_to_https })
+    let trusted_proxies = trusted_proxies.unwrap_or_default();
+    Some(Listener { address: address?, tls, redirect_to_https, proxy_protocol, trusted_proxies })
+}
+
+/// An address, or a network with its length.
+fn network(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+    match text(value)?.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical().into()),
+        Err(_) => parsed::<IpNet>("an IP address or network", "10.0.0.0/8")(value).and_then(|network| {
+            if network.prefix_len() > 0 {
+                return Ok(network);
+            }
+            Err(wrong("everybody would be trusted", "name the proxies' own addresses or networks"))
+        }),
+    }
 }
 
 fn listener_tls(section: &Section<'_>, surroundings: &Surroundings) -> Option<ListenerTls> {
@@ -632,8 +654,22 @@ fn timeouts(section: &Section<'_>) -> Timeouts {
 
 fn limits(section: &Section<'_>) -> Limits {
     let body = |key, default| section.get(key, size(1 << 10..=1 << 40)).unwrap_or(default);
+    let times = |key, default| {
+        section.get(key, number(1..=1_000_000)).map_or(default, |times| u32::try_from(times).unwrap_or(u32::MAX))
+    };
+    let client_connections = section.get("client_connections", count(1..=1_000_000)).unwrap_or(20_000);
     Limits {
-        client_connections: section.get("client_connections", count(1..=1_000_000)).unwrap_or(20_000),
+        client_connections,
+        connections_per_client: section
+            .get("connections_per_client", count(1..=1_000_000))
+            .unwrap_or(client_connections.div_ceil(2)),
+        failed_logons_per_client: times("failed_logons_per_client", 300),
+        failed_logons_per_user: times("failed_logons_per_user", 9),
+        failed_logons_window: section
+            .get("failed_logons_window", duration(Duration::from_secs(1)..=Duration::from_secs(60 * 60)))
+            .unwrap_or(Duration::from_secs(10 * 60)),
+        activesync_requests_per_minute: times("activesync_requests_per_minute", 300),
+        body_rate_min_bytes: section.get("body_rate_min", size(0..=1 << 20)).unwrap_or(500),
         header_bytes: section.get("header", size(HEADER_BYTES)).unwrap_or(128 << 10),
         owa_body_bytes: body("owa_body", 48 << 20),
         activesync_body_bytes: body("activesync_body", 40 << 20),

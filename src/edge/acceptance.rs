@@ -16,9 +16,9 @@ use pingora_proxy::Session;
 use super::{
     Context,
     client::{Bound, Proven},
-    client_ip, course,
+    course,
     in_force::InForce,
-    is_tls, keep_alive,
+    keep_alive,
     pin::{Answered, SignIn},
     proof,
     respond::{self, Answer},
@@ -139,11 +139,11 @@ impl InForce {
                 }
             }
             Next::Elsewhere(mailbox) => {
-                let Some(cookie) = self.affinity.set_cookie(&mailbox, is_tls(session), SystemTime::now()) else {
+                let Some(cookie) = self.affinity.set_cookie(&mailbox, context.sender.is_tls, SystemTime::now()) else {
                     return Ok(());
                 };
                 if is_navigation(&session.req_header().method, protocol)
-                    && let Some(client) = client_ip(session)
+                    && let Some(client) = context.sender.ip
                     && self.shared.sent.may_go(client, &mailbox).await
                     && let Some(answer) = respond::to_own_site(&session.req_header().uri, cookie.clone())
                 {

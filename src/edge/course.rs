@@ -10,7 +10,7 @@ use super::{
     Context, Destination,
     acceptance::{Claim, Next},
     client::Proven,
-    client_ip, content_length, hygiene,
+    content_length, hygiene,
     in_force::InForce,
     organisation::Organisation,
     path,
@@ -110,6 +110,8 @@ impl InForce {
             Event::MalformedRequest.report("an ActiveSync query has neither parameters nor the base64 form");
         }
 
+        self.restrain(&identity, &facts, context)?;
+
         context.carries = Carries::of(&identity.credential);
         if context.carries.pins() {
             if session.as_downstream().is_http2() {
@@ -174,7 +176,7 @@ impl InForce {
         let key = match whose {
             Whose::Mailbox(mailbox) if context.is_about_mailbox => mailbox.key,
             Whose::Mailbox(_) | Whose::Nobody | Whose::Unknown | Whose::Ambiguous | Whose::WithoutMailbox => {
-                client_key(session)
+                client_key(context.sender.ip)
             }
         };
         Ok(Course::Onward(match decision {
@@ -201,7 +203,7 @@ impl InForce {
                     context.is_about_mailbox = false;
                     let request = Request { protocol, path: protocol.default_path(), eas_version: None };
                     if let Decision::Proxy(pool, _) = local_challenge(&request, &organisation) {
-                        return Ok(Destination::Pool { pool, key: client_key(session) });
+                        return Ok(Destination::Pool { pool, key: client_key(context.sender.ip) });
                     }
                 }
             }
@@ -548,8 +550,8 @@ pub(super) fn report(decision: &Decision, name: Option<&MailboxName>, lookup: Op
 
 /// Keeps a client without known mailbox on one server: its logon form and cookies are good there only ([S38a] in the
 /// project's reference).
-fn client_key(session: &Session) -> u64 {
-    match client_ip(session) {
+fn client_key(client: Option<IpAddr>) -> u64 {
+    match client {
         Some(IpAddr::V4(ip)) => u64::from(u32::from(ip)),
         #[allow(clippy::cast_possible_truncation)] // folded on purpose
         Some(IpAddr::V6(ip)) => (u128::from(ip) >> 64) as u64 ^ u128::from(ip) as u64,

@@ -17,30 +17,21 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::{
-    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
-    protocols::{
-        Stream,
-        http::{
-            ServerSession,
-            v2::server::{H2Options, default_h2_options},
-        },
+    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
+    protocols::http::{
+        ServerSession,
+        v2::server::{H2Options, default_h2_options},
     },
     server::ShutdownWatch,
 };
 use pingora_proxy::HttpProxy;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{Edge, client::Client, in_force::InForce};
 use crate::events::Event;
 
-/// The application that listens: the door, and a count of the connections that came in by it.
-pub struct Entrance {
-    door: Arc<Door>,
-    connections: TaskTracker,
-}
-
-/// The proxy, with patience that ends.
+/// The application that listens: the proxy, with patience that ends.
 pub struct Door {
     proxy: Arc<HttpProxy<Edge>>,
     in_force: Arc<ArcSwap<InForce>>,
@@ -71,25 +62,6 @@ impl Door {
         options.h2_idle_timeout = Some(in_force.load().config.timeouts.client_keepalive);
         let (_, never) = watch::channel(false);
         Door { proxy: Arc::new(proxy), in_force, options, places, idle_end, never }
-    }
-}
-
-impl Entrance {
-    /// An entrance by this door; `connections` counts those that are open.
-    pub fn new(door: Door, connections: TaskTracker) -> Self {
-        Entrance { door: Arc::new(door), connections }
-    }
-}
-
-#[async_trait]
-impl ServerApp for Entrance {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _counted = self.connections.token();
-        self.door.process_new(stream, shutdown).await
-    }
-
-    async fn cleanup(&self) {
-        self.door.cleanup().await;
     }
 }
 

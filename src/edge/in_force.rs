@@ -16,14 +16,20 @@ use tokio::sync::Semaphore;
 
 use super::{
     affinity::Affinity,
+    callers::Callers,
     keep_alive,
     lately::{Lately, Sent},
+    logons::Logons,
     notices::Notices,
     organisation::Organisation,
     pin::Bounds,
     proof::Numbers,
+    tally::Tally,
 };
-use crate::{config::Config, directory::cache::CachedDirectory};
+use crate::{
+    config::{Config, Listener},
+    directory::cache::CachedDirectory,
+};
 
 /// All that a request is served by.
 #[derive(Clone)]
@@ -36,8 +42,8 @@ pub struct InForce {
     pub organisation: Arc<Organisation>,
     /// Seals the cookie that takes a client's next connection to its mailbox's site.
     pub affinity: Arc<Affinity>,
-    /// Where the listeners stand that only say where https is, and what they say.
-    pub redirects: Vec<(SocketAddr, url::Url)>,
+    /// Where the listeners stand, in the order of the configuration.
+    pub addresses: Vec<SocketAddr>,
     /// Which of this process's configurations it is; the first is 1.
     pub version: u64,
     /// When the configuration came in force.
@@ -55,14 +61,27 @@ pub struct Shared {
     pub(super) lately: Lately,
     pub(super) numbers: Numbers,
     is_leaving: AtomicBool,
+    pub(super) callers: Arc<Callers>,
+    pub(super) logons: Logons,
+    /// Requests of each `ActiveSync` device.
+    pub(super) devices: Tally,
 }
 
 impl Shared {
     /// Nothing has happened yet. `notices` know whether the directory is away.
     pub fn new(pins_max: usize, notices: Arc<Notices>) -> Self {
         let (sent, lately, numbers) = (Sent::new(), Lately::new(), Numbers::default());
-        let is_leaving = AtomicBool::new(false);
-        Shared { pins: Arc::new(Semaphore::new(pins_max)), notices, sent, lately, numbers, is_leaving }
+        Shared {
+            pins: Arc::new(Semaphore::new(pins_max)),
+            notices,
+            sent,
+            lately,
+            numbers,
+            callers: Arc::default(),
+            logons: Logons::new(),
+            devices: Tally::new(DEVICES_MAX),
+            is_leaving: AtomicBool::new(false),
+        }
     }
 
     /// From now on each client's connection ends with its next answer.
@@ -76,17 +95,24 @@ impl Shared {
     }
 }
 
+/// Devices whose requests are counted at a time; some 10 MB.
+const DEVICES_MAX: u64 = 50_000;
+
 impl InForce {
     /// Where the listener that this client came to sends everybody, if it does.
     pub(super) fn redirect(&self, session: &Session) -> Option<&url::Url> {
-        if self.redirects.is_empty() {
+        if self.config.listeners.iter().all(|listener| listener.redirect_to_https.is_none()) {
             return None;
         }
-        let came_to = session.server_addr()?.as_inet()?;
+        self.listener(session.server_addr()?.as_inet()?)?.redirect_to_https.as_ref()
+    }
+
+    /// The listener that a client came to.
+    pub(super) fn listener(&self, came_to: &SocketAddr) -> Option<&Listener> {
         let is_it = |bound: &SocketAddr| {
             bound.port() == came_to.port() && (bound.ip().is_unspecified() || bound.ip() == came_to.ip())
         };
-        self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
+        self.config.listeners.iter().zip(&self.addresses).find(|(_, bound)| is_it(bound)).map(|(listener, _)| listener)
     }
 
     /// Of a leaving edge every pin has reached its bounds: a handshake is let finish, nothing else goes on.

@@ -25,6 +25,24 @@ pub struct Answer {
     pub body: String,
 }
 
+impl Answer {
+    /// The body; if something went wrong, with the number by which an administrator finds the request in the log.
+    pub fn body_of(&self, request: &str) -> Cow<'_, str> {
+        if self.status < 400 || self.status == 401 {
+            return self.body.as_str().into();
+        }
+        if let Some((before, after)) = self.body.split_once("</main>") {
+            let number = html_escape::encode_text(request);
+            return format!("{before}<p><small>For your administrator: request {number}</small></p>\n</main>{after}")
+                .into();
+        }
+        if self.content_type.starts_with("text/plain") {
+            return format!("{}For your administrator: request {request}\n", self.body).into();
+        }
+        self.body.as_str().into()
+    }
+}
+
 /// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
@@ -51,6 +69,16 @@ pub enum Denial {
     HandshakeLost,
     /// As many clients as may be have signed in by Windows authentication.
     TooManyPins,
+    /// Too many passwords were wrong.
+    TooManyFailedLogons {
+        /// After so many seconds they are forgotten.
+        retry_after: u16,
+    },
+    /// A device sends requests much faster than any real use.
+    TooManyRequests {
+        /// After so many seconds its minute is over.
+        retry_after: u16,
+    },
     /// The directory did not answer.
     DirectoryAway,
     /// The server failed after it had the request.
@@ -80,6 +108,8 @@ impl Denial {
             Denial::SignInLost => "sign-in-lost",
             Denial::HandshakeLost => "handshake-lost",
             Denial::TooManyPins => "too-many-pins",
+            Denial::TooManyFailedLogons { .. } => "too-many-failed-logons",
+            Denial::TooManyRequests { .. } => "too-many-requests",
             Denial::DirectoryAway => "directory-away",
             Denial::UpstreamFailed => "upstream-failed",
             Denial::UpstreamTimedOut => "upstream-timed-out",
@@ -124,7 +154,13 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
         answer.headers.push(("WWW-Authenticate", BASIC.into()));
     }
     if answer.status == 503 {
-        answer.headers.push(("Retry-After", RETRY_AFTER_SECONDS.to_string()));
+        let seconds =
+            if let Denial::TooManyFailedLogons { retry_after } | Denial::TooManyRequests { retry_after } = denial {
+                retry_after.max(1)
+            } else {
+                RETRY_AFTER_SECONDS
+            };
+        answer.headers.push(("Retry-After", seconds.to_string()));
     }
     answer
 }
@@ -153,7 +189,6 @@ pub fn anonymise(challenge: &mut ResponseHeader) -> pingora_core::Result<()> {
     for name in NAMING_A_SERVER {
         challenge.remove_header(name);
     }
-    let is_basic = |value: &HeaderValue| value.as_bytes().get(..5).is_some_and(|it| it.eq_ignore_ascii_case(b"Basic"));
     let offers: Vec<_> = challenge.headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect();
     if offers.iter().any(is_basic) {
         challenge.remove_header(&WWW_AUTHENTICATE);
@@ -163,6 +198,15 @@ pub fn anonymise(challenge: &mut ResponseHeader) -> pingora_core::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a challenge asks for a name and password.
+pub fn offers_basic(challenge: &ResponseHeader) -> bool {
+    challenge.headers.get_all(WWW_AUTHENTICATE).iter().any(is_basic)
+}
+
+fn is_basic(offer: &HeaderValue) -> bool {
+    offer.as_bytes().get(..5).is_some_and(|it| it.eq_ignore_ascii_case(b"Basic"))
 }
 
 /// Says with a challenge that Windows authentication works through this proxy (RFC 4559 section 6).
@@ -232,6 +276,21 @@ impl Words {
                 503,
                 "Try again soon",
                 "Too many people are signed in right now. Try again in a minute.",
+                None,
+            ),
+            Denial::TooManyFailedLogons { .. } => words(
+                503,
+                503,
+                "Too many attempts",
+                "Too many passwords were wrong, for this user name or from where you are. Wait for a few minutes, then \
+                 try again.",
+                None,
+            ),
+            Denial::TooManyRequests { .. } => words(
+                503,
+                503,
+                "Try again soon",
+                "This device sends too many requests. Let it rest for a minute.",
                 None,
             ),
             Denial::DirectoryAway => words(

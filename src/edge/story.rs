@@ -5,7 +5,7 @@ use std::time::Instant;
 use log::kv::ToValue;
 use pingora_proxy::Session;
 
-use super::{Context, acceptance::REPLACED, course::Speaker, respond::Denial};
+use super::{Context, acceptance::REPLACED, course::Speaker, respond::Denial, tracing};
 use crate::{
     identity::{Credential, Identity, MailboxName, token::Shows},
     routing::{
@@ -19,6 +19,8 @@ use crate::{
 /// What is told about one request.
 #[derive(Debug)]
 pub struct Story {
+    /// The number by which everybody calls it.
+    pub(super) request: String,
     pub(super) started: Instant,
     pub(super) protocol: Option<Protocol>,
     /// The kind of credential it carries.
@@ -45,6 +47,7 @@ pub struct Story {
 impl Story {
     pub(super) fn new() -> Self {
         Story {
+            request: String::new(),
             started: Instant::now(),
             protocol: None,
             credential: "-",
@@ -122,13 +125,16 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
     let organisation = &context.in_force.organisation;
     let request = session.req_header();
     let milliseconds = |until: Instant| u64::try_from((until - story.started).as_millis()).unwrap_or(u64::MAX);
-    let client = session.client_addr().map(ToString::to_string);
+    let peer = session.client_addr().filter(|_| !context.sender.is_passed_on).map(ToString::to_string);
+    let client = peer.or_else(|| context.sender.ip.map(|ip| ip.to_string()));
     let shown = |name: &Option<MailboxName>| name.as_ref().map(ToString::to_string);
     let (user, target, hint) = (shown(&story.user), shown(&story.target), shown(&story.hint));
     let dash = "-";
     log::info!(
         target: "firstcas::access",
         client = client.as_deref().unwrap_or(dash),
+        request = story.request.as_str(),
+        trace = tracing::trace_id(&request.headers).unwrap_or(dash),
         method = request.method.as_str(),
         path = request.uri.path(),
         protocol = story.protocol.map_or(dash, Protocol::name),

@@ -21,6 +21,14 @@ pub fn user(query: &str) -> Option<MailboxName> {
     name.ok()
 }
 
+/// The device that a query names, as it names itself.
+pub fn device(query: &str) -> Option<Vec<u8>> {
+    match Base64Query::read(query) {
+        Some(read) => Some(read.device),
+        None => parameter(query, "DeviceId"),
+    }
+}
+
 /// The protocol version that a device speaks: the first byte of a base64 query, which stands for the request fields that
 /// it leaves out, else the `MS-ASProtocolVersion` field's value, such as `12.1`.
 pub fn protocol_version(header: Option<&[u8]>, query: Option<&str>) -> Option<EasVersion> {
@@ -47,6 +55,7 @@ fn is_plain(query: &str) -> bool {
 /// What is needed of a base64 query's bytes.
 struct Base64Query {
     version: u8,
+    device: Vec<u8>,
     /// A chain of tag (1 byte), length (1 byte), value. May end in the middle of one.
     command_parameters: Vec<u8>,
 }
@@ -66,11 +75,12 @@ impl Base64Query {
         if *version < VERSION_LOWEST {
             return None;
         }
-        let (_device_id, rest) = counted(rest)?;
+        let (device, rest) = counted(rest)?;
         let (_policy_key, rest) = counted(rest)?;
         let (_device_type, command_parameters) = counted(rest)?;
+        let device = device.to_vec();
         let (version, start) = (*version, bytes.len() - command_parameters.len());
-        Some(Base64Query { version, command_parameters: bytes.split_off(start) })
+        Some(Base64Query { version, device, command_parameters: bytes.split_off(start) })
     }
 
     fn user(&self) -> Option<&[u8]> {

@@ -14,7 +14,6 @@ use tokio::sync::oneshot;
 use super::{
     StartError,
     following::{self, Follower, Keeper, Reading},
-    redirects,
 };
 use crate::{
     certificates::{CertificateError, ListenerCertificates, Loaded},
@@ -131,7 +130,6 @@ impl Follower {
         }
         let version = old.version + 1;
         logging::apply(&config.log);
-        let redirects = redirects(&config, &self.addresses);
         if !is_same_directory {
             self.notices.begin_anew();
         }
@@ -141,7 +139,7 @@ impl Follower {
             directory,
             organisation: organisation.clone(),
             affinity,
-            redirects,
+            addresses: self.addresses.clone(),
             version,
             since: SystemTime::now(),
             shared: old.shared.clone(),

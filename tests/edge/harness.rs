@@ -264,7 +264,11 @@ fn fingerprint(certificate: &Path) -> String {
 impl Client {
     /// A new connection.
     pub async fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).await.expect("the edge accepts");
+        Client::over(TcpStream::connect(address).await.expect("the edge accepts")).await
+    }
+
+    /// Over this connection.
+    pub async fn over(stream: TcpStream) -> Client {
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
         tokio::spawn(connection);

@@ -9,8 +9,9 @@ use crate::{
     harness::{House, Plan},
 };
 
-/// Servers come back at once.
-const RESTLESS: &str = "upstream.retry_dead_after = \"100ms\"";
+/// Servers come back at once, and nobody who strikes is told to rest.
+const RESTLESS: &str = "upstream.retry_dead_after = \"100ms\"\nlimits.failed_logons_per_user = 1000000\n\
+                        limits.failed_logons_per_client = 1000000\nlimits.activesync_requests_per_minute = 1000000";
 
 /// Stops one server after the other, each for a moment, and never two of a site; and brings the configuration in force
 /// anew all the time, with the topology and another way to trust the servers.

@@ -1,6 +1,8 @@
 //! The edge as its clients and servers meet it: real sockets, all of Contoso, no part replaced.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on says why and fails
 
+mod abuse;
+mod balancers;
 mod certificates;
 mod connections;
 #[path = "../contoso/mod.rs"]
@@ -19,6 +21,7 @@ mod isolation;
 mod line;
 mod load;
 mod logging;
+mod malformed;
 #[allow(dead_code)] // its TLS is for tests/directory.rs
 #[path = "../openldap/mod.rs"]
 mod openldap;
@@ -29,6 +32,7 @@ mod sign_in;
 mod sizes;
 mod streaming;
 mod tls;
+mod tracing;
 mod upgrade;
 mod waiting;
 #[path = "../windows_client/mod.rs"]

@@ -226,7 +226,7 @@ async fn an_answer_that_breaks_off_looks_broken_to_the_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_clients_than_there_are_places_for_are_closed_and_others_served() {
-    let house = House::with("limits.client_connections = 3").await;
+    let house = House::with("limits.client_connections = 3\nlimits.connections_per_client = 100").await;
     let mut inside = Vec::new();
     for _ in 0..3 {
         let mut client = house.client().await;

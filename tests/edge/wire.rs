@@ -57,6 +57,16 @@ impl Wire {
         self.through("\r\n\r\n").await
     }
 
+    /// The same, or `None` where the other end has closed instead.
+    pub async fn next_head(&mut self) -> Option<String> {
+        while self.waiting.is_empty() {
+            if self.more().await == 0 {
+                return None;
+            }
+        }
+        Some(self.head().await)
+    }
+
     /// This many bytes.
     pub async fn take(&mut self, bytes: usize) -> String {
         while self.waiting.len() < bytes {

@@ -46,6 +46,7 @@ class Edge:
         text = contoso.config
         for old, new in [('"127.0.0.1:8080"', '"127.0.0.1:0"'), ('"127.0.0.1:8443"', '"127.0.0.1:0"'),
                          ('\nldif = "conf/contoso.ldif"\n', f"\n{options}\n"),
+                         ("\n#failed_logons_per_user = 9\n", "\nfailed_logons_per_user = 1000000\n"),  # the directory's count is tried
                          ('\n#state_dir = "/var/lib/firstcas"\n', f'\nstate_dir = "{self.state}"\n'),
                          ("\n#[directory.ldap]\n", f"\n[directory.ldap]\n{ldap}\n")]:
             assert text.count(old) == 1, f"conf/firstcas.toml has not one {old.strip()} any more"

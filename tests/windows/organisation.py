@@ -106,6 +106,10 @@ key = "{pki}/edge.key"
 ldif = "{ldif}"
 [routing]
 local_site = "Lisbon"
+[limits]
+failed_logons_per_user = 1000000
+failed_logons_per_client = 1000000
+activesync_requests_per_minute = 1000000
 [upstream]
 ca = "{pki}/ca.pem"
 {more}

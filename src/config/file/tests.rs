@@ -377,6 +377,36 @@ fn a_listener_with_tls_does_not_send_its_clients_to_https() {
 }
 
 #[test]
+fn a_listener_for_balancers_says_who_they_are() {
+    let place = Place::new();
+    let listener = |keys: &str| {
+        format!("directory.ldif = 'conf/contoso.ldif'\nlistener = [{{ address = '127.0.0.1:0', {keys} }}]\n")
+    };
+    let good =
+        place.read(&listener("proxy_protocol = true, trusted_proxies = ['10.0.0.0/8', '::1', '::ffff:192.0.2.1']"));
+    let good = good.unwrap().listeners.remove(0);
+    for (peer, is_trusted) in [
+        ("10.1.2.3", true),
+        ("11.1.2.3", false),
+        ("::1", true),
+        ("::2", false),
+        ("192.0.2.1", true),
+        ("192.0.2.2", false),
+    ] {
+        assert_eq!(good.trusts(peer.parse().unwrap()), is_trusted, "{peer}");
+    }
+    for (keys, problem) in [
+        ("proxy_protocol = true", "anybody could say that he is somebody else"),
+        ("trusted_proxies = ['10.0.0.0/33']", "`10.0.0.0/33` is not an IP address or network"),
+        ("trusted_proxies = ['balancer']", "`balancer` is not an IP address or network"),
+        ("trusted_proxies = ['0.0.0.0/0']", "everybody would be trusted"),
+    ] {
+        let mistakes = place.read(&listener(keys)).unwrap_err().to_string();
+        assert!(mistakes.contains(problem), "{keys}: {mistakes}");
+    }
+}
+
+#[test]
 fn a_bind_password_is_taken_from_a_file_or_the_environment_and_never_from_the_configuration() {
     let place = Place::new();
     let ldap = |line: &str| {

@@ -1,0 +1,191 @@
+//! Who takes more than their share: connections, tries at passwords, requests, time.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::Method;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::{
+    harness::{Answer, Client, House, Plan, credential, until, within},
+    record,
+    windows_client::Handshake,
+    wire::{Wire, field, play},
+};
+
+const SYNC: &str = "/Microsoft-Server-ActiveSync?Cmd=Sync&DeviceId=d1&DeviceType=t";
+
+/// A client at an address of its own; all of loopback is this machine.
+async fn stream_from(client: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(format!("{client}:0").parse().expect("an address")).expect("all of loopback is ours");
+    within("a connection", socket.connect(to)).await.expect("somebody listens")
+}
+
+async fn sync(house: &House, from: &str, user: &str, password: &str) -> Answer {
+    let mut client = Client::over(stream_from(from, house.plain()).await).await;
+    client.ask(Method::POST, SYNC).basic(user, password).send().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_has_so_many_connections_and_others_have_theirs() {
+    let house = House::with("limits.connections_per_client = 3").await;
+    for listener in [house.plain(), house.tls()] {
+        let is_taken = async |from: &str| {
+            let mut wire = Wire::over(stream_from(from, listener).await);
+            let sent = wire.try_send("no HTTP and no TLS\r\n\r\n").await;
+            sent.is_ok() && !wire.rest().await.is_empty() // the edge's answer, or an alert
+        };
+        let mut inside = Vec::new();
+        for _ in 0..3 {
+            inside.push(stream_from("127.0.0.11", listener).await); // not a byte is sent
+        }
+        until("the fourth is closed", async || !is_taken("127.0.0.11").await).await;
+        assert!(is_taken("127.0.0.12").await, "another client");
+        inside.pop();
+        until("a connection is free again", async || is_taken("127.0.0.11").await).await;
+    }
+    record::line(&["WARN firstcas::event", "event=FC136", "127.0.0.11 has 3 connections", "cure="]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_a_password_is_stopped_and_its_owner_is_not() {
+    let house = House::with("limits.failed_logons_per_user = 3").await;
+    assert_eq!(sync(&house, "127.0.0.1", "bruno", "Pass-word1").await.status, 200);
+    for _ in 0..3 {
+        assert_eq!(sync(&house, "127.0.0.66", "bruno", "wrong").await.status, 401);
+    }
+    record::line(&["WARN firstcas::event", "event=FC138", "3 logons of bruno have failed", "cure="]).await;
+    let before = house.requests_behind();
+    for (from, name) in [("127.0.0.66", "bruno"), ("127.0.0.66", "CONTOSO\\Bruno"), ("127.0.0.67", "bruno@contoso.com")]
+    {
+        for password in ["wrong", "Pass-word1"] {
+            let refused = sync(&house, from, name, password).await;
+            assert_eq!(refused.status, 503, "{name} from {from}: {refused:?}");
+            let wait: u32 = refused.header("Retry-After").parse().expect("a number");
+            assert!((500..=600).contains(&wait), "{wait}");
+        }
+    }
+    let mut browser = Client::over(stream_from("127.0.0.66", house.plain()).await).await;
+    let page = browser.get("/owa/").basic("bruno", "wrong").send().await;
+    assert!(page.status == 503 && page.body.contains("Too many passwords were wrong"), "{page:?}");
+    assert_eq!(house.requests_behind(), before, "no server was asked");
+    assert_eq!(sync(&house, "127.0.0.1", "CONTOSO\\bruno", "Pass-word1").await.status, 200, "the owner goes on");
+    assert_eq!(sync(&house, "127.0.0.66", "ana", "Pass-word1").await.status, 200, "so do others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_tries_many_names_is_stopped_and_who_is_known_there_is_not() {
+    let house = House::with("limits.failed_logons_per_client = 4").await;
+    assert_eq!(sync(&house, "127.0.0.21", "ana", "Pass-word1").await.status, 200);
+    for name in ["ana", "bruno", "duarte", "elsa", "nobody"] {
+        assert_eq!(sync(&house, "127.0.0.21", name, "wrong").await.status, 401, "{name}"); // ana is known: not counted
+    }
+    record::line(&["WARN firstcas::event", "event=FC137", "4 logons from 127.0.0.21 have failed", "cure="]).await;
+    assert_eq!(sync(&house, "127.0.0.21", "bruno", "Pass-word1").await.status, 503);
+    assert_eq!(sync(&house, "127.0.0.21", "ana", "Pass-word1").await.status, 200);
+    assert_eq!(sync(&house, "127.0.0.22", "bruno", "Pass-word1").await.status, 200, "elsewhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_edge_itself_refuses_and_ntlm_count_too() {
+    let house = House::with("limits.failed_logons_per_user = 3").await;
+    for _ in 0..3 {
+        let mut client = house.client().await;
+        let answer = client.get("/owa/").basic("carla", "wrong").send().await;
+        assert_eq!((answer.status.as_u16(), answer.server()), (401, ""), "the edge verifies whom it redirects");
+    }
+    assert_eq!(house.get("carla", "/owa/").await.status, 503);
+
+    let sign_in = async |password: &str| {
+        let handshake = Handshake::ntlm("CONTOSO\\ana").password(password);
+        let mut client = house.client().await;
+        let challenge = client.get("/EWS/Exchange.asmx").header("Authorization", &handshake.first()).send().await;
+        let answer = handshake.answer(challenge.header("WWW-Authenticate"));
+        client.get("/EWS/Exchange.asmx").header("Authorization", &answer).send().await
+    };
+    for _ in 0..3 {
+        assert_eq!(sign_in("wrong").await.status, 401);
+    }
+    assert_eq!(sign_in("Pass-word1").await.status, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_open_to_everybody_makes_nobody_known() {
+    let back_end = play(async |_, mut wire: Wire| {
+        while let Some(head) = wire.next_head().await {
+            let is_right = field(&head, "authorization") == Some(&credential("elsa"));
+            let is_open = head.starts_with("GET ");
+            let status =
+                if is_right || is_open { "200 OK" } else { "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"h\"" };
+            wire.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")).await;
+        }
+    });
+    let instead = vec![("ex03-lis.contoso.com:80", back_end.await)];
+    let further = "limits.failed_logons_per_user = 2".to_owned();
+    let house = House::planned(Plan { further, instead, ..Plan::default() }).await;
+    let guess = async |method: Method, password: &str| {
+        house.client().await.ask(method, "/exchange/elsa/").basic("elsa", password).send().await.status.as_u16()
+    };
+    assert_eq!(guess(Method::GET, "wrong").await, 200, "the logon page");
+    assert_eq!([guess(Method::POST, "wrong").await, guess(Method::POST, "wrong").await], [401, 401]);
+    assert_eq!(guess(Method::POST, "Pass-word1").await, 503, "elsa has never signed in from here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_repeats_itself_without_end_is_told_to_rest_and_others_are_served() {
+    let house = House::with("limits.activesync_requests_per_minute = 10").await;
+    let device = async |user: &str, device: &str, from: &str| {
+        let target = format!("/Microsoft-Server-ActiveSync?Cmd=Sync&User={user}&DeviceId={device}&DeviceType=iPhone");
+        let mut client = Client::over(stream_from(from, house.plain()).await).await;
+        client.ask(Method::POST, &target).basic(user, "Pass-word1").send().await
+    };
+    for _ in 0..10 {
+        assert_eq!(device("bruno", "storming", "127.0.0.31").await.status, 200);
+    }
+    let before = house.requests_behind();
+    for _ in 0..3 {
+        let told = device("bruno", "storming", "127.0.0.31").await;
+        assert_eq!(told.status, 503, "{told:?}");
+        let wait: u32 = told.header("Retry-After").parse().expect("a number");
+        assert!((1..=60).contains(&wait), "{wait}");
+    }
+    assert_eq!(house.requests_behind(), before, "no server was asked");
+    assert_eq!(device("bruno", "quiet", "127.0.0.31").await.status, 200, "another device of his");
+    assert_eq!(device("ana", "storming", "127.0.0.31").await.status, 200, "somebody else's");
+    assert_eq!(device("bruno", "storming", "127.0.0.32").await.status, 200, "nobody can name it from elsewhere");
+    let told = ["WARN firstcas::event", "event=FC139", "the device storming of bruno"];
+    record::line(&told).await;
+    assert_eq!(record::lines(&told).len(), 1, "once");
+}
+
+/// Sends a byte of a body every so often until the edge answers.
+async fn drip(house: &House, head: &str, every: Duration) -> (usize, String) {
+    let mut wire = house.wire().await;
+    let ana = credential("ana");
+    wire.send(format!("{head} HTTP/1.1\r\nHost: h\r\nAuthorization: {ana}\r\nContent-Length: 1000\r\n\r\n")).await;
+    for sent in 0..1000 {
+        if wire.try_send("x").await.is_err() {
+            return (sent, wire.rest().await);
+        }
+        tokio::time::sleep(every).await; // the drip itself, not a wait for something
+    }
+    (1000, wire.head().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_drips_its_body_is_let_go() {
+    let house = House::with("timeouts.client = \"1s\"").await;
+    let (sent, answer) = drip(&house, "POST /owa/", Duration::from_millis(50)).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && sent < 500, "after {sent}: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outlook_channel_and_a_patient_administrators_clients_may_drip() {
+    for (further, head) in
+        [("", "RPC_IN_DATA /rpc/rpcproxy.dll?mbx-lis.contoso.com:6001"), ("limits.body_rate_min = 0\n", "POST /owa/")]
+    {
+        let house = House::with(&format!("{further}timeouts.client = \"1s\"")).await;
+        let (sent, answer) = drip(&house, head, Duration::from_millis(3)).await;
+        assert!(sent == 1000 && answer.starts_with("HTTP/1.1 200 "), "after {sent}: {answer}");
+    }
+}
