@@ -104,6 +104,7 @@ bench: build
 	loadtest/cpu
 	loadtest/pinned
 	loadtest/directory
+	loadtest/upgrade
 
 # Installs what is missing, with sudo where it is needed; silent where all is there.
 define install

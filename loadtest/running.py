@@ -2,7 +2,7 @@
 import os, re, signal, subprocess, sys
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-BIN = "target/release"
+BIN = os.environ.get("FIRSTCAS_BIN", "target/release")
 EDGE = 18080
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -35,9 +35,9 @@ def start_contoso():
                  "--pki", "state/demo", "-c", "conf/firstcas.toml")
 
 
-def start_edge(folder):
-    """The demo's edge on the port EDGE; its configuration is written into the folder."""
-    config = open("conf/firstcas.toml").read()
+def start_edge(folder, process=""):
+    """The demo's edge on the port EDGE, with lines for [process]; its configuration is written into the folder."""
+    config = open("conf/firstcas.toml").read().replace("[process]\n", f"[process]\n{process}", 1)
     config = config.replace("127.0.0.1:8080", f"127.0.0.1:{EDGE}").replace("127.0.0.1:8443", "127.0.0.1:18443")
     file = os.path.join(folder, "firstcas.toml")
     open(file, "w").write(config)

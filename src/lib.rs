@@ -20,7 +20,8 @@
 //! 7. Pingora proxies. Where the answer shows that somebody has signed in ([`edge::proof`]), `edge::acceptance` does what
 //!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie. One access log line tells the whole
 //!    story.
-//!
+//! 8. When the process ends, [`edge::door`] lets each client go with its next answer; `running::handover` gives the listening
+//!    sockets to the next process before.
 //! # Invariants
 //!
 //! 1. No client byte chooses an upstream address.

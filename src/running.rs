@@ -23,6 +23,7 @@ use pingora_core::{
     services::{Service as _, listening::Service},
 };
 use tokio::{
+    runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -75,7 +76,7 @@ pub struct Running {
     in_force: Arc<ArcSwap<InForce>>,
     reloads: mpsc::Sender<Reload>,
     keeper: Arc<ArcSwapOption<Keeper>>,
-    directory: Option<tokio::runtime::Runtime>,
+    directory: Option<Runtime>,
 }
 
 /// Why the edge cannot start, or a configuration cannot come in force.
@@ -157,7 +158,9 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         let listen = |listener: &Listener| sockets.listen("listener", listener.address);
         config.listeners.iter().map(listen).collect::<Result<_, _>>()?
     };
-    log::info!("{}", sockets.settle());
+    if let Some(said) = sockets.settle() {
+        log::info!("{said}");
+    }
     let addresses: Vec<_> = listening.iter().map(|(_, address)| *address).collect();
     let affinity = match affinity_key {
         Some(key) if config.affinity.keys.is_empty() => Affinity::with_own(key, config.affinity.lifetime),
@@ -238,8 +241,10 @@ pub fn run(config: Config, file: &Path, is_upgrade: bool) -> Result<(), StartErr
     let pid_file = config.pid_file.as_deref().map(Prepared::beside).transpose()?;
     if !is_upgrade {
         let running = start(config)?;
+        let signals = Signals::begin()?; // before anybody can know whom to send them
         let _pid_file = pid_file.map(Prepared::put).transpose()?;
-        return Ok(running.run_until_signalled(file)?);
+        running.run_until_signalled(file, signals);
+        return Ok(());
     }
     let (mut predecessor, inheritance) = Predecessor::meet(&config.upgrade)?;
     let running = match start_with(config, inheritance) {
@@ -249,6 +254,7 @@ pub fn run(config: Config, file: &Path, is_upgrade: bool) -> Result<(), StartErr
             return Err(error);
         }
     };
+    let signals = Signals::begin()?;
     if let Err(error) = predecessor.take_over() {
         running.drain();
         return Err(error.into());
@@ -263,7 +269,8 @@ pub fn run(config: Config, file: &Path, is_upgrade: bool) -> Result<(), StartErr
         predecessor.pid()
     ));
     predecessor.settled();
-    Ok(running.run_until_signalled(file)?)
+    running.run_until_signalled(file, signals);
+    Ok(())
 }
 
 /// The door of one thread, with server connections of its own behind it.
@@ -377,42 +384,39 @@ impl Running {
 
     /// Serves until SIGTERM (drain), SIGINT (stop at once, a drain too), or until another process has taken this one's place,
     /// for which SIGQUIT looks. SIGHUP brings the configuration in `file` in force.
-    pub fn run_until_signalled(self, file: &Path) -> std::io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime
-            .block_on(async {
-                let mut signals = Signals::new()?;
-                log::info!("firstcas is ready");
-                service_manager::ready();
-                let Some(why) = self.serve_until(&mut signals, file).await else { return Ok(()) };
-                let hurry = CancellationToken::new();
-                let upgrade = self.in_force.load().config.upgrade.clone();
-                let mut drained = match why {
-                    Leaving::Stopped => {
-                        service_manager::stopping();
-                        tokio::task::spawn_blocking(|| self.drain())
+    fn run_until_signalled(self, file: &Path, (runtime, mut signals): (Runtime, Signals)) {
+        log::info!("firstcas is ready");
+        service_manager::ready();
+        runtime.block_on(async {
+            let Some(why) = self.serve_until(&mut signals, file).await else { return };
+            let hurry = CancellationToken::new();
+            let upgrade = self.in_force.load().config.upgrade.clone();
+            let mut drained = match why {
+                Leaving::Stopped => {
+                    service_manager::stopping();
+                    tokio::task::spawn_blocking(|| self.drain())
+                }
+                Leaving::HandedOver => {
+                    let hurry = hurry.clone();
+                    tokio::task::spawn_blocking(move || self.retire(&hurry))
+                }
+            };
+            loop {
+                tokio::select! {
+                    _ = &mut drained => return,
+                    _ = signals.terminate.recv() => hurry.cancel(),
+                    _ = signals.quit.recv() => {
+                        log::warn!("SIGQUIT: this process is leaving already");
+                        let _ = handover::decline(&upgrade, "it is leaving already"); // nobody may wait to hear it
                     }
-                    Leaving::HandedOver => {
-                        let hurry = hurry.clone();
-                        tokio::task::spawn_blocking(move || self.retire(&hurry))
-                    }
-                };
-                loop {
-                    tokio::select! {
-                        _ = &mut drained => return Ok(()),
-                        _ = signals.terminate.recv() => hurry.cancel(),
-                        _ = signals.quit.recv() => {
-                            log::warn!("SIGQUIT: this process is leaving already");
-                            let _ = handover::decline(&upgrade, "it is leaving already"); // nobody may wait to hear it
-                        }
-                        _ = signals.interrupt.recv() => {
-                            log::warn!("SIGINT: the requests in flight are cut off");
-                            return Ok(());
-                        }
+                    _ = signals.interrupt.recv() => {
+                        log::warn!("SIGINT: the requests in flight are cut off");
+                        return;
                     }
                 }
-            })
-            .inspect(|()| runtime.shutdown_background())
+            }
+        });
+        runtime.shutdown_background();
     }
 
     /// Serves until it is time to leave; `None`: at once.
@@ -589,13 +593,19 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+    /// From now on they are kept until somebody looks, and end nobody by themselves.
+    fn begin() -> std::io::Result<(Runtime, Self)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals {
+                terminate: signal(SignalKind::terminate())?,
+                quit: signal(SignalKind::quit())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                hangup: signal(SignalKind::hangup())?,
+            }
+        };
+        Ok((runtime, signals))
     }
 }
 

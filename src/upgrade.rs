@@ -3,7 +3,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -139,19 +138,27 @@ impl Process {
         let gone = || not_running(format!("process {pid} is not there any more"));
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
         let handle = pidfd_open(number, PidfdFlags::empty()).map_err(|_| gone())?;
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).map_err(|_| gone())?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| gone())?;
+        let name = field(&status, "Name").ok_or_else(gone)?;
         // SIGQUIT would end anybody else.
         if !name.starts_with(OURS) {
-            return Err(not_running(format!("process {pid} is {}, which is no {OURS}", name.trim_end())));
+            return Err(not_running(format!("process {pid} is {name}, which is no {OURS}")));
         }
-        let uid = fs::metadata(format!("/proc/{pid}")).map_err(|_| gone())?.uid();
+        // The effective one, by which it meets others.
+        let uid = field(&status, "Uid").and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok()).ok_or_else(gone)?;
         Ok(Process { pid, uid, handle })
     }
 
     fn is_alive(&self) -> bool {
-        let status = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        status.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        field(&status, "State").is_some_and(|state| !state.starts_with('Z'))
     }
+}
+
+/// A field of what the system says of a process (proc(5)).
+fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
+    let mut fields = status.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(known, _)| *known == name).map(|(_, value)| value.trim())
 }
 
 /// How programs of ours are called, whatever follows.

@@ -44,12 +44,16 @@ impl Sockets {
         Ok((twin, bound))
     }
 
-    /// Closes what was left and not asked for, and says in words what became of all.
-    pub(super) fn settle(&mut self) -> String {
+    /// Closes what was left and not asked for, and says in words what became of all; `None`: all are new.
+    pub(super) fn settle(&mut self) -> Option<String> {
         let dropped: Vec<_> = self.left.drain(..).map(|(name, _)| name).collect();
         let taken = self.listening.len() - self.bound;
         let text = format!("{taken} listening sockets taken over, {} new", self.bound);
-        if dropped.is_empty() { text } else { format!("{text}, and not listened on any more: {}", dropped.join(", ")) }
+        match (taken, &dropped[..]) {
+            (0, []) => None,
+            (_, []) => Some(text),
+            (_, dropped) => Some(format!("{text}, and not listened on any more: {}", dropped.join(", "))),
+        }
     }
 
     /// Each socket with its name, for the next process.
@@ -93,9 +97,10 @@ mod tests {
         let (_, other) = new.listen("other", any_port()).expect("a free port");
         assert!(!here.contains(&other) && other != admin);
         assert_eq!(
-            new.settle(),
-            "3 listening sockets taken over, 1 new, and not listened on any more: listener 127.0.0.1:0"
+            new.settle().as_deref(),
+            Some("3 listening sockets taken over, 1 new, and not listened on any more: listener 127.0.0.1:0")
         );
+        assert_eq!(old.settle(), None);
         drop(old);
         assert!(TcpListener::bind(here[2]).is_ok(), "nobody holds it");
         assert!(TcpListener::bind(here[0]).is_err(), "the new one does");

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, Permissions},
     net::SocketAddr,
-    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Output, Stdio},
 };
@@ -13,7 +13,7 @@ use http::Method;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use rustls::pki_types::ServerName;
 use tokio::{
-    net::TcpStream,
+    net::{TcpStream, UnixListener},
     process::{Child, Command},
 };
 
@@ -167,8 +167,11 @@ impl Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        for pid in &self.pids {
-            let _ = kill_process(number(*pid), Signal::KILL); // most have ended
+        for pid in self.pids.iter().copied().chain(self.pid_file()) {
+            let is_ours = |program: PathBuf| program.to_string_lossy().starts_with(FIRSTCAS);
+            if fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(is_ours) {
+                let _ = kill_process(number(pid), Signal::KILL); // it may have just ended
+            }
         }
     }
 }
@@ -256,24 +259,20 @@ async fn a_successor_that_is_no_good_leaves_the_old_one_serving() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_that_is_silent_or_leaves_after_it_got_the_sockets_changes_nothing() {
-    use std::io::{BufRead as _, BufReader, Write as _};
     let edge = Edge::with("process.upgrade_timeout = \"2s\"").await;
     for stays in [true, false] {
         let listener = UnixListener::bind(edge.socket()).expect("the socket");
         kill_process(number(edge.pids[0]), Signal::QUIT).expect("it runs");
-        let (mut stream, _) = within("the old process", tokio::task::spawn_blocking(move || listener.accept()))
-            .await
-            .expect("a thread")
-            .expect("it calls");
+        let (stream, _) = within("the old process", listener.accept()).await.expect("it calls");
         fs::remove_file(edge.socket()).expect("it was there");
-        let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines();
-        assert!(lines.next().expect("a line").expect("read").starts_with("{\"Hello\""));
-        writeln!(stream, "{{\"Successor\":{{\"pid\":{}}}}}", std::process::id()).expect("it listens");
-        assert!(lines.next().expect("a line").expect("read").starts_with("{\"Sockets\""));
+        let mut wire = Wire::over(stream);
+        assert!(wire.through("\n").await.starts_with("{\"Hello\""));
+        wire.send(format!("{{\"Successor\":{{\"pid\":{}}}}}\n", std::process::id())).await;
+        assert!(wire.through("\n").await.starts_with("{\"Sockets\""));
         if stays {
-            assert_eq!(lines.next().expect("a line").expect("read"), "\"NotWanted\"");
+            assert_eq!(wire.through("\n").await, "\"NotWanted\"\n");
         }
-        drop((stream, lines));
+        drop(wire);
         let reason = if stays { "nothing was heard of the other process in time" } else { "ended before all was said" };
         assert!(edge.says(reason).await.contains("this process goes on serving"));
         assert_eq!(edge.ask_bruno().await, 200);
