@@ -3,7 +3,14 @@
 //! Where Exchange has an event for the same thing, its id is kept ([`Event::id`]: `OWA41` is event 41 of source
 //! `MSExchange OWA`, `EAS1008` event 1008 of `MSExchange ActiveSync`). Our own are `FC` and a number.
 
-use std::fmt;
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use parking_lot::Mutex;
 
 pub use crate::error_chain::whole_chain;
 use crate::routing::Refusal;
@@ -276,9 +283,44 @@ impl Event {
             Severity::Warning => log::Level::Warn,
             Severity::Error => log::Level::Error,
         };
+        note(self, what.to_string());
         log::log!(target: "firstcas::event", level, event = self.id(), cure = self.cure(); "{what}");
     }
 }
+
+/// An event that was reported.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// When.
+    pub at: SystemTime,
+    /// Which.
+    pub event: Event,
+    /// What happened.
+    pub text: String,
+}
+
+/// How often each event was reported by this process.
+pub fn counts() -> Vec<(Event, u64)> {
+    Event::ALL.into_iter().map(|event| (event, COUNTS[event as usize].load(Relaxed))).collect()
+}
+
+/// The last events, the latest first.
+pub fn recent() -> Vec<Recent> {
+    RECENT.lock().iter().rev().cloned().collect()
+}
+
+fn note(event: Event, text: String) {
+    COUNTS[event as usize].fetch_add(1, Relaxed);
+    let mut recent = RECENT.lock();
+    if recent.len() >= RECENT_MAX {
+        recent.pop_front();
+    }
+    recent.push_back(Recent { at: SystemTime::now(), event, text });
+}
+
+static COUNTS: [AtomicU64; Event::ALL.len()] = [const { AtomicU64::new(0) }; Event::ALL.len()];
+static RECENT: Mutex<VecDeque<Recent>> = Mutex::new(VecDeque::new());
+const RECENT_MAX: usize = 50;
 
 #[cfg(test)]
 mod tests {
