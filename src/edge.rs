@@ -17,6 +17,7 @@ mod acceptance;
 pub mod affinity;
 pub mod client;
 mod course;
+pub mod decisions;
 pub mod door;
 pub mod health;
 pub mod hygiene;
@@ -56,6 +57,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     events::Event,
+    metrics::Underway,
     routing::{Pool, protocol::Protocol, topology::ServerId},
 };
 use acceptance::Claim;
@@ -99,6 +101,8 @@ pub struct Context {
     /// Request body bytes seen so far.
     body_bytes: u64,
     story: Story,
+    /// Counted as under way, once its protocol is known.
+    underway: Option<Underway>,
     _in_flight: TaskTrackerToken,
 }
 
@@ -145,6 +149,7 @@ impl ProxyHttp for Edge {
             is_about_mailbox: false,
             body_bytes: 0,
             story: Story::new(),
+            underway: None,
             _in_flight: self.in_flight.token(),
         }
     }
@@ -260,6 +265,7 @@ impl ProxyHttp for Edge {
         context: &mut Context,
     ) -> Result<()> {
         context.story.reused = Some(reused);
+        context.in_force.shared.metrics.connected(reused);
         context.socket = Some(socket);
         if let (Some(pinned), Some(passage)) = (context.client.pinned(), context.passage)
             && let Err(closed) = pinned.connected(passage, reused, digest)
@@ -267,6 +273,9 @@ impl ProxyHttp for Edge {
             return closed_to(closed, context);
         }
         let Some(server) = context.story.server else { return Ok(()) };
+        if let Some(underway) = &mut context.underway {
+            underway.is_at(&context.in_force.organisation.topology.server(server).name);
+        }
         if !reused {
             let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
             let target = context.in_force.organisation.target(server, protocol);
@@ -641,7 +650,7 @@ fn is_answered(session: &Session) -> bool {
 }
 
 /// Whether a server may hold a request on purpose, for minutes or hours.
-fn may_be_held(protocol: Protocol) -> bool {
+pub(crate) fn may_be_held(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::ActiveSync | Protocol::Ews | Protocol::OutlookAnywhere | Protocol::Mapi)
 }
 

@@ -19,6 +19,8 @@
 //!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie. One access log line tells the whole
 //!    story.
 //!
+//! [`metrics`] counts what requests do.
+//!
 //! # Invariants
 //!
 //! 1. No client byte chooses an upstream address.
@@ -42,6 +44,7 @@ pub mod events;
 pub mod explain;
 pub mod identity;
 pub mod logging;
+pub mod metrics;
 pub mod routing;
 pub mod running;
 pub mod secret;

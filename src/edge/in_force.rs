@@ -3,12 +3,15 @@
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
+use parking_lot::Mutex;
+
 use pingora_core::protocols::http::server::Session as HttpSession;
 use pingora_proxy::Session;
 use tokio::sync::Semaphore;
 
 use super::{
     affinity::Affinity,
+    decisions::Decisions,
     keep_alive,
     lately::{Lately, Sent},
     notices::Notices,
@@ -16,7 +19,7 @@ use super::{
     pin::Bounds,
     proof::Numbers,
 };
-use crate::{config::Config, directory::cache::CachedDirectory};
+use crate::{config::Config, directory::cache::CachedDirectory, metrics::Metrics};
 
 /// All that a request is served by.
 #[derive(Clone)]
@@ -47,13 +50,49 @@ pub struct Shared {
     pub(super) sent: Sent,
     pub(super) lately: Lately,
     pub(super) numbers: Numbers,
+    /// What requests are counted by.
+    pub metrics: Arc<Metrics>,
+    /// Some of the last decisions.
+    pub decisions: Decisions,
+    /// How the last attempt ended to bring another configuration in force; `None`: there was none.
+    pub last_reload: Mutex<Option<LastReload>>,
+    pins_max: usize,
+}
+
+/// An attempt to bring another configuration in force.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When it ended.
+    pub at: SystemTime,
+    /// Why it failed; `None`: it did not.
+    pub problem: Option<String>,
 }
 
 impl Shared {
     /// Nothing has happened yet. `notices` know whether the directory is away.
     pub fn new(pins_max: usize, notices: Arc<Notices>) -> Self {
         let (sent, lately, numbers) = (Sent::new(), Lately::new(), Numbers::default());
-        Shared { pins: Arc::new(Semaphore::new(pins_max)), notices, sent, lately, numbers }
+        Shared {
+            pins: Arc::new(Semaphore::new(pins_max)),
+            notices,
+            sent,
+            lately,
+            numbers,
+            metrics: Arc::default(),
+            decisions: Decisions::new(),
+            last_reload: Mutex::default(),
+            pins_max,
+        }
+    }
+
+    /// Pinned clients, and how many there may be.
+    pub fn pinned(&self) -> (usize, usize) {
+        (self.pins_max.saturating_sub(self.pins.available_permits()), self.pins_max)
+    }
+
+    /// Whether the directory answers, as far as anybody knows.
+    pub fn is_directory_up(&self) -> bool {
+        !self.notices.is_away()
     }
 }
 

@@ -19,7 +19,12 @@ use super::{
 use crate::{
     config::{self, Config, ConfigErrors},
     directory::{Directory, DirectoryError, Oddity, cache::CachedDirectory, ldif},
-    edge::{affinity::Affinity, in_force::InForce, notices::Notices, organisation::Organisation},
+    edge::{
+        affinity::Affinity,
+        in_force::{InForce, LastReload},
+        notices::Notices,
+        organisation::Organisation,
+    },
     events::{Event, whole_chain},
     routing::{
         Policy,
@@ -70,6 +75,8 @@ impl Follower {
     pub(super) async fn reload(&mut self, Reload { file, done }: Reload) {
         let result = self.bring_in_force(&file).await;
         let file = file.display();
+        let problem = result.as_ref().err().map(|error| whole_chain(error));
+        *self.in_force.load().shared.last_reload.lock() = Some(LastReload { at: SystemTime::now(), problem });
         match &result {
             Ok(Reloaded { version, waits }) => {
                 Event::Reloaded.report(format_args!("{file} is in force, as configuration {version}"));
