@@ -19,7 +19,7 @@
 //!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie. One access log line tells the whole
 //!    story.
 //!
-//! [`metrics`] counts what requests do.
+//! [`admin`] shows administrators what [`metrics`] counts and [`edge::in_force`] has, on an address of its own.
 //!
 //! # Invariants
 //!
@@ -33,6 +33,7 @@
 //! 8. Every refusal says which rule refused: in the log, in an event with a stable id, and to the user.
 //! 9. Nothing grows without a bound.
 
+pub mod admin;
 pub mod check;
 pub mod client_keytab;
 pub mod command_line;

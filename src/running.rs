@@ -15,6 +15,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pingora_core::{
+    apps::ServerApp,
     listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings},
     server::{ListenFds, configuration::ServerConf},
     services::{Service as _, listening::Service},
@@ -26,6 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admin::Admin,
     config::{Config, ConfigErrors, ListenerTls},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
@@ -45,6 +47,9 @@ pub use reload::{ReloadError, Reloaded};
 /// A running edge. Dropping it stops it, with all its connections; [`Running::drain`] lets the requests in flight finish.
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    /// Held, and never told: administrators want to see the draining, too.
+    _admin_stop: watch::Sender<bool>,
     /// No new clients.
     stop: watch::Sender<bool>,
     /// No clients at all.
@@ -128,6 +133,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     }
     let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
     let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();
+    let admin_socket = config.admin.as_ref().map(|admin| bind(admin.address)).transpose()?;
 
     let in_force = Arc::new(ArcSwap::from_pointee(InForce {
         config: config.clone(),
@@ -166,15 +172,38 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
         let serving = service(&config, edge.clone(), places.clone(), &addresses)?;
-        serve(number, serving, own(&sockets)?, stopped.clone(), end.clone())?;
+        serve(format!("edge-{number}"), serving, own(&sockets)?, stopped.clone(), end.clone())?;
     }
     for (listener, address) in config.listeners.iter().zip(&addresses) {
         log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
     }
+    let (admin_stop, admin_stopped) = watch::channel(false);
+    let admin = admin_socket.as_ref().map(|(_, address)| *address);
+    if let Some(socket) = admin_socket {
+        let page = Admin::new(in_force.clone(), places, stopped);
+        let mut serving = Service::new("admin".into(), page);
+        serving.add_listener(ListenerConfig::tcp(socket.1.to_string()));
+        serve("admin".to_owned(), serving, own(&[socket])?, admin_stopped, end.clone())?;
+    }
+    if let Some(address) = admin {
+        log::info!("the administrators' page is at http://{address}/");
+    }
     log::info!("firstcas is ready");
     unless_started.disarm();
     let directory = Some(directory_runtime);
-    Ok(Running { addresses, stop, end, in_flight, wake, in_force, reloads, keeper, directory })
+    Ok(Running {
+        addresses,
+        admin,
+        _admin_stop: admin_stop,
+        stop,
+        end,
+        in_flight,
+        wake,
+        in_force,
+        reloads,
+        keeper,
+        directory,
+    })
 }
 
 /// What the listeners say that only say where https is.
@@ -216,9 +245,9 @@ fn service(
 /// A client and its server connections stay on one thread. Pingora watches an idle connection by a task, and takes it back
 /// with a check that fails now and then when that task runs on another thread (cloudflare/pingora issue 998); the
 /// connection is then dropped, and whoever was signed in over it has to sign in again.
-fn serve(
-    number: usize,
-    mut serving: Service<Door>,
+fn serve<A: ServerApp + Send + Sync + 'static>(
+    name: String,
+    mut serving: Service<A>,
     sockets: ListenFds,
     stopped: watch::Receiver<bool>,
     end: CancellationToken,
@@ -228,7 +257,7 @@ fn serve(
         serving.start_service(Some(sockets), stopped, 1).await;
         std::future::pending::<()>().await;
     };
-    std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
+    std::thread::Builder::new().name(name).spawn(move || {
         let _ = runtime.block_on(end.run_until_cancelled(work));
     })?;
     Ok(())
@@ -247,6 +276,11 @@ impl Running {
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where the administrators' page is, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// Makes the topology be read from the directory again, now rather than at its time.
