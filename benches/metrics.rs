@@ -12,9 +12,8 @@ fn count(criterion: &mut Criterion) {
     let metrics = Arc::new(Metrics::new());
     criterion.bench_function("count one request", |bencher| {
         bencher.iter(|| {
-            let mut underway = metrics.begin(black_box(Protocol::Owa));
-            metrics.connected(black_box(true));
-            underway.is_at(black_box("cas-opo-1"));
+            let underway = metrics.begin(black_box(Protocol::Owa));
+            metrics.connected(black_box("cas-opo-1"), black_box(true));
             metrics.ended(End {
                 protocol: Some(Protocol::Owa),
                 site: black_box(Some("Porto")),
@@ -23,6 +22,7 @@ fn count(criterion: &mut Criterion) {
                 first_byte: Some(black_box(Duration::from_millis(12))),
                 duration: black_box(Duration::from_millis(15)),
             });
+            drop(underway);
         });
     });
 }

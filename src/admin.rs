@@ -29,6 +29,7 @@ use tokio::{
 };
 use url::form_urlencoded;
 
+pub use certificates::Listeners;
 pub use status::Status;
 
 use crate::{
@@ -42,6 +43,7 @@ use crate::{
 pub struct Admin {
     in_force: Arc<ArcSwap<InForce>>,
     clients: Arc<Places>,
+    listeners: Listeners,
     /// No new clients are taken any more.
     stopping: watch::Receiver<bool>,
     places: Semaphore,
@@ -55,9 +57,15 @@ struct Answer {
 }
 
 impl Admin {
-    /// Shows what is in force, and of the edge that it is of: its places for `clients`, and whether it is `stopping`.
-    pub fn new(in_force: Arc<ArcSwap<InForce>>, clients: Arc<Places>, stopping: watch::Receiver<bool>) -> Self {
-        Admin { in_force, clients, stopping, places: Semaphore::new(CONNECTIONS_MAX) }
+    /// Shows what is in force, and of the edge that it is of: its places for `clients`, its `listeners`' certificates, and
+    /// whether it is `stopping`.
+    pub fn new(
+        in_force: Arc<ArcSwap<InForce>>,
+        clients: Arc<Places>,
+        listeners: Listeners,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Admin { in_force, clients, listeners, stopping, places: Semaphore::new(CONNECTIONS_MAX) }
     }
 
     async fn serve(&self, session: &mut ServerSession) -> Result<()> {
@@ -110,7 +118,12 @@ impl Admin {
             },
             "/metrics" => {
                 let accept = request.headers.get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok());
-                let (content_type, body) = numbers::text(&in_force, &self.clients, accept.unwrap_or_default());
+                let (content_type, body) = numbers::text(
+                    &in_force,
+                    &self.clients,
+                    certificates::of(&self.listeners),
+                    accept.unwrap_or_default(),
+                );
                 Answer { status: 200, content_type, body }
             }
             "/healthz" => Answer::text(200, "alive\n"),
@@ -122,7 +135,7 @@ impl Admin {
     }
 
     fn status(&self, in_force: &InForce) -> Status {
-        Status::of(in_force, &self.clients, self.is_stopping())
+        Status::of(in_force, &self.clients, &self.listeners, self.is_stopping())
     }
 
     fn is_stopping(&self) -> bool {

@@ -11,6 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
+    certificates::ListenerCertificates,
     check::{self, CheckError},
     client_keytab,
     config::{self, Config},
@@ -120,7 +121,12 @@ fn show(notes: &[String]) {
 /// What `check` says of a configuration without mistakes of its own; the directory may still show some.
 fn configuration_summary(file: &Path, config: &Config) -> String {
     let listeners: Vec<_> = config.listeners.iter().map(listener_text).collect();
-    format!("{}: configuration is good\nlisteners  {}\n", file.display(), listeners.join("\n           "))
+    let mut text =
+        format!("{}: configuration is good\nlisteners  {}\n", file.display(), listeners.join("\n           "));
+    for problem in config.listeners.iter().flat_map(exposed_keys) {
+        let _ = writeln!(text, "odd        {problem}");
+    }
+    text
 }
 
 async fn whole_directory(file: &Path, config: &Config) -> Result<String, String> {
@@ -170,7 +176,27 @@ fn listener_text(listener: &config::Listener) -> String {
     let scheme = if listener.tls.is_some() { "https" } else { "http" };
     let http2 = if listener.tls.as_ref().is_some_and(|tls| tls.http2) { " and HTTP/2" } else { "" };
     let redirect = listener.redirect_to_https.as_ref().map(|url| format!(", sends clients to {url}"));
-    format!("{scheme}://{}{http2}{}", listener.address, redirect.unwrap_or_default())
+    let certificates = listener.tls.as_ref().map(certificates_text).unwrap_or_default();
+    format!("{scheme}://{}{http2}{}{certificates}", listener.address, redirect.unwrap_or_default())
+}
+
+/// The listener's certificates, one a line.
+fn certificates_text(tls: &config::ListenerTls) -> String {
+    let line = |what: &dyn Display| format!("\n             {what}");
+    match ListenerCertificates::load(tls) {
+        Ok(loaded) => loaded.certificates().map(|certificate| line(certificate)).collect(),
+        Err(error) => line(&error), // it was good when the configuration was read
+    }
+}
+
+/// Keys that others may read too. No mistake: mounted secrets of containers, and Debian's group `ssl-cert`, are like that.
+fn exposed_keys(listener: &config::Listener) -> Vec<String> {
+    let certificates = listener.tls.iter().flat_map(|tls| &tls.certificates);
+    let exposed = certificates.filter_map(|files| {
+        let whom = config::files::other_readers(&files.key)?;
+        Some(format!("the private key {} may be read by {whom}; chmod 600 keeps it to its owner", files.key.display()))
+    });
+    exposed.collect()
 }
 
 /// The headline and one line for each mistake.

@@ -3,7 +3,7 @@
 //! `file` has them as the administrator writes them, and turns one into the other, reporting every mistake at once.
 
 mod file;
-mod files;
+pub(crate) mod files;
 mod live;
 mod mistake;
 mod policy;
@@ -48,6 +48,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// How the servers of a site are reached where it differs from [`Upstream::tls`]; by site name in lower case.
     pub sites: HashMap<String, UpstreamTls>,
+    /// How the servers' health is watched.
+    pub health: Health,
     /// Time-outs of each protocol.
     pub timeouts: Timeouts,
     /// Upper bounds on what a client may send.
@@ -82,12 +84,30 @@ pub struct Listener {
 /// TLS of a listener: 1.2 and 1.3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerTls {
+    /// What it shows, by the name that a client asks for; at least one. The first is for those that ask for no other.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether HTTP/2 is offered. Off by default: Windows authentication works over HTTP/1.1 only.
+    pub http2: bool,
+    /// Whose client certificates prove who somebody is; `None`: clients are asked for none.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
     /// PEM file with the certificate chain, the listener's own first.
     pub certificate: PathBuf,
     /// PEM file with its private key.
     pub key: PathBuf,
-    /// Whether HTTP/2 is offered. Off by default: Windows authentication works over HTTP/1.1 only.
-    pub http2: bool,
+}
+
+/// By what client certificates are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM file with the authorities that issue them.
+    pub ca: PathBuf,
+    /// Whether a client without one is turned away.
+    pub required: bool,
 }
 
 /// The directory's source.
@@ -167,6 +187,23 @@ pub enum Trust {
     Fingerprints(Vec<[u8; 32]>),
     /// Nothing is checked. Written `insecure = true`, so that nobody does it by accident.
     Anything,
+}
+
+/// How the servers' health is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// How often each virtual directory is asked; `None`: never, requests alone find out.
+    pub interval: Option<Duration>,
+    /// How long connecting, and then the answer, may take.
+    pub timeout: Duration,
+    /// Bad checks in a row after which a server or virtual directory is out.
+    pub fall: u32,
+    /// Good checks in a row after which it is back.
+    pub rise: u32,
+    /// How long a server that is back takes to get all of its mailboxes back.
+    pub slow_start: Duration,
+    /// Checks under way at one time.
+    pub checks_max: usize,
 }
 
 /// Time-outs, by protocol where they differ.

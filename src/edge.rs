@@ -63,6 +63,7 @@ use crate::{
 use acceptance::Claim;
 use client::{Client, Passage};
 use course::Course;
+use health::{Fault, InFlight};
 use in_force::InForce;
 use pin::{Carries, Closed};
 use respond::{Answer, Denial};
@@ -94,6 +95,8 @@ pub struct Context {
     /// The answer broke off in its middle, and must not look whole.
     is_broken_off: bool,
     destination: Option<Destination>,
+    /// Counts it at the server it is with.
+    in_flight_behind: Option<InFlight>,
     /// Servers that did not let this request in.
     tried: Vec<ServerId>,
     /// Whether the choice of the server says something about a mailbox.
@@ -102,7 +105,7 @@ pub struct Context {
     body_bytes: u64,
     story: Story,
     /// Counted as under way, once its protocol is known.
-    underway: Option<Underway>,
+    _underway: Option<Underway>,
     _in_flight: TaskTrackerToken,
 }
 
@@ -145,11 +148,12 @@ impl ProxyHttp for Edge {
             is_isolated: false,
             is_broken_off: false,
             destination: None,
+            in_flight_behind: None,
             tried: Vec::new(),
             is_about_mailbox: false,
             body_bytes: 0,
             story: Story::new(),
-            underway: None,
+            _underway: None,
             _in_flight: self.in_flight.token(),
         }
     }
@@ -232,6 +236,7 @@ impl ProxyHttp for Edge {
             }
         };
         context.story.server = Some(server);
+        context.in_flight_behind = Some(organisation.health.enter(server));
         let mut peer = target.peer.clone();
         peer.options.read_timeout = Some(context.in_force.config.timeouts.server(protocol));
         peer.options.write_timeout = Some(context.in_force.config.timeouts.client);
@@ -265,7 +270,6 @@ impl ProxyHttp for Edge {
         context: &mut Context,
     ) -> Result<()> {
         context.story.reused = Some(reused);
-        context.in_force.shared.metrics.connected(reused);
         context.socket = Some(socket);
         if let (Some(pinned), Some(passage)) = (context.client.pinned(), context.passage)
             && let Err(closed) = pinned.connected(passage, reused, digest)
@@ -273,21 +277,16 @@ impl ProxyHttp for Edge {
             return closed_to(closed, context);
         }
         let Some(server) = context.story.server else { return Ok(()) };
-        if let Some(underway) = &mut context.underway {
-            underway.is_at(&context.in_force.organisation.topology.server(server).name);
-        }
+        let name = &context.in_force.organisation.topology.server(server).name;
+        context.in_force.shared.metrics.connected(name, reused);
         if !reused {
             let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
             let target = context.in_force.organisation.target(server, protocol);
             if let Some(problem) = target.and_then(|target| pools::distrust(target.trust, peer, digest)) {
-                let name = &context.in_force.organisation.topology.server(server).name;
-                Event::ServerCertificate.report(format_args!("{name}: {problem}"));
+                context.in_force.organisation.health.refused(server, protocol, &Fault::Untrusted(problem.clone()));
                 return Err(Error::explain(UNTRUSTED_SERVER, problem));
             }
-            if context.in_force.organisation.health.mark_alive(server) {
-                let name = &context.in_force.organisation.topology.server(server).name;
-                Event::ServerBack.report(format_args!("{name} accepts connections again"));
-            }
+            context.in_force.organisation.health.accepted(server, protocol);
         }
         Ok(())
     }
@@ -534,18 +533,10 @@ const UNTRUSTED_SERVER: ErrorType = ErrorType::new("UntrustedServer");
 fn server_failed(context: &mut Context, error: &Error) {
     let Some(server) = context.story.server else { return };
     context.tried.push(server);
-    if !context.in_force.organisation.health.mark_dead(server) {
-        return;
-    }
-    let name = &context.in_force.organisation.topology.server(server).name;
-    let etype = error.etype();
-    if *etype == UNTRUSTED_SERVER {
-        return; // told, with the reason, where it was found
-    }
-    if matches!(etype, ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure) {
-        Event::ServerCertificate.report(format_args!("{name} is not believed: {error}"));
-    } else {
-        Event::ServerUnreachable.report(format_args!("{name} does not accept connections: {error}"));
+    context.in_flight_behind = None;
+    let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
+    if let Some(fault) = Fault::of(error).filter(|_| error.etype() != &UNTRUSTED_SERVER) {
+        context.in_force.organisation.health.refused(server, protocol, &fault); // the other is noted where it was found
     }
 }
 

@@ -38,6 +38,10 @@ pub enum Event {
     SiteDown,
     /// A server's certificate is not trusted, or its TLS is too old.
     ServerCertificate,
+    /// A virtual directory does not answer as one that works does.
+    VirtualDirectoryOut,
+    /// It does again.
+    VirtualDirectoryBack,
     /// Directory data that would break a user.
     DirectoryOddity,
     /// No directory server answers any more, or what it says cannot be used.
@@ -58,6 +62,12 @@ pub enum Event {
     StateNotKept,
     /// A new topology is in force.
     TopologyChanged,
+    /// A listener's certificate, or one that its clients are believed by, ends within 30 days.
+    CertificateEnds,
+    /// It ends within a day, or has ended.
+    CertificateEnded,
+    /// A client certificate of an authority that is believed proves nobody.
+    ClientCertificateUnknown,
     /// A request was malformed or forged.
     MalformedRequest,
     /// More clients came than are let in.
@@ -78,6 +88,8 @@ pub enum Event {
     ReloadRefused,
     /// Part of a configuration needs another process.
     WaitsForUpgrade,
+    /// A part of the edge broke off by a fault in it, and went on.
+    InternalFault,
 }
 
 /// How urgent an event is.
@@ -93,7 +105,7 @@ pub enum Severity {
 
 impl Event {
     /// Every event, in the order of the catalogue.
-    pub const ALL: [Event; 30] = [
+    pub const ALL: &[Event] = &[
         Event::ActiveSyncRedirected,
         Event::BackEndWithoutIntegratedAuthentication,
         Event::ProxyTargetNotUsable,
@@ -104,6 +116,8 @@ impl Event {
         Event::ServerBack,
         Event::SiteDown,
         Event::ServerCertificate,
+        Event::VirtualDirectoryOut,
+        Event::VirtualDirectoryBack,
         Event::DirectoryOddity,
         Event::DirectoryAway,
         Event::DirectoryBack,
@@ -114,6 +128,9 @@ impl Event {
         Event::MailboxMoved,
         Event::StateNotKept,
         Event::TopologyChanged,
+        Event::CertificateEnds,
+        Event::CertificateEnded,
+        Event::ClientCertificateUnknown,
         Event::MalformedRequest,
         Event::TooManyClients,
         Event::TooManyPins,
@@ -124,6 +141,7 @@ impl Event {
         Event::Reloaded,
         Event::ReloadRefused,
         Event::WaitsForUpgrade,
+        Event::InternalFault,
     ];
 
     /// The stable id.
@@ -139,6 +157,8 @@ impl Event {
             Event::ServerBack => "FC111",
             Event::SiteDown => "FC112",
             Event::ServerCertificate => "FC113",
+            Event::VirtualDirectoryOut => "FC114",
+            Event::VirtualDirectoryBack => "FC115",
             Event::DirectoryOddity => "FC120",
             Event::DirectoryAway => "FC121",
             Event::DirectoryBack => "FC123",
@@ -159,6 +179,10 @@ impl Event {
             Event::Reloaded => "FC160",
             Event::ReloadRefused => "FC161",
             Event::WaitsForUpgrade => "FC162",
+            Event::InternalFault => "FC170",
+            Event::CertificateEnds => "FC150",
+            Event::CertificateEnded => "FC151",
+            Event::ClientCertificateUnknown => "FC152",
         }
     }
 
@@ -166,6 +190,7 @@ impl Event {
     pub fn severity(self) -> Severity {
         match self {
             Event::ServerBack
+            | Event::VirtualDirectoryBack
             | Event::DirectoryBack
             | Event::DirectoryServerBack
             | Event::MailboxMoved
@@ -177,6 +202,8 @@ impl Event {
             | Event::DirectoryOddity
             | Event::DirectoryServerAway
             | Event::DirectoryCertificate
+            | Event::CertificateEnds
+            | Event::ClientCertificateUnknown
             | Event::WrongPasswords
             | Event::StateNotKept
             | Event::TicketNotOpened
@@ -190,10 +217,13 @@ impl Event {
             | Event::ServerUnreachable
             | Event::SiteDown
             | Event::ServerCertificate
+            | Event::CertificateEnded
+            | Event::VirtualDirectoryOut
             | Event::TooManyClients
             | Event::TooManyPins
             | Event::ConnectionNotOwn
             | Event::ReloadRefused
+            | Event::InternalFault
             | Event::DirectoryAway => Severity::Error,
         }
     }
@@ -217,11 +247,15 @@ impl Event {
             Event::SiteWithoutClientAccessServer => "install a Client Access Server in the mailbox's site",
             Event::ServerUnreachable => "check the server, its name in DNS or [resolve], and the firewall between",
             Event::ServerBack
+            | Event::VirtualDirectoryBack
             | Event::DirectoryBack
             | Event::DirectoryServerBack
             | Event::MailboxMoved
             | Event::Reloaded
             | Event::TopologyChanged => "nothing",
+            Event::VirtualDirectoryOut => {
+                "check its application pool and the server's own health; the site's other servers take its requests"
+            }
             Event::DirectoryServerAway => "check that server; the others answer in its place",
             Event::DirectoryCertificate => "renew it before the edge has to refuse the server",
             Event::WrongPasswords => {
@@ -251,9 +285,17 @@ impl Event {
             Event::ConnectionNotOwn => {
                 "report it, with the log lines around it; the client was cut off, nobody was mixed up"
             }
+            Event::CertificateEnds | Event::CertificateEnded => {
+                "put the renewed certificate, and its key, in the place of the files it names, and reload firstcas"
+            }
+            Event::ClientCertificateUnknown => {
+                "have the certificate issued with the userPrincipalName that the account has now; until then the client \
+                 is asked for its password"
+            }
             Event::MalformedRequest => "look at the client; an attack if it keeps coming",
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
             Event::ReloadRefused => "mend what it names, and send SIGHUP again; `firstcas check` shows every mistake",
+            Event::InternalFault => "report it, with the log lines before it",
             Event::WaitsForUpgrade => "`firstcas upgrade` brings it in force without losing a connection",
         }
     }
@@ -301,7 +343,7 @@ pub struct Recent {
 
 /// How often each event was reported by this process.
 pub fn counts() -> Vec<(Event, u64)> {
-    Event::ALL.into_iter().map(|event| (event, COUNTS[event as usize].load(Relaxed))).collect()
+    Event::ALL.iter().map(|event| (*event, COUNTS[*event as usize].load(Relaxed))).collect()
 }
 
 /// The last events, the latest first.

@@ -8,12 +8,13 @@
 //! ```
 //!
 //! 1. [`edge`] takes the request from Pingora and turns it into [`identity::Facts`].
-//! 2. [`identity::identify`] says whose mailbox it is about, as far as the request claims.
+//! 2. [`identity::identify`] says whose mailbox it is about, as far as the request claims. [`certificates`] are what the
+//!    listener shows, and what its client may have proved itself by already.
 //! 3. [`directory`] says where that mailbox lives; a bounded cache stands in front. `running::following` keeps what is known
 //!    true while the directory changes, and in force while it is away.
 //! 4. [`routing::decide`] decides: pure, no I/O, no clock. **The core; read it first.**
 //! 5. `edge::course` carries out 1 to 4; [`edge::respond`] turns redirects and refusals into answers.
-//! 6. [`edge::pools`] picks the server, [`edge::pin`] says whose connection may be used, [`edge::client`] holds the pinned
+//! 6. [`edge::pools`] picks the server, among those that [`edge::health`] finds well; [`edge::pin`] says whose connection may be used, [`edge::client`] holds the pinned
 //!    ones together with their client.
 //! 7. Pingora proxies. Where the answer shows that somebody has signed in ([`edge::proof`]), `edge::acceptance` does what
 //!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie. One access log line tells the whole
@@ -29,11 +30,12 @@
 //! 4. A request that may have been delivered is never delivered twice.
 //! 5. Where a mailbox lives is told only to someone who proved who they are.
 //! 6. Passwords, tokens and cookies never reach a log, a metric, an error text or a `Debug`.
-//! 7. The last good configuration and topology stay in force when a new one is bad or the directory is away.
+//! 7. The last good configuration, topology and certificates stay in force when a new one is bad or the directory is away.
 //! 8. Every refusal says which rule refused: in the log, in an event with a stable id, and to the user.
 //! 9. Nothing grows without a bound.
 
 pub mod admin;
+pub mod certificates;
 pub mod check;
 pub mod client_keytab;
 pub mod command_line;

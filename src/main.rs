@@ -47,7 +47,8 @@ enum Command {
     /// Serve clients until told to stop.
     ///
     /// SIGTERM stops accepting clients and lets requests in flight finish, for as long as process.drain_timeout allows.
-    /// SIGHUP makes the topology be read from the directory again. A start while the directory is away takes the topology
+    /// SIGHUP brings the configuration in force anew, with its certificates and the directory's topology; if anything is
+    /// wrong with it, nothing changes, and the log says why. A start while the directory is away takes the topology
     /// that was kept in process.state_dir.
     #[command(verbatim_doc_comment, after_help = "Example:\n  firstcas run -c conf/firstcas.toml")]
     Run {

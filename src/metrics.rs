@@ -17,7 +17,7 @@ use crate::routing::{Decision, Rule, protocol::Protocol};
 /// All counts of a running edge. They outlive configurations and topologies.
 pub struct Metrics {
     sites: ByName<SiteCounts>,
-    servers: ByName<ServerCounts>,
+    servers: ByName<AtomicU64>,
     durations: [Histogram; PROTOCOLS],
     first_bytes: [Histogram; PROTOCOLS],
     in_flight: [AtomicU64; PROTOCOLS],
@@ -63,18 +63,10 @@ pub struct End<'a> {
     pub duration: Duration,
 }
 
-/// The counts of one server.
-#[derive(Default)]
-pub struct ServerCounts {
-    requests: AtomicU64,
-    in_flight: AtomicU64,
-}
-
 /// A request under way, counted as such until it is dropped.
 pub struct Underway {
     metrics: Arc<Metrics>,
     protocol: usize,
-    at: Option<Arc<ServerCounts>>,
 }
 
 /// How often something took how long.
@@ -128,11 +120,12 @@ impl Metrics {
     pub fn begin(self: &Arc<Self>, protocol: Protocol) -> Underway {
         let protocol = index(Some(protocol));
         self.in_flight[protocol].fetch_add(1, Relaxed);
-        Underway { metrics: self.clone(), protocol, at: None }
+        Underway { metrics: self.clone(), protocol }
     }
 
-    /// A request has found a connection to its server.
-    pub fn connected(&self, reused: bool) {
+    /// A request has found a connection to this server.
+    pub fn connected(&self, server: &str, reused: bool) {
+        self.servers.get(server).fetch_add(1, Relaxed);
         let counter = if reused { &self.upstream_reused } else { &self.upstream_new };
         counter.fetch_add(1, Relaxed);
     }
@@ -182,9 +175,9 @@ impl Metrics {
         (self.upstream_new.load(Relaxed), self.upstream_reused.load(Relaxed))
     }
 
-    /// The counts of a server of that name.
-    pub fn server(&self, name: &str) -> Arc<ServerCounts> {
-        self.servers.get(name)
+    /// Requests that a server of this name was given.
+    pub fn given_to(&self, server: &str) -> u64 {
+        self.servers.0.load().get(server).map_or(0, |count| count.load(Relaxed))
     }
 }
 
@@ -235,39 +228,9 @@ impl Outcome {
     }
 }
 
-impl Underway {
-    /// It is at this server now, and no longer at another one.
-    pub fn is_at(&mut self, server: &str) {
-        self.leaves();
-        let counts = self.metrics.server(server);
-        counts.requests.fetch_add(1, Relaxed);
-        counts.in_flight.fetch_add(1, Relaxed);
-        self.at = Some(counts);
-    }
-
-    fn leaves(&mut self) {
-        if let Some(counts) = self.at.take() {
-            counts.in_flight.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
 impl Drop for Underway {
     fn drop(&mut self) {
-        self.leaves();
         self.metrics.in_flight[self.protocol].fetch_sub(1, Relaxed);
-    }
-}
-
-impl ServerCounts {
-    /// Requests that it was given.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Relaxed)
-    }
-
-    /// Those that it has now.
-    pub fn in_flight(&self) -> u64 {
-        self.in_flight.load(Relaxed)
     }
 }
 
@@ -407,25 +370,22 @@ mod tests {
     }
 
     #[test]
-    fn a_request_under_way_is_counted_until_it_ends_and_at_one_server_at_a_time() {
+    fn a_request_under_way_is_counted_until_it_ends() {
         let metrics = Arc::new(Metrics::new());
         let under_way = |metrics: &Metrics| metrics.in_flight().map(|(_, count)| count).sum::<u64>();
-        let mut request = metrics.begin(Protocol::ActiveSync);
-        request.is_at("cas-1");
-        request.is_at("cas-2");
-        let at = |name| (metrics.server(name).requests(), metrics.server(name).in_flight());
-        assert_eq!((under_way(&metrics), at("cas-1"), at("cas-2")), (1, (1, 0), (1, 1)));
+        let request = metrics.begin(Protocol::ActiveSync);
+        assert_eq!(under_way(&metrics), 1);
         drop(request);
-        assert_eq!((under_way(&metrics), at("cas-1"), at("cas-2")), (0, (1, 0), (1, 0)));
+        assert_eq!(under_way(&metrics), 0);
     }
 
     #[test]
     fn names_are_bounded_and_nothing_goes_uncounted() {
-        let names = ByName::<ServerCounts>::new();
+        let names = ByName::<AtomicU64>::new();
         names.0.store(Arc::new((0..NAMES_MAX).map(|number| (number.to_string().into(), Arc::default())).collect()));
-        names.get("one more").requests.fetch_add(1, Relaxed);
-        names.get("another").requests.fetch_add(1, Relaxed);
+        names.get("one more").fetch_add(1, Relaxed);
+        names.get("another").fetch_add(1, Relaxed);
         assert_eq!(names.0.load().len(), NAMES_MAX + 1);
-        assert_eq!(names.get(OTHERS).requests(), 2);
+        assert_eq!(names.get(OTHERS).load(Relaxed), 2);
     }
 }

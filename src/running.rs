@@ -7,7 +7,7 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::SystemTime,
 };
@@ -16,7 +16,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pingora_core::{
     apps::ServerApp,
-    listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings},
+    listeners::{L4BufferSettings, ListenerConfig},
     server::{ListenFds, configuration::ServerConf},
     services::{Service as _, listening::Service},
 };
@@ -28,12 +28,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::Admin,
-    config::{Config, ConfigErrors, ListenerTls},
+    certificates::{CertificateError, ListenerCertificates, expiry},
+    config::{Config, ConfigErrors},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
         affinity::{Affinity, NoKey},
         door::{Door, Places},
+        health,
         in_force::{InForce, Shared},
         notices::Notices,
         organisation::OrganisationError,
@@ -50,6 +52,7 @@ pub struct Running {
     admin: Option<SocketAddr>,
     /// Held, and never told: administrators want to see the draining, too.
     _admin_stop: watch::Sender<bool>,
+    certificates: Vec<Option<Arc<ListenerCertificates>>>,
     /// No new clients.
     stop: watch::Sender<bool>,
     /// No clients at all.
@@ -93,16 +96,8 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A certificate or key cannot be used.
-    #[error("the certificate {} or its key {} cannot be used", .certificate.display(), .key.display())]
-    Certificate {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: Box<pingora_core::Error>,
-    },
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The system has no randomness.
     #[error(transparent)]
     Affinity(#[from] NoKey),
@@ -125,9 +120,10 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let runtime = directory_runtime.handle().clone();
     let cached = Arc::new(CachedDirectory::new(directory.clone(), config.cache, notices.tell(), runtime));
     let keeper = Keeper::of(&config);
+    // Before the topology is read, which is kept then with the names of the servers it came from: these people's may differ.
+    let people = keeper.as_ref().map(|keeper| keeper.people(&config)).unwrap_or_default();
     let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref()))?;
-    if let Some(keeper) = &keeper {
-        let people = keeper.people(&config);
+    if keeper.is_some() {
         log::info!("{} people are known from before", people.len());
         cached.restore(people);
     }
@@ -146,6 +142,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         shared: Arc::new(Shared::new(config.pins.connections_max, notices.clone())),
     }));
     notices.started(&in_force, beginning.without_directory);
+    let certificates = certificates(&config)?;
+    directory_runtime.spawn(expiry::watch_expiry(certificates.iter().flatten().cloned().collect()));
     let wake = Arc::new(Wake::default());
     let keeper = Arc::new(ArcSwapOption::from(keeper));
     let (reloads, reloads_asked) = mpsc::channel(1);
@@ -157,12 +155,15 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         standing: beginning.standing,
         reloads: reloads_asked,
         addresses: addresses.clone(),
+        certificates: certificates.clone(),
     };
     directory_runtime.spawn(following::keep_people(keeper.clone(), in_force.clone()));
     let watched = in_force.clone();
     let watched = move || (watched.load().directory.clone(), watched.load().config.watch_interval);
     directory_runtime.spawn(following::watch(watched, wake.clone()));
     directory_runtime.spawn(follower.run());
+    let organisation = in_force.clone();
+    directory_runtime.spawn(health::rounds::run(move || organisation.load().organisation.clone()));
 
     let in_flight = TaskTracker::new();
     let edge = Edge::new(in_force.clone(), in_flight.clone());
@@ -171,7 +172,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let end = CancellationToken::new();
     let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
-        let serving = service(&config, edge.clone(), places.clone(), &addresses)?;
+        let serving = service(&config, edge.clone(), places.clone(), &addresses, &certificates)?;
         serve(format!("edge-{number}"), serving, own(&sockets)?, stopped.clone(), end.clone())?;
     }
     for (listener, address) in config.listeners.iter().zip(&addresses) {
@@ -180,7 +181,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (admin_stop, admin_stopped) = watch::channel(false);
     let admin = admin_socket.as_ref().map(|(_, address)| *address);
     if let Some(socket) = admin_socket {
-        let page = Admin::new(in_force.clone(), places, stopped);
+        let with_tls = addresses.iter().zip(&certificates).filter_map(|(address, it)| Some((*address, it.clone()?)));
+        let page = Admin::new(in_force.clone(), places, with_tls.collect(), stopped);
         let mut serving = Service::new("admin".into(), page);
         serving.add_listener(ListenerConfig::tcp(socket.1.to_string()));
         serve("admin".to_owned(), serving, own(&[socket])?, admin_stopped, end.clone())?;
@@ -194,6 +196,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     Ok(Running {
         addresses,
         admin,
+        certificates,
         _admin_stop: admin_stop,
         stop,
         end,
@@ -218,6 +221,7 @@ fn service(
     edge: Edge,
     places: Arc<Places>,
     addresses: &[SocketAddr],
+    certificates: &[Option<Arc<ListenerCertificates>>],
 ) -> Result<Service<Door>, StartError> {
     let server = ServerConf {
         threads: 1,
@@ -228,16 +232,22 @@ fn service(
     let in_force = edge.in_force().clone();
     let door = Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, places);
     let mut serving = Service::new("edge".into(), door);
-    for (listener, address) in config.listeners.iter().zip(addresses) {
+    for (certificates, address) in certificates.iter().zip(addresses) {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
         // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
         let mut endpoint = ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::default().write(0));
-        if let Some(tls) = &listener.tls {
-            endpoint = endpoint.tls(tls_settings(tls)?);
+        if let Some(certificates) = certificates {
+            endpoint = endpoint.tls(certificates.settings()?);
         }
         serving.add_listener(endpoint);
     }
     Ok(serving)
+}
+
+/// What each listener shows its clients; `None`: it speaks plain http.
+fn certificates(config: &Config) -> Result<Vec<Option<Arc<ListenerCertificates>>>, CertificateError> {
+    let of = |tls| Ok(ListenerCertificates::new(ListenerCertificates::load(tls)?));
+    config.listeners.iter().map(|listener| listener.tls.as_ref().map(of).transpose()).collect()
 }
 
 /// Starts a thread that serves until `end`, and takes new clients until `stopped`.
@@ -281,6 +291,16 @@ impl Running {
     /// Where the administrators' page is, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// The certificates of each listener, in the order of the configuration; `None`: it speaks plain http.
+    pub fn certificates(&self) -> &[Option<Arc<ListenerCertificates>>] {
+        &self.certificates
+    }
+
+    /// The health of every server, as it is now.
+    pub fn health(&self) -> health::Report {
+        health::Report::of(&self.in_force.load().organisation)
     }
 
     /// Makes the topology be read from the directory again, now rather than at its time.
@@ -396,18 +416,6 @@ fn own(sockets: &[(TcpListener, SocketAddr)]) -> std::io::Result<ListenFds> {
         own.add(address.to_string(), socket.try_clone()?.into_raw_fd());
     }
     Ok(Arc::new(Mutex::new(own)))
-}
-
-/// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list.
-fn tls_settings(tls: &ListenerTls) -> Result<TlsSettings, StartError> {
-    let failed =
-        |source| StartError::Certificate { certificate: tls.certificate.clone(), key: tls.key.clone(), source };
-    let mut settings =
-        TlsSettings::intermediate(&tls.certificate.to_string_lossy(), &tls.key.to_string_lossy()).map_err(failed)?;
-    if tls.http2 {
-        settings.enable_h2();
-    }
-    Ok(settings)
 }
 
 /// How many servers one request is offered to before it is told that none answers.

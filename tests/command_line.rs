@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -105,6 +106,24 @@ fn a_good_configuration_is_called_good_in_every_spelling_of_check() {
         assert!(answer.stdout.contains("https://127.0.0.1:8443\n"), "{}", answer.stdout);
         assert!(answer.stdout.contains("5 sites, 13 servers, 6 of them Client Access Servers\n"), "{}", answer.stdout);
         assert!(answer.stdout.contains("local site Lisbon\n"), "{}", answer.stdout);
+    }
+}
+
+#[test]
+fn a_check_lists_the_certificates_and_who_else_may_read_their_keys() {
+    let place = Place::new();
+    let key = place.0.path().join("state/demo/edge.key");
+    for (mode, readers) in [(0o600, None), (0o640, Some("its group")), (0o644, Some("everybody on this machine"))] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).expect("the test's own file");
+        let answer = place.firstcas(&["check", "-c", "conf/firstcas.toml"]);
+        assert_eq!((answer.status, answer.stderr.as_str()), (0, ""), "{mode:o}");
+        let certificate =
+            "https://127.0.0.1:8443\n             mail.contoso.com: ECDSA P-256, valid until 4096-01-01\n";
+        assert!(answer.stdout.contains(certificate), "{}", answer.stdout);
+        let told =
+            readers.map(|readers| format!("odd        the private key {} may be read by {readers};", key.display()));
+        assert_eq!(answer.stdout.contains("private key"), told.is_some(), "{}", answer.stdout);
+        assert!(answer.stdout.contains(&told.unwrap_or_default()), "{}", answer.stdout);
     }
 }
 

@@ -649,12 +649,13 @@ async fn the_control_port_works_the_same_switches() {
     assert!(curl.request("POST /cas-opo-1/start", "", b"").await.text().contains(" up "));
     assert!(server.is_up());
     curl.request("POST /cas-opo-1/slow/500", "", b"").await;
+    curl.request("POST /cas-opo-1/fail/owa", "", b"").await;
     curl.request("POST /cas-opo-1/without-integrated", "", b"").await;
     let hung = curl.request("POST /cas-opo-1/hang", "", b"").await.text();
-    assert!(hung.contains(" up hung slow=500ms without-integrated connections=0 "), "{hung}");
+    assert!(hung.contains(" up hung slow=500ms failing=owa without-integrated connections=0 "), "{hung}");
     curl.request("POST /cas-opo-1/resume", "", b"").await;
     assert!(!server.behaviour().hung && server.behaviour().integrated);
-    for mistake in ["POST /nobody/stop", "POST /cas-opo-1/slow/x", "POST /cas-opo-1/dance"] {
+    for mistake in ["POST /nobody/stop", "POST /cas-opo-1/slow/x", "POST /cas-opo-1/fail/x", "POST /cas-opo-1/dance"] {
         assert_eq!(curl.request(mistake, "", b"").await.status, 400, "{mistake}");
     }
     serving.abort();

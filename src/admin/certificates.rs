@@ -1,43 +1,51 @@
-//! When the certificates end that clients are shown.
+//! When the certificates end that clients are shown, and those that they show.
 
-use std::fs;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
-use x509_parser::{extensions::GeneralName, pem::Pem, prelude::X509Certificate};
 
-use crate::config::Config;
+use super::status::unix;
+use crate::certificates::{ListenerCertificates, Role, choice::KeyKind};
 
-/// A certificate that clients are shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The listeners that have certificates, by their address.
+pub type Listeners = Vec<(SocketAddr, Arc<ListenerCertificates>)>;
+
+/// A certificate of a listener.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Certificate {
     /// The listener's address.
     pub listener: String,
-    /// The first name that it is for.
+    /// The first name that it is for; of an authority, its subject.
     pub name: String,
+    /// All its names.
+    pub names: Vec<String>,
+    /// `server`: clients are shown it; `client_authority`: those of clients are believed by it.
+    pub role: &'static str,
+    /// The kind of its key, such as `ECDSA`.
+    pub key: &'static str,
     /// When it ends, in seconds since 1970.
-    pub ends: i64,
+    pub ends: f64,
 }
 
-/// The listeners' certificates, as their files have them.
-pub(super) fn of(config: &Config) -> Vec<Certificate> {
-    let with_tls = config.listeners.iter().filter_map(|listener| Some((listener.address, listener.tls.as_ref()?)));
-    let shown = with_tls.filter_map(|(address, tls)| {
-        let bytes = fs::read(&tls.certificate).ok()?;
-        let pem = Pem::iter_from_buffer(&bytes).next()?.ok()?;
-        let certificate = pem.parse_x509().ok()?;
-        Some(Certificate {
-            listener: address.to_string(),
-            name: first_name(&certificate).unwrap_or_else(|| "-".to_owned()),
-            ends: certificate.validity().not_after.timestamp(),
-        })
+/// Those in force.
+pub(super) fn of(listeners: &Listeners) -> Vec<Certificate> {
+    let all =
+        listeners.iter().flat_map(|(address, listener)| listener.in_force().into_iter().map(move |it| (address, it)));
+    let described = all.map(|(address, it)| Certificate {
+        listener: address.to_string(),
+        name: it.names.first().cloned().unwrap_or_else(|| "-".to_owned()),
+        role: match it.role {
+            Role::Server => "server",
+            Role::ClientAuthority => "client_authority",
+        },
+        key: match it.key {
+            KeyKind::Rsa { .. } => "RSA",
+            KeyKind::Ecdsa { .. } => "ECDSA",
+            KeyKind::Ed25519 => "Ed25519",
+            KeyKind::Other => "other",
+        },
+        ends: unix(it.not_after),
+        names: it.names,
     });
-    shown.collect()
-}
-
-fn first_name(certificate: &X509Certificate<'_>) -> Option<String> {
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let names = names.iter().flat_map(|names| &names.value.general_names);
-    let mut dns =
-        names.filter_map(|name| if let GeneralName::DNSName(name) = name { Some((*name).to_owned()) } else { None });
-    dns.next().or_else(|| Some(certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned()))
+    described.collect()
 }

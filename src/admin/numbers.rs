@@ -15,19 +15,28 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{certificates, process::Process, status};
+use super::{certificates::Certificate, process::Process, status};
 use crate::{
     directory::ServerState,
-    edge::{door::Places, in_force::InForce, may_be_held},
+    edge::{door::Places, health::DirectoryReport, in_force::InForce, may_be_held},
     events,
     metrics::Histogram,
 };
 
 /// The content type and the text, in the form that is accepted: OpenMetrics where it is asked for, else Prometheus' own.
-pub(super) fn text(in_force: &Arc<InForce>, clients: &Arc<Places>, accept: &str) -> (&'static str, String) {
+pub(super) fn text(
+    in_force: &Arc<InForce>,
+    clients: &Arc<Places>,
+    certificates: Vec<Certificate>,
+    accept: &str,
+) -> (&'static str, String) {
     let mut text = String::with_capacity(64 * 1024);
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Numbers { in_force: in_force.clone(), clients: clients.clone() }));
+    registry.register_collector(Box::new(Numbers {
+        in_force: in_force.clone(),
+        clients: clients.clone(),
+        certificates,
+    }));
     if let Err(error) = encode(&mut text, &registry) {
         log::warn!("the metrics could not be written: {error}"); // a String takes everything
     }
@@ -42,6 +51,7 @@ pub(super) fn text(in_force: &Arc<InForce>, clients: &Arc<Places>, accept: &str)
 struct Numbers {
     in_force: Arc<InForce>,
     clients: Arc<Places>,
+    certificates: Vec<Certificate>,
 }
 
 impl Collector for Numbers {
@@ -159,15 +169,24 @@ impl Numbers {
     fn servers(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let servers = status::servers(&self.in_force);
         let by_name: BTreeMap<_, _> = servers.iter().map(|server| (server.name.as_str(), server)).collect();
-        let by_name = || by_name.values().map(|server| ([("server", &server.name), ("site", &server.site)], *server));
+        let by_name = || by_name.values().map(|server| ([("server", &*server.name), ("site", &*server.site)], *server));
         let up = by_name().map(|(labels, server)| (labels, u32::from(server.is_up)));
         sheet.gauge("firstcas_server_up", "Whether a server that takes clients' requests answers", up)?;
         let in_flight = by_name().map(|(labels, server)| (labels, server.in_flight));
         sheet.gauge("firstcas_server_requests_in_flight", "Requests that a server has now", in_flight)?;
         let requests = by_name().map(|(labels, server)| (labels, server.requests));
         sheet.counter("firstcas_server_requests", "Requests that a server was given", requests)?;
-        let certificates = certificates::of(&self.in_force.config);
-        let ends = certificates.iter().map(|it| ([("listener", &it.listener), ("name", &it.name)], it.ends));
+        let directories = by_name().flat_map(|([name, site], server)| {
+            let sample = move |it: &DirectoryReport| ([name, site, ("protocol", it.protocol)], u32::from(it.alive));
+            server.virtual_directories.iter().map(sample)
+        });
+        sheet.gauge("firstcas_virtual_directory_up", "Whether a virtual directory gets requests", directories)?;
+        let mut ends = BTreeMap::new();
+        for it in &self.certificates {
+            let labels = [("listener", &*it.listener), ("name", &it.name), ("key", it.key), ("role", it.role)];
+            let first: &mut f64 = ends.entry(labels).or_insert(it.ends);
+            *first = first.min(it.ends);
+        }
         sheet.gauge("firstcas_certificate_expiry_timestamp_seconds", "When a listener's certificate ends", ends)
     }
 

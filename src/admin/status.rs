@@ -9,21 +9,20 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    certificates::{self, Certificate},
+    certificates::{self, Certificate, Listeners},
     process::Process,
 };
 use crate::{
     edge::{
         decisions::{Decided, unix_now},
         door::Places,
+        health::{DirectoryReport, Report},
         in_force::InForce,
         may_be_held,
-        organisation::Organisation,
     },
     events::{self, Severity},
     explain,
     metrics::Outcome,
-    routing::{topology::ServerId, version::Generation},
 };
 
 /// The whole of it.
@@ -177,14 +176,16 @@ pub struct Server {
     pub fqdn: String,
     /// Its version of Exchange.
     pub version: String,
-    /// Whether it answers.
+    /// Whether it is reached.
     pub is_up: bool,
-    /// Since when that is so; null: since the edge knows it.
-    pub since: Option<f64>,
-    /// Why it is believed; null: nobody said otherwise.
+    /// Since when that is so.
+    pub since: u64,
+    /// Why it is not, in words that follow its name; null: it is.
     pub why: Option<String>,
     /// Requests that it has now.
-    pub in_flight: u64,
+    pub in_flight: usize,
+    /// Those of its virtual directories that clients could be sent to.
+    pub virtual_directories: Vec<DirectoryReport>,
     /// Requests that it was given.
     pub requests: u64,
 }
@@ -219,16 +220,9 @@ pub struct Resources {
     pub cpu_seconds: f64,
 }
 
-/// What is known of a server's health.
-struct Health {
-    is_up: bool,
-    since: Option<SystemTime>,
-    why: Option<String>,
-}
-
 impl Status {
     /// What is so now.
-    pub(super) fn of(in_force: &InForce, clients: &Places, is_stopping: bool) -> Self {
+    pub(super) fn of(in_force: &InForce, clients: &Places, listeners: &Listeners, is_stopping: bool) -> Self {
         let (clients, clients_max) = clients.taken();
         let (pinned, pinned_max) = in_force.shared.pinned();
         let (upstream_new, upstream_reused) = in_force.shared.metrics.upstream_connections();
@@ -248,7 +242,7 @@ impl Status {
             connections: Connections { clients, clients_max, pinned, pinned_max, upstream_new, upstream_reused },
             directory: Directory::of(in_force),
             sites: sites(in_force, &of_sites),
-            certificates: certificates::of(&in_force.config),
+            certificates: certificates::of(listeners),
             events: events::recent().into_iter().map(Reported::from).collect(),
             decisions: in_force.shared.decisions.latest(),
             process: Resources {
@@ -356,38 +350,32 @@ fn sites(in_force: &InForce, counts: &HashMap<String, (u64, u64)>) -> Vec<Site> 
 /// The servers that take clients' requests, in the order of their names.
 pub(super) fn servers(in_force: &InForce) -> Vec<Server> {
     let topology = &in_force.organisation.topology;
-    let all = topology.servers().iter().enumerate();
-    let takes_requests =
-        all.filter(|(_, server)| server.client_access || server.version.generation() == Some(Generation::Exchange2003));
-    let mut servers: Vec<_> = takes_requests
-        .map(|(id, server)| {
-            let health = health(&in_force.organisation, ServerId(id));
-            let counts = in_force.shared.metrics.server(&server.name);
-            Server {
-                name: server.name.clone(),
-                site: server.site.map_or_else(|| NO_SITE.to_owned(), |site| topology.site(site).name.clone()),
+    let by_name: HashMap<_, _> = topology.servers().iter().map(|server| (&server.name, server)).collect();
+    let reports = Report::of(&in_force.organisation).servers.into_iter();
+    let mut servers: Vec<_> = reports
+        .filter_map(|report| {
+            let server = by_name.get(&report.name)?;
+            Some(Server {
+                site: report.site.unwrap_or_else(|| NO_SITE.to_owned()),
                 fqdn: server.fqdn.clone(),
                 version: explain::version(server),
-                is_up: health.is_up,
-                since: health.since.map(unix),
-                why: health.why,
-                in_flight: counts.in_flight(),
-                requests: counts.requests(),
-            }
+                is_up: report.alive,
+                since: report.since,
+                why: report.reason,
+                in_flight: report.load,
+                requests: in_force.shared.metrics.given_to(&report.name),
+                virtual_directories: report.virtual_directories,
+                name: report.name,
+            })
         })
         .collect();
     servers.sort_by(|one, other| one.name.cmp(&other.name));
     servers
 }
 
-/// What is known of a server's health; all that is shown of it comes through here.
-fn health(organisation: &Organisation, server: ServerId) -> Health {
-    Health { is_up: organisation.health.is_alive(server), since: None, why: None }
-}
-
 /// Where a server stands that belongs to no site.
 const NO_SITE: &str = "-";
 
-fn unix(time: SystemTime) -> f64 {
+pub(super) fn unix(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

@@ -17,8 +17,8 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Admin, Affinity, Config, Directory, Limits, Listener, ListenerTls, Log, LogFormat, Pins, Resolve, Routing,
-    Timeouts, Trust, Upstream, UpstreamTls,
+    Admin, Affinity, CertificateFiles, ClientCertificates, Config, Directory, Health, Limits, Listener, ListenerTls,
+    Log, LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -58,6 +58,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let resolve = resolve(&root.section("resolve"));
     let upstream = upstream(&root.section("upstream"), surroundings);
     let sites = sites(&root.section("sites"), &upstream.tls, surroundings);
+    let health = health(&root.section("health"));
     let timeouts = timeouts(&root.section("timeouts"));
     let limits = limits(&root.section("limits"));
     let pins = pins(&root.section("pins"), &limits);
@@ -82,6 +83,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         resolve,
         upstream,
         sites,
+        health,
         timeouts,
         limits,
         pins,
@@ -147,6 +149,17 @@ fn listener(section: &Section<'_>, surroundings: &Surroundings) -> Option<Listen
 
 fn listener_tls(section: &Section<'_>, surroundings: &Surroundings) -> Option<ListenerTls> {
     let http2 = section.get("http2", switch).unwrap_or(false);
+    let others = section.sections("certificates");
+    let is_first_here = others.is_empty() || section.has("certificate") || section.has("key");
+    let certificates = is_first_here.then_some(section).into_iter().chain(&others);
+    // All are read before the first wrong one makes it `None`.
+    let certificates: Vec<_> = certificates.map(|section| certificate_files(section, surroundings)).collect();
+    let clients = client_certificates(section, surroundings);
+    let certificates = certificates.into_iter().collect::<Option<_>>()?;
+    Some(ListenerTls { certificates, http2, clients })
+}
+
+fn certificate_files(section: &Section<'_>, surroundings: &Surroundings) -> Option<CertificateFiles> {
     let certificate =
         section.require("certificate", "name the PEM file with the certificate and its issuers", |value| {
             surroundings.certificates(value)
@@ -156,7 +169,21 @@ fn listener_tls(section: &Section<'_>, surroundings: &Surroundings) -> Option<Li
     if let Err(wrong) = files::belong_together(&chain, &private) {
         section.note_at("key", wrong);
     }
-    Some(ListenerTls { certificate, key, http2 })
+    Some(CertificateFiles { certificate, key })
+}
+
+fn client_certificates(section: &Section<'_>, surroundings: &Surroundings) -> Option<ClientCertificates> {
+    let ca = section.get("client_ca", |value| surroundings.certificates(value));
+    let required = section.get("client_certificate", |value| match text(value)? {
+        "optional" => Ok(false),
+        "required" => Ok(true),
+        other => Err(wrong(format!("`{other}` is not known"), "write \"optional\" or \"required\"")),
+    });
+    if section.has("client_certificate") && !section.has("client_ca") {
+        let problem = "without client_ca no client certificate is believed";
+        section.note_at("client_certificate", wrong(problem, "add client_ca, or remove this line"));
+    }
+    ca.map(|(ca, _)| ClientCertificates { ca, required: required.unwrap_or(false) })
 }
 
 /// Whether binding both would fail. Port 0 takes a free port each time.
@@ -550,6 +577,31 @@ fn upstream_tls(section: &Section<'_>, by_default: &UpstreamTls, surroundings: &
     };
     let allow_tls_1_0 = section.get("allow_tls_1_0", switch).unwrap_or(by_default.allow_tls_1_0);
     UpstreamTls { trust, allow_tls_1_0 }
+}
+
+fn health(section: &Section<'_>) -> Health {
+    let times =
+        |key, default| section.get(key, number(1..=100)).map_or(default, |times| times.try_into().unwrap_or(default));
+    Health {
+        interval: section.get("interval", check_interval).unwrap_or(Some(Duration::from_secs(10))),
+        timeout: section.get("timeout", duration(SHORT)).unwrap_or(Duration::from_secs(5)),
+        fall: times("fall", 3),
+        rise: times("rise", 2),
+        slow_start: section
+            .get("slow_start", duration(Duration::ZERO..=Duration::from_secs(3600)))
+            .unwrap_or(Duration::from_secs(30)),
+        checks_max: section.get("checks_max", count(1..=10_000)).unwrap_or(64),
+    }
+}
+
+/// `None`: "0s", no checks.
+fn check_interval(value: &DeValue<'_>) -> Result<Option<Duration>, Wrong> {
+    let interval = duration(Duration::ZERO..=Duration::from_secs(3600))(value)?;
+    if !interval.is_zero() && interval < Duration::from_secs(1) {
+        let problem = "servers that are asked more than once a second are under load from it";
+        return Err(wrong(problem, "write it from 1s to 1h, or \"0s\" for no checks"));
+    }
+    Ok(Some(interval).filter(|interval| !interval.is_zero()))
 }
 
 fn timeouts(section: &Section<'_>) -> Timeouts {

@@ -14,11 +14,10 @@ use pingora_core::tls::{
     x509::X509,
 };
 use toml::de::DeValue;
+use zeroize::Zeroizing;
 
-use super::{
-    section::{Wrong, wrong},
-    values::text,
-};
+pub use super::section::Wrong;
+use super::{section::wrong, values::text};
 use crate::{edge::affinity::KEY_BYTES, identity::keytab::Keytab, secret::Secret};
 
 /// What a configuration depends on besides its text.
@@ -59,28 +58,14 @@ impl Surroundings {
     /// The certificates of a PEM file, at least one.
     pub fn certificates(&self, value: &DeValue<'_>) -> Result<(PathBuf, Vec<X509>), Wrong> {
         let path = self.working_directory.join(text(value)?);
-        let pem = read(&path)?;
-        let cure = "it must hold PEM blocks that begin with -----BEGIN CERTIFICATE-----";
-        let chain = X509::stack_from_pem(&pem)
-            .map_err(|_| wrong(format!("a certificate in {} cannot be read", path.display()), cure))?;
-        match chain.is_empty() {
-            true => Err(wrong(format!("{} has no certificate", path.display()), cure)),
-            false => Ok((path, chain)),
-        }
+        let chain = certificates_in(&path)?;
+        Ok((path, chain))
     }
 
     /// The private key of a PEM file.
     pub fn private_key(&self, value: &DeValue<'_>) -> Result<(PathBuf, PKey<Private>), Wrong> {
         let path = self.working_directory.join(text(value)?);
-        let pem = read(&path)?;
-        if pem.windows(9).any(|window| window == b"ENCRYPTED") {
-            let cure = "store it without passphrase, readable for firstcas alone: `openssl pkey -in KEY -out NEW_KEY`";
-            return Err(wrong(format!("the private key in {} asks for a passphrase", path.display()), cure));
-        }
-        let key = PKey::private_key_from_pem(&pem).map_err(|_| {
-            let cure = "it must hold a PEM block that begins with -----BEGIN PRIVATE KEY-----";
-            wrong(format!("{} has no private key that can be read", path.display()), cure)
-        })?;
+        let key = private_key_in(&path)?;
         Ok((path, key))
     }
 
@@ -124,6 +109,44 @@ impl Surroundings {
             }
         }
         if keys.is_empty() { Err(wrong(format!("{shown} has no key"), cure)) } else { Ok(keys) }
+    }
+}
+
+/// The certificates of a PEM file, at least one.
+pub fn certificates_in(path: &Path) -> Result<Vec<X509>, Wrong> {
+    let pem = read(path)?;
+    let cure = "it must hold PEM blocks that begin with -----BEGIN CERTIFICATE-----";
+    let chain = X509::stack_from_pem(&pem)
+        .map_err(|_| wrong(format!("a certificate in {} cannot be read", path.display()), cure))?;
+    match chain.is_empty() {
+        true => Err(wrong(format!("{} has no certificate", path.display()), cure)),
+        false => Ok(chain),
+    }
+}
+
+/// The private key of a PEM file.
+pub fn private_key_in(path: &Path) -> Result<PKey<Private>, Wrong> {
+    let pem = Zeroizing::new(read(path)?);
+    if pem.windows(9).any(|window| window == b"ENCRYPTED") {
+        let cure = "store it without passphrase, readable for firstcas alone: `openssl pkey -in KEY -out NEW_KEY`";
+        return Err(wrong(format!("the private key in {} asks for a passphrase", path.display()), cure));
+    }
+    PKey::private_key_from_pem(&pem).map_err(|_| {
+        let cure = "it must hold a PEM block that begins with -----BEGIN PRIVATE KEY-----";
+        wrong(format!("{} has no private key that can be read", path.display()), cure)
+    })
+}
+
+/// Who else may read a file that its owner should keep to himself; `None`: nobody, or it is not known.
+pub fn other_readers(path: &Path) -> Option<&'static str> {
+    const READABLE_BY_ALL: u32 = 0o004;
+    const READABLE_BY_GROUP: u32 = 0o040;
+    let mode = path.metadata().ok()?.mode();
+    let may = |whom| mode & whom != 0;
+    match () {
+        () if may(READABLE_BY_ALL) => Some("everybody on this machine"),
+        () if may(READABLE_BY_GROUP) => Some("its group"),
+        () => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What of a new configuration can come in force while the process runs, and what has to wait for another process.
 
+use std::net::SocketAddr;
+
 use super::{Admin, Config, Listener};
 
 impl Config {
@@ -13,27 +15,30 @@ impl Config {
         keep_admin(&mut self.admin, in_force.admin.as_ref(), &mut kept);
         keep("pins.connections_max", &mut self.pins.connections_max, in_force.pins.connections_max, &mut kept);
         let wanted = std::mem::take(&mut self.listeners);
-        let added = wanted.iter().filter(|new| !in_force.listeners.iter().any(|old| old.address == new.address));
-        kept.extend(added.map(|new| format!("nothing listens on {} yet", new.address)));
-        self.listeners =
-            in_force.listeners.iter().map(|listener| listener.as_far_as_it_can_be(&wanted, &mut kept)).collect();
+        let in_force = numbered(&in_force.listeners);
+        let mut wanted = numbered(&wanted);
+        let listeners = in_force.into_iter().map(|(place, old)| {
+            let new = wanted.iter().position(|(of, _)| *of == place).map(|found| wanted.remove(found).1);
+            old.as_far_as_it_can_be(new, &mut kept)
+        });
+        self.listeners = listeners.collect();
+        kept.extend(wanted.iter().map(|(_, new)| format!("nothing listens on {} yet", new.address)));
         kept
     }
 }
 
 impl Listener {
-    /// This listener, with what is `wanted` of its address now.
-    fn as_far_as_it_can_be(&self, wanted: &[Listener], kept: &mut Vec<String>) -> Listener {
-        let Some(new) = wanted.iter().find(|new| new.address == self.address) else {
+    /// This listener, with what is wanted of it now.
+    fn as_far_as_it_can_be(&self, new: Option<&Listener>, kept: &mut Vec<String>) -> Listener {
+        let Some(new) = new else {
             kept.push(format!("{} is still listened on", self.address));
             return self.clone();
         };
-        let http2 = |listener: &Listener| listener.tls.as_ref().map(|tls| tls.http2);
-        if http2(new) == http2(self) {
+        if new.tls.is_some() == self.tls.is_some() {
             return new.clone();
         }
-        let what = if new.tls.is_some() == self.tls.is_some() { "http2" } else { "tls" };
-        kept.push(format!("{what} of the listener {} stays as it is", self.address));
+        let what = if self.tls.is_some() { "speaks TLS" } else { "speaks plain http" };
+        kept.push(format!("{} still {what}", self.address));
         self.clone()
     }
 }
@@ -46,6 +51,13 @@ fn keep_admin(new: &mut Option<Admin>, in_force: Option<&Admin>, kept: &mut Vec<
         address: admin.address,
         hosts: new.take().map_or_else(|| admin.hosts.clone(), |new| new.hosts),
     });
+}
+
+/// The listeners by their address, and how many of the same address come before: there may be several with port 0.
+fn numbered(listeners: &[Listener]) -> Vec<((SocketAddr, usize), &Listener)> {
+    let before = |end: usize, address| listeners[..end].iter().filter(|listener| listener.address == address).count();
+    let place = |(index, listener): (usize, &Listener)| (listener.address, before(index, listener.address));
+    listeners.iter().enumerate().map(|it| (place(it), it.1)).collect()
 }
 
 fn keep<T: PartialEq + std::fmt::Display>(key: &str, new: &mut T, in_force: T, kept: &mut Vec<String>) {
@@ -102,8 +114,8 @@ mod tests {
                 "limits.client_connections stays 20000, and is not 100 yet",
                 "admin.address stays unset, and is not 127.0.0.1:8090 yet",
                 "pins.connections_max stays 10000, and is not 50 yet",
-                "nothing listens on 127.0.0.1:82 yet",
                 "127.0.0.1:80 is still listened on",
+                "nothing listens on 127.0.0.1:82 yet",
             ]
         );
         assert_eq!((new.threads, new.limits.client_connections, new.pins.connections_max), (2, 20_000, 10_000));

@@ -18,6 +18,7 @@ use super::{
     respond::{self, Answer, Denial},
 };
 use crate::{
+    certificates::Shown,
     directory::{
         DirectoryError, Entry,
         cache::Lookup,
@@ -50,6 +51,8 @@ pub(super) enum Speaker<'i> {
     Claimed(&'i MailboxName),
     /// By the connection, over which they have proved it, or by a ticket that the edge could open.
     Proven(Arc<Proven>),
+    /// By the certificate that their connection began with.
+    Certified(Arc<Proven>),
 }
 
 impl Speaker<'_> {
@@ -58,7 +61,7 @@ impl Speaker<'_> {
             Speaker::Unknown => None,
             Speaker::Hinted(name) => Some(name),
             Speaker::Claimed(name) => Some(name),
-            Speaker::Proven(person) => Some(&person.name),
+            Speaker::Proven(person) | Speaker::Certified(person) => Some(&person.name),
         }
     }
 }
@@ -87,7 +90,7 @@ impl InForce {
         let (path, query) = path_and_query(session.req_header())?;
         let protocol = self.config.routing.protocol_of(&path).ok_or(Denial::PathNotServed)?;
         context.story.protocol = Some(protocol);
-        context.underway = Some(self.shared.metrics.begin(protocol));
+        context._underway = Some(self.shared.metrics.begin(protocol));
         self.check_announced_body(session.req_header(), protocol)?;
 
         let header = |name: &str| session.req_header().headers.get(name).map(http::HeaderValue::as_bytes);
@@ -117,7 +120,7 @@ impl InForce {
         }
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
         let speaker;
-        (speaker, context.claim) = self.speaker(&identity, proven, session).await;
+        (speaker, context.claim) = self.speaker(&identity, proven, bound.is_some(), session).await;
         context.story.speaks(&speaker);
         // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
         // A credential that says itself who asks may go elsewhere.
@@ -138,7 +141,9 @@ impl InForce {
 
         if decision.tells_about_mailbox() {
             match (&speaker, self.prove(&identity.credential).await?) {
-                (Speaker::Proven(person), _) => context.story.proven = Some(person.entry_name.clone()),
+                (Speaker::Proven(person) | Speaker::Certified(person), _) => {
+                    context.story.proven = Some(person.entry_name.clone());
+                }
                 (_, Proof::Proven(entry)) => context.story.proven = Some(entry.name),
                 (_, Proof::Wrong) => return Err(Denial::WrongPassword),
                 (_, Proof::Absent) => decision = local_challenge(&request, &organisation),
@@ -225,10 +230,14 @@ impl InForce {
     }
 
     /// Who asks, by the best that is known before the request is passed on; and whom its server will be asked about.
+    ///
+    /// A credential comes before the client's certificate: whoever it names is whom the server authenticates, and the
+    /// certificate of one never proves another. So does a connection that is, or is being, signed in over (`is_bound`).
     async fn speaker<'i>(
         &self,
         identity: &'i Identity,
         proven: Option<Arc<Proven>>,
+        is_bound: bool,
         session: &Session,
     ) -> (Speaker<'i>, Option<Claim>) {
         if let Some((person, claim)) = self.ticket(&identity.credential).await {
@@ -241,12 +250,40 @@ impl InForce {
             // A new handshake may be somebody else's; but most often it is the same person's.
             (Credential::ConnectionBound(_), Some(person)) => Some(person.name.clone()),
             (Credential::None | Credential::ConnectionBound(_), None) => {
+                let certified = self.certified(session).await;
+                if let (Some(person), Credential::None, false) = (&certified, &identity.credential, is_bound) {
+                    return (Speaker::Certified(person.clone()), None);
+                }
                 let mut cookies = session.req_header().headers.get_all(COOKIE).iter();
                 let now = SystemTime::now();
-                cookies.find_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now))
+                let last = cookies.find_map(|cookies| self.affinity.mailbox(cookies.as_bytes(), now));
+                last.or_else(|| certified.map(|person| person.name.clone()))
             }
         };
         (hint.map_or(Speaker::Unknown, Speaker::Hinted), None)
+    }
+
+    /// Whom the certificate proves that the client's connection began with, if it is the directory's name for somebody. Any
+    /// other of their names will not do: an address of one person's mailbox may be the user principal name of another.
+    async fn certified(&self, session: &Session) -> Option<Arc<Proven>> {
+        let certificate = session.digest()?.ssl_digest.as_ref()?.extension.get::<Shown>()?;
+        let (name, problem) = match certificate.proves(SystemTime::now()) {
+            Ok(name) => match self.find(name).await.as_deref() {
+                Ok(Lookup::Found(entry)) if MailboxName::parse(&entry.name).as_ref() == Ok(name) => {
+                    return Some(Arc::new(Proven { name: name.clone(), entry_name: entry.name.clone() }));
+                }
+                Ok(Lookup::Found(_) | Lookup::NotFound | Lookup::Ambiguous(_)) => {
+                    (name.to_string(), "the directory has no account with this userPrincipalName".to_owned())
+                }
+                Err(_) => return None, // told already
+            },
+            Err(why) => (String::new(), why.to_string()),
+        };
+        if self.shared.lately.is_news(Event::ClientCertificateUnknown, &name).await {
+            let whose = if name.is_empty() { "somebody".into() } else { name };
+            Event::ClientCertificateUnknown.report(format_args!("the certificate of {whose} proves nobody: {problem}"));
+        }
+        None
     }
 
     /// Whom a Kerberos ticket was issued to, if there is one, the edge can open it, and the directory knows them.
@@ -312,7 +349,8 @@ impl InForce {
             Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService)
             | Decision::Refuse(Refusal::UnknownUser | Refusal::AmbiguousName | Refusal::NoMailbox) => Next::Stays,
             Decision::Proxy(..) | Decision::BackEnd(..)
-                if leads_to(&decision, server, organisation) || !leads_to_life(&decision, organisation) =>
+                if leads_to(&decision, server, organisation)
+                    || !leads_to_life(&decision, request.protocol, organisation) =>
             {
                 Next::Stays
             }
@@ -454,8 +492,8 @@ fn leads_to(decision: &Decision, server: ServerId, organisation: &Organisation) 
 }
 
 /// Whether a decision leads to a server that answers, as far as is known.
-fn leads_to_life(decision: &Decision, organisation: &Organisation) -> bool {
-    leads_to_any(decision, organisation, |server| organisation.health.is_alive(server))
+fn leads_to_life(decision: &Decision, protocol: Protocol, organisation: &Organisation) -> bool {
+    leads_to_any(decision, organisation, |server| organisation.health.is_alive(server, protocol))
 }
 
 fn leads_to_any(decision: &Decision, organisation: &Organisation, is_it: impl Fn(ServerId) -> bool) -> bool {

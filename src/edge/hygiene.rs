@@ -25,14 +25,19 @@ fn same(name: &[u8], folded: &str) -> bool {
 
 /// Whole families, folded. Taken wholesale because a name missed lets a client speak as a server (CVE-2021-26855 came
 /// by `X-BEResource`), while a name too many (`X-Benign`) costs a field that no Exchange client sends.
-const FORGED_PREFIXES: [&str; 7] = [
+const FORGED_PREFIXES: [&str; 12] = [
+    "client-cert",           // RFC 9440: Client-Cert, Client-Cert-Chain
     "msexch",                // msExchProxyUri, msExchLogonMailbox, msExchTargetMailbox
+    "ssl-client",            // SSL_CLIENT_CERT, SSL-Client-Subject-DN
+    "x-arr-",                // X-ARR-ClientCert, which IIS takes for the client's certificate
     "x-be",                  // X-BEServer, X-BEResource, X-BETarget
     "x-calculatedbetarget",  // and X-CalculatedBETarget-*
+    "x-client-cert",         // and X-SSL-Client-*: what proxies tell of a client's certificate
     "x-forwarded",           // X-Forwarded-For, -Host, -Proto: ours alone
     "x-msexch",              // X-MsExchProxyUri
     "x-originalrequesthost", // and X-OriginalRequestHostSchemePort
     "x-owa-proxy",           // X-OWA-ProxyUri, -ProxyVersion, -ProxySid, -ProxyCanary
+    "x-ssl-client",
 ];
 
 /// Single fields, folded.
@@ -179,6 +184,13 @@ mod tests {
             "Forwarded",
             "Front-End-Https",
             "front_end_https",
+            "Client-Cert",
+            "X-ARR-ClientCert",
+            "X-SSL-Client-Cert",
+            "X-SSL-Client-S-DN",
+            "SSL_CLIENT_CERT",
+            "X-Client-Certificate",
+            "X-Forwarded-Client-Cert",
         ] {
             assert!(is_forged(name), "{name}");
         }

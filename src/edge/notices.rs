@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::{in_force::InForce, organisation::Organisation};
 use crate::{
+    certificates::expiry::when,
     directory::{Notice, Tell},
     events::Event,
     routing::{mailbox::Mailbox, topology::Topology},
@@ -59,9 +60,13 @@ impl Notices {
         self.back(START);
     }
 
-    /// The directory of another configuration has come in force: what the one before said of its servers is over.
+    /// The directory of another configuration has come in force, and answers: what the one before said is over.
     pub fn begin_anew(&self) {
-        self.away.lock().clear();
+        let mut away = self.away.lock();
+        if !away.is_empty() {
+            away.clear();
+            Event::DirectoryBack.report("the directory of the new configuration answers");
+        }
     }
 
     fn organisation(&self) -> Option<Arc<Organisation>> {
@@ -120,14 +125,7 @@ pub fn told(notice: &Notice, topology: Option<&Topology>) -> (Event, String) {
         }
         Notice::ServerBack { server } => (Event::DirectoryServerBack, format!("{server} answers again")),
         Notice::CertificateEnds { server, days } => {
-            let when = match days {
-                ..=-2 => format!("ended {} days ago", days.unsigned_abs()),
-                -1 => "ended yesterday".to_owned(),
-                0 => "ends today".to_owned(),
-                1 => "ends tomorrow".to_owned(),
-                2.. => format!("ends in {days} days"),
-            };
-            (Event::DirectoryCertificate, format!("the certificate of {server} {when}"))
+            (Event::DirectoryCertificate, format!("the certificate of {server} {}", when(*days)))
         }
         Notice::WrongPasswords { name, pause } => (
             Event::WrongPasswords,

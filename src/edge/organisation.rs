@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -18,12 +19,16 @@ use pingora_core::{
 use tokio::task::JoinSet;
 use url::Url;
 
-use super::{client::Bound, health::Health, pin};
+use super::{
+    client::Bound,
+    health::{Health, Member, WAYS},
+    pin,
+};
 use crate::{
     config::{Config, Trust, UpstreamTls},
     events::Event,
     routing::{
-        Policy,
+        self, Policy, Pool, Verdict,
         protocol::Protocol,
         topology::{Server, ServerId, Topology},
         version::Generation,
@@ -36,7 +41,7 @@ pub struct Organisation {
     pub topology: Topology,
     /// The administrator's choices.
     pub policy: Policy,
-    /// Which servers answered last time.
+    /// Which servers answer, and which of their virtual directories work.
     pub health: Health,
     /// By server, then by origin. A server usually has one origin for all its virtual directories.
     origins: Vec<Vec<Origin>>,
@@ -149,13 +154,14 @@ impl Organisation {
             }
             origins.push(of_server);
         }
-        let mut health = Health::new(topology.servers().len(), config.upstream.retry_dead_after);
-        for (id, server) in topology.servers().iter().enumerate() {
-            let old = previous.and_then(|previous| Some((previous, previous.server_named(&server.name)?)));
-            if let Some((previous, there)) = old {
-                health.inherit(ServerId(id), &previous.health, there);
-            }
-        }
+        let members = topology.servers().iter().zip(&origins).map(|(server, origins)| Member {
+            name: server.name.clone(),
+            hash_seed: server.hash_seed,
+            places: origins.iter().map(ToString::to_string).collect(),
+            ways: ways(server, origins, &topology, &policy),
+        });
+        let known = previous.map(|previous| &previous.health);
+        let health = Health::new(config.health.clone(), config.upstream.retry_dead_after, members.collect(), known);
         Ok(Organisation { topology, policy, health, origins })
     }
 
@@ -208,12 +214,52 @@ impl Organisation {
         let origin = self.origins[server.0].iter().find(|origin| origin.is(tls, host, port))?;
         Some(Target { peer: origin.peer.as_ref()?, trust: &origin.trust })
     }
+
+    /// What `Host` calls a server where it serves a protocol.
+    pub fn authority(&self, server: ServerId, protocol: Protocol) -> String {
+        let (tls, host, port) = address_of(self.topology.server(server), protocol);
+        if port == if tls { 443 } else { 80 } { host.to_owned() } else { format!("{host}:{port}") }
+    }
+
+    /// Whether clients could be sent to this virtual directory: it is there, and some mailbox's requests may go to it.
+    pub fn may_be_sent_to(&self, server: ServerId, protocol: Protocol) -> bool {
+        may_be_sent_to(self.topology.server(server), protocol, &self.topology, &self.policy)
+    }
 }
 
 impl Origin {
     fn is(&self, tls: bool, host: &str, port: u16) -> bool {
         self.tls == tls && self.port == port && self.host == host
     }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", if self.tls { "https" } else { "http" }, self.host, self.port)
+    }
+}
+
+/// Of each protocol, which of the server's origins serves it, and whether clients could be sent to its virtual directory.
+fn ways(server: &Server, origins: &[Origin], topology: &Topology, policy: &Policy) -> [(usize, bool); WAYS] {
+    let mut ways = [(0, false); WAYS];
+    for protocol in Protocol::ALL.into_iter().chain([Protocol::Opened]) {
+        let (tls, host, port) = address_of(server, protocol);
+        let origin = origins.iter().position(|origin| origin.is(tls, host, port)).unwrap_or(0);
+        ways[protocol as usize] = (origin, may_be_sent_to(server, protocol, topology, policy));
+    }
+    ways
+}
+
+fn may_be_sent_to(server: &Server, protocol: Protocol, topology: &Topology, policy: &Policy) -> bool {
+    let generation = server.version.generation();
+    if generation == Some(Generation::Exchange2003) {
+        return matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync);
+    }
+    let Some(site) = server.site.filter(|_| server.client_access && server.virtual_directory(protocol).is_some())
+    else {
+        return false;
+    };
+    routing::judge(server, Pool { site, protocol, generation }, topology, policy) == Verdict::Kept
 }
 
 /// Where a server serves a protocol: the virtual directory's InternalURL; else, for the services of the local pool that

@@ -13,8 +13,8 @@ use crate::{
     routing::{self, choice, protocol::Protocol, topology::ServerId},
 };
 
-/// Picks the server: among those that answer, the one the key belongs to; where none does, one to probe. `None`: none
-/// is left.
+/// Picks the server: among those that are well, the one the key belongs to; where none is, one that at least answers; where
+/// nobody else finds out who is back, one to probe. `None`: none is left.
 pub(super) fn choose<'o>(
     destination: Destination,
     protocol: Protocol,
@@ -30,13 +30,19 @@ pub(super) fn choose<'o>(
                     is_left(server) && usable(server)
                 })
             };
-            let alive = pick(&|server| health.is_alive(server));
-            alive.or_else(|| pick(&|_| true).filter(|server| health.may_probe(*server)))
+            pick(&|server| health.takes(server, protocol, key))
+                .or_else(|| pick(&|server| health.is_alive(server, protocol)))
+                .or_else(|| pick(&|server| health.answers(server, protocol)))
+                .or_else(|| {
+                    pick(&|server| health.is_probed(server, protocol))
+                        .filter(|server| health.may_probe(*server, protocol))
+                })
         }
         Destination::Bound(server) => Some(server).filter(|&server| is_left(server)),
-        Destination::BackEnd(server) => {
-            Some(server).filter(|&server| is_left(server) && (health.is_alive(server) || health.may_probe(server)))
-        }
+        Destination::BackEnd(server) => Some(server).filter(|&server| {
+            let is_usable = health.is_alive(server, protocol) || health.answers(server, protocol);
+            is_left(server) && (is_usable || health.may_probe(server, protocol))
+        }),
     }?;
     Some((server, organisation.target(server, protocol)?))
 }

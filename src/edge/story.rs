@@ -102,6 +102,10 @@ impl Story {
             Speaker::Hinted(name) => self.hint = Some(name.clone()),
             Speaker::Claimed(name) => self.user = Some((*name).clone()),
             Speaker::Proven(person) => self.user = Some(person.name.clone()),
+            Speaker::Certified(person) => {
+                self.user = Some(person.name.clone());
+                self.credential = "certificate";
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -19,6 +21,7 @@ use tokio::{
 
 use super::{StartError, reload::Reload};
 use crate::{
+    certificates::ListenerCertificates,
     config::{self, Config, values::list},
     directory::{
         Directory, DirectoryError, Oddity, Remembered,
@@ -152,6 +155,14 @@ fn tell_oddities(oddities: &[Oddity], told: &BTreeSet<String>) -> BTreeSet<Strin
     now
 }
 
+/// Sees to it that a fault in one round of work costs that round and not all that come after.
+async fn unbroken(what: &str, round: impl Future<Output = ()>) {
+    if AssertUnwindSafe(round).catch_unwind().await.is_err() {
+        Event::InternalFault.report(format_args!("{what} broke off, and goes on"));
+        tokio::time::sleep(Duration::from_secs(1)).await; // a fault that lasts must not fill the log
+    }
+}
+
 /// Asks the directory `in_force` again and again, so often, what has changed. That no server answers is told by the directory's own notices; anything else that
 /// keeps the edge from following is told here, once.
 pub(super) async fn watch(in_force: impl Fn() -> (Arc<CachedDirectory>, Duration), wake: Arc<Wake>) {
@@ -160,20 +171,25 @@ pub(super) async fn watch(in_force: impl Fn() -> (Arc<CachedDirectory>, Duration
         let (_, interval) = in_force();
         tokio::time::sleep(interval).await;
         let (directory, _) = in_force();
-        match directory.follow().await {
-            Ok(topology_changed) => {
-                told = None;
-                if topology_changed {
-                    wake.changed.notify_one();
-                }
+        unbroken("what watches the directory for changes", look(&directory, &wake, &mut told)).await;
+    }
+}
+
+/// One look at what has changed; `told` is the last problem that was told of.
+async fn look(directory: &CachedDirectory, wake: &Wake, told: &mut Option<String>) {
+    match directory.follow().await {
+        Ok(topology_changed) => {
+            *told = None;
+            if topology_changed {
+                wake.changed.notify_one();
             }
-            Err(DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. }) => {}
-            Err(error) => {
-                let problem = whole_chain(&error);
-                if told.as_ref() != Some(&problem) {
-                    Event::DirectoryOddity.report(format_args!("what changes is not noticed: {problem}"));
-                    told = Some(problem);
-                }
+        }
+        Err(DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. }) => {}
+        Err(error) => {
+            let problem = whole_chain(&error);
+            if told.as_ref() != Some(&problem) {
+                Event::DirectoryOddity.report(format_args!("what changes is not noticed: {problem}"));
+                *told = Some(problem);
             }
         }
     }
@@ -190,6 +206,8 @@ pub(super) struct Follower {
     pub(super) reloads: mpsc::Receiver<Reload>,
     /// Where the listeners are bound, in the order of the configuration.
     pub(super) addresses: Vec<SocketAddr>,
+    /// What they show their clients, in the same order.
+    pub(super) certificates: Vec<Option<Arc<ListenerCertificates>>>,
 }
 
 /// What the readings so far leave to be done.
@@ -205,6 +223,16 @@ pub(super) struct Standing {
     doubted: Option<BTreeSet<String>>,
 }
 
+/// What a [`Follower`] does next.
+enum Task {
+    /// Reads the topology.
+    Read,
+    /// Asks for the addresses of servers that have none.
+    Resolve,
+    /// Brings a configuration in force.
+    Reload(Reload),
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Failure {
     NoAnswer,
@@ -215,36 +243,43 @@ impl Follower {
     pub(super) async fn run(mut self) {
         let mut last = Instant::now();
         loop {
-            if let Some(reload) = self.until_due(last).await {
-                self.reload(reload).await;
-            } else {
-                let now = self.in_force.load_full();
-                match read(&**now.directory.behind(), &now.config).await {
-                    Ok(reading) => self.take(reading, &now).await,
-                    Err(error) => self.failed(&error),
-                }
-            }
+            let task = self.until_due(last).await;
+            unbroken("what follows the directory and the configuration", self.carry_out(task)).await;
             last = Instant::now();
         }
     }
 
-    /// Waits until the topology is to be read again, or a configuration: that is given.
-    async fn until_due(&mut self, last: Instant) -> Option<Reload> {
+    async fn carry_out(&mut self, task: Task) {
+        let now = self.in_force.load_full();
+        match task {
+            Task::Reload(reload) => self.reload(reload).await,
+            Task::Resolve => self.resolve(&now).await,
+            Task::Read => match read(&**now.directory.behind(), &now.config).await {
+                Ok(reading) => self.take(reading, &now).await,
+                Err(error) => self.failed(&error),
+            },
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn until_due(&mut self, last: Instant) -> Task {
         let now = self.in_force.load_full();
         let regularly = now.config.routing.topology_refresh;
         let doubts = self.standing.doubted.is_some();
         let soon = match self.standing.unanswered {
             0 if doubts => CONFIRMATION,
-            0 if now.organisation.has_unresolved() => UNRESOLVED_RETRY,
             0 => regularly,
             times => UNANSWERED_RETRY.saturating_mul(1 << times.min(16)).min(UNANSWERED_RETRY_MAX),
         };
         let mut due = last + soon.min(regularly);
+        let unresolved = now.organisation.has_unresolved();
+        let resolve_at = Instant::now() + UNRESOLVED_RETRY;
         loop {
             tokio::select! {
-                Some(reload) = self.reloads.recv() => return Some(reload),
-                () = tokio::time::sleep_until(due) => return None,
-                () = self.wake.asked.notified() => return None,
+                Some(reload) = self.reloads.recv() => return Task::Reload(reload),
+                () = tokio::time::sleep_until(due) => return Task::Read,
+                () = self.wake.asked.notified() => return Task::Read,
+                () = tokio::time::sleep_until(resolve_at), if unresolved => return Task::Resolve,
                 // What made a reading doubtful often goes on for a while, and shows as one change after the other.
                 () = self.wake.changed.notified(), if !doubts => due = due.min(last + CHANGES_GATHER),
             }
@@ -263,6 +298,16 @@ impl Follower {
             log::info!("{sentence}");
         } else {
             Event::DirectoryAway.report(sentence);
+        }
+    }
+
+    /// Asks DNS again for the servers whose names did not resolve.
+    async fn resolve(&self, now: &InForce) {
+        let Organisation { topology, policy, .. } = &*now.organisation;
+        let (topology, policy) = (topology.clone(), policy.clone());
+        match Organisation::new(topology, policy, &now.config, Some(&now.organisation), &HashMap::new()).await {
+            Ok(new) => self.in_force.store(Arc::new(InForce { organisation: Arc::new(new), ..now.clone() })),
+            Err(error) => log::warn!("the servers stay where they were: {}", whole_chain(&error)),
         }
     }
 
@@ -513,6 +558,18 @@ mod tests {
         wrong_passwords_max: 1,
         wrong_passwords_window: Duration::from_secs(1),
     };
+
+    #[tokio::test]
+    async fn a_fault_in_one_round_does_not_end_all_that_come_after() {
+        let rounds = AtomicUsize::new(0);
+        for _ in 0..2 {
+            let round = async {
+                assert!(rounds.fetch_add(1, Relaxed) > 0, "a fault, made for this test");
+            };
+            tokio::time::timeout(Duration::from_secs(10), unbroken("this test", round)).await.expect("it goes on");
+        }
+        assert_eq!(rounds.load(Relaxed), 2);
+    }
 
     #[test]
     fn an_age_is_told_in_a_unit_that_people_count_in() {

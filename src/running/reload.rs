@@ -17,6 +17,7 @@ use super::{
     redirects,
 };
 use crate::{
+    certificates::{CertificateError, ListenerCertificates, Loaded},
     config::{self, Config, ConfigErrors},
     directory::{Directory, DirectoryError, Oddity, cache::CachedDirectory, ldif},
     edge::{
@@ -118,9 +119,15 @@ impl Follower {
                 Arc::new(Affinity::new(&config.affinity.keys, config.affinity.lifetime).map_err(StartError::from)?)
             }
         };
+        let certificates = load_certificates(&config).map_err(StartError::from)?;
         let keeper = Keeper::of(&config);
 
         // Nothing below can fail.
+        for (in_force, new) in self.certificates.iter().zip(certificates) {
+            if let (Some(in_force), Some(new)) = (in_force, new) {
+                in_force.replace(new);
+            }
+        }
         let version = old.version + 1;
         let redirects = redirects(&config, &self.addresses);
         if !is_same_directory {
@@ -160,8 +167,10 @@ impl Follower {
         let in_force = &old.organisation.topology;
         match following::read(&**directory.behind(), config).await {
             Ok(reading) if !self.standing.doubts(in_force, &reading.topology) => return Ok(New::of(reading)),
-            Ok(_)
-            | Err(StartError::Directory(DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. })) => {}
+            Ok(_) => {} // told
+            Err(StartError::Directory(DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. })) => {
+                log::warn!("the directory is away: the new configuration goes with the last good topology");
+            }
             Err(error) => return Err(error),
         }
         let topology = in_force.clone();
@@ -192,6 +201,12 @@ impl config::Directory {
             | (config::Directory::Ldap { .. }, config::Directory::Ldif(_)) => false,
         }
     }
+}
+
+/// What each listener is to show, if it speaks TLS.
+fn load_certificates(config: &Config) -> Result<Vec<Option<Loaded>>, CertificateError> {
+    let tls = config.listeners.iter().map(|listener| listener.tls.as_ref());
+    tls.map(|tls| tls.map(ListenerCertificates::load).transpose()).collect()
 }
 
 /// Whether a file, or what it says of itself, is another than it was.

@@ -51,6 +51,12 @@ pub async fn admit(host: &Host, session: &Session, head: &Parts) -> Result<Visit
     let Some((protocol, offered)) = offered(host, head.uri.path()) else {
         return Err(not_found(host));
     };
+    if host.behaviour().failing == Some(protocol) {
+        return Err(pages::plain(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable\n".to_owned()));
+    }
+    if host.generation == Generation::Exchange2013 && head.uri.path().ends_with("/healthcheck.htm") {
+        return Err(pages::plain(StatusCode::OK, format!("200 OK<br/>{}", host.fqdn))); // asks nobody who they are
+    }
     let failed =
         |error: DirectoryError| pages::plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{}: {error}\n", host.name));
     let (person, last_token) = match head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes) {

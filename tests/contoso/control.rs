@@ -6,6 +6,7 @@
 //! | `POST /<server>/stop`, `/start` | its sockets close, open again |
 //! | `POST /<server>/slow/<milliseconds>` | every answer waits |
 //! | `POST /<server>/hang` | requests stay unanswered |
+//! | `POST /<server>/fail/<protocol>` | that virtual directory answers 503 (`owa`, `ews`, `activesync`, ...) |
 //! | `POST /<server>/without-integrated` | offers Basic only |
 //! | `POST /<server>/mod-auth-gssapi` | refuses a new handshake on an authenticated connection |
 //! | `POST /<server>/extended-protection` | refuses every handshake |
@@ -65,6 +66,7 @@ async fn act<'c>(contoso: &'c Contoso, path: &str) -> Result<&'c StandIn, String
             server.slow(Duration::from_millis(delay));
         }
         (Some("hang"), None, None) => server.hang(),
+        (Some("fail"), Some(protocol), None) => server.fail(protocol.parse()?),
         (Some("without-integrated"), None, None) => server.without_integrated(),
         (Some("mod-auth-gssapi"), None, None) => server.mod_auth_gssapi(),
         (Some("extended-protection"), None, None) => server.extended_protection(),
@@ -88,6 +90,9 @@ fn line(server: &StandIn) -> String {
     if !behaviour.delay.is_zero() {
         let _ = write!(line, " slow={}ms", behaviour.delay.as_millis());
     }
+    if let Some(protocol) = behaviour.failing {
+        let _ = write!(line, " failing={protocol}");
+    }
     if !behaviour.integrated {
         line.push_str(" without-integrated");
     }
@@ -108,4 +113,4 @@ fn line(server: &StandIn) -> String {
 }
 
 const USAGE: &str = "GET / lists the servers; \
-    POST /<server>/stop|start|slow/<ms>|hang|without-integrated|mod-auth-gssapi|extended-protection|resume\n";
+    POST /<server>/stop|start|slow/<ms>|hang|fail/<protocol>|without-integrated|mod-auth-gssapi|extended-protection|resume\n";

@@ -13,7 +13,7 @@ use std::{
 };
 
 use firstcas::routing::{
-    protocol::VirtualDirectoryKind,
+    protocol::{Protocol, VirtualDirectoryKind},
     topology::{AuthenticationMethods, Server},
     version::{Generation, Version},
 };
@@ -73,6 +73,8 @@ pub struct Behaviour {
     pub integrated: bool,
     /// A new handshake on an authenticated connection is refused, as Apache's mod_auth_gssapi does; IIS allows it.
     pub mod_auth_gssapi: bool,
+    /// This protocol's virtual directory is answered 503, as IIS does whose application pool is stopped.
+    pub failing: Option<Protocol>,
     /// Every handshake is refused, as IIS does with Extended Protection `Require` behind a proxy that terminates TLS.
     pub extended_protection: bool,
 }
@@ -153,6 +155,11 @@ impl StandIn {
     /// Accepts connections and requests from now on, but answers none until [`StandIn::resume`].
     pub fn hang(&self) {
         self.host.behaviour.send_modify(|behaviour| behaviour.hung = true);
+    }
+
+    /// Answers 503 to every request of a protocol, as if its application pool had stopped.
+    pub fn fail(&self, protocol: Protocol) {
+        self.host.behaviour.send_modify(|behaviour| behaviour.failing = Some(protocol));
     }
 
     /// Switches Integrated Windows authentication off on all virtual directories.
@@ -348,6 +355,7 @@ const NORMAL: Behaviour = Behaviour {
     hung: false,
     integrated: true,
     mod_auth_gssapi: false,
+    failing: None,
     extended_protection: false,
 };
 const UNPRINTABLE: HeaderValue = HeaderValue::from_static("?");

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use firstcas::config::Config;
+use firstcas::{config::Config, events::whole_chain};
 use http::Method;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     harness::{House, Plan, start_edge, until},
     openldap::{self, BIND_DN, BIND_PASSWORD, Slapd, Tls},
     record,
+    reload::moved_to_lisbon,
 };
 
 const CONTOSO: &str = include_str!("../../conf/contoso.ldif");
@@ -214,6 +215,25 @@ async fn a_changed_topology_is_followed_and_a_broken_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn settings_change_while_the_directory_is_away_but_another_directory_has_to_answer() {
+    let WithSlapd { house, mut slapd, .. } = WithSlapd::start("", None).await;
+    assert_eq!(house.get("bruno", "/owa/").await.user(), "bruno");
+    let timeout = |house: &House| house.edge.as_ref().expect("it runs").in_force().config.timeouts.client;
+    slapd.stop();
+    house.edit_config("[resolve]", "[timeouts]\nclient = \"7s\"\n[resolve]");
+    assert_eq!(house.reload().await.expect("it is good").version, 2);
+    assert_eq!(timeout(&house), Duration::from_secs(7));
+    assert_eq!(house.get("bruno", "/owa/").await.user(), "bruno", "he is still known");
+
+    house.edit_config("\"7s\"", "\"8s\"");
+    house.edit_config(slapd.url("ldap").as_str(), "ldap://127.0.0.1:9");
+    let refused = house.reload().await.expect_err("nobody answers there");
+    assert!(whole_chain(&refused).contains("127.0.0.1:9"), "{refused:?}");
+    assert_eq!(timeout(&house), Duration::from_secs(7));
+    assert_eq!(house.get("bruno", "/owa/").await.user(), "bruno");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topology_that_the_configuration_does_not_fit_leaves_the_last_good_one() {
     let with = WithSlapd::start("", Some(refresh_often)).await;
     assert_eq!(with.house.get("ana", "/owa/").await.status, 200);
@@ -340,6 +360,18 @@ async fn people_that_cannot_be_read_again_are_told_of_and_the_edge_starts_withou
     let told = record::line(&["event=FC129", &shown, "is damaged or cut short", "cure="]).await;
     assert!(told.contains(&format!("{shown}.bad-1")), "{told}");
     assert_eq!(with.house.get("bruno", "/owa/").await.status, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_of_another_directory_are_not_believed_at_the_next_start() {
+    let mut with = WithSlapd::start("process.state_dir = \"@FOLDER@\"", None).await;
+    assert!(with.house.get("bruno", "/owa/").await.server().starts_with("cas-opo-"));
+    with.stop_both().await;
+    let other = || Slapd::load(&moved_to_lisbon(CONTOSO), &Tls::None);
+    let other = tokio::task::spawn_blocking(other).await.expect("another slapd");
+    with.further = with.further.replace(with.slapd.url("ldap").as_str(), other.url("ldap").as_str());
+    with.start_edge().await;
+    assert!(with.house.get("bruno", "/owa/").await.server().starts_with("cas-lis-"), "by the first request already");
 }
 
 #[tokio::test(flavor = "multi_thread")]

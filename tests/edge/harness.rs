@@ -12,7 +12,12 @@ use std::{
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
-use firstcas::{Running, config::Config, directory::ldif};
+use firstcas::{
+    Running,
+    config::Config,
+    directory::ldif,
+    running::{ReloadError, Reloaded},
+};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
@@ -45,6 +50,8 @@ pub struct Plan {
     pub instead: Vec<(&'static str, SocketAddr)>,
     /// Entries that the directory has besides `conf/contoso.ldif`.
     pub people: String,
+    /// A last word on what `conf/contoso.ldif` says.
+    pub rewrite: Option<fn(&str) -> String>,
     /// A last word on the configuration, for values below what a file may have.
     pub adjust: Option<fn(&mut Config)>,
 }
@@ -87,6 +94,10 @@ impl House {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pki = Pki::load_or_make(folder.path()).expect("certificates");
         let contoso_ldif = std::fs::read_to_string("conf/contoso.ldif").expect("the LDIF file");
+        let contoso_ldif = match plan.rewrite {
+            Some(rewrite) => rewrite(&contoso_ldif),
+            None => contoso_ldif,
+        };
         let ldif_file = folder.path().join("contoso.ldif");
         std::fs::write(&ldif_file, format!("{contoso_ldif}\n{}", plan.people)).expect("the LDIF file is written");
         let directory = Arc::new(ldif::open(&ldif_file).expect("the LDIF file"));
@@ -123,6 +134,24 @@ impl House {
     /// One GET on a connection of its own.
     pub async fn get(&self, user: &str, target: &str) -> Answer {
         self.ask(user, Method::GET, target).await
+    }
+
+    /// The configuration that the edge was started with.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("firstcas.toml")
+    }
+
+    /// Replaces a part of the configuration, without the edge's knowing.
+    pub fn edit_config(&self, part: &str, by: &str) {
+        let text = std::fs::read_to_string(self.config_file()).expect("the configuration");
+        assert!(text.contains(part), "{part:?} is not in {text}");
+        std::fs::write(self.config_file(), text.replace(part, by)).expect("the configuration is written");
+    }
+
+    /// What SIGHUP does.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let edge = self.edge.as_ref().expect("a running edge");
+        within("the reload", edge.reload(&self.config_file())).await
     }
 
     /// Requests that reached any server of contoso.
@@ -188,6 +217,7 @@ fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
          {local_site}\
          {ca}\
          {directory}\
+         {health}\
          [[listener]]\naddress = \"127.0.0.1:0\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificate = \"{place}/edge.pem\", key = \"{place}/edge.key\"{http2} }}\n\
@@ -200,6 +230,9 @@ fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
             format!("upstream.ca = \"{place}/ca.pem\"\n")
         },
         directory = if further.contains("directory.") { "" } else { &ldif },
+        // Tests count connections and requests; those of the checks would be among them.
+        health =
+            if further.contains("health.") { "" } else { "health.interval = \"0s\"\nhealth.slow_start = \"0s\"\n" },
         http2 = if further.contains("# http2") { ", http2 = true" } else { "" },
     );
     for (host, address) in contoso.resolve() {

@@ -3,22 +3,20 @@
 use std::{env, str::FromStr, time::Duration};
 
 use fastrand::Rng;
-use firstcas::config::Config;
 
 use crate::{
-    contoso::Contoso,
     hammer::{self, people, tally::Least},
     harness::{House, Plan},
 };
 
-/// Servers come back at once, and the topology is read again all the time.
-fn restless(config: &mut Config) {
-    config.routing.topology_refresh = Duration::from_millis(100);
-    config.upstream.retry_dead_after = Duration::from_millis(100);
-}
+/// Servers come back at once.
+const RESTLESS: &str = "upstream.retry_dead_after = \"100ms\"";
 
-/// Stops one server after the other, each for a moment, and never two of a site.
-async fn trouble(contoso: &Contoso, seed: u64) {
+/// Stops one server after the other, each for a moment, and never two of a site; and brings the configuration in force
+/// anew all the time, with the topology and another way to trust the servers.
+async fn trouble(house: &House, seed: u64) {
+    let contoso = &house.contoso;
+    let authorities = house.folder.path().join("ca.pem");
     let mut rng = Rng::with_seed(seed);
     loop {
         let server = contoso.server(rng.choice(["cas-lis-1", "cas-lis-2", "cas-opo-1", "cas-opo-2"]).expect("one"));
@@ -26,6 +24,10 @@ async fn trouble(contoso: &Contoso, seed: u64) {
         server.stop().await;
         tokio::time::sleep(Duration::from_millis(rng.u64(10..100))).await;
         server.start().expect("its ports are its own");
+        let mut pem = std::fs::read_to_string(&authorities).expect("the authorities");
+        pem.push('\n');
+        std::fs::write(&authorities, pem).expect("written");
+        house.reload().await.expect("a good configuration");
     }
 }
 
@@ -38,7 +40,7 @@ async fn nobody_is_ever_answered_in_the_name_of_somebody_else() {
     let seed = from_environment("FIRSTCAS_SEED").unwrap_or_else(|| fastrand::u64(..));
     let lasts = Duration::from_secs(from_environment("FIRSTCAS_HAMMER_SECONDS").unwrap_or(4));
     println!("FIRSTCAS_SEED={seed}");
-    let house = House::planned(Plan { people: people::ldif(), adjust: Some(restless), ..Plan::default() }).await;
+    let house = House::planned(Plan { people: people::ldif(), further: RESTLESS.into(), ..Plan::default() }).await;
     // These keep whom they have when they refuse a new handshake, as Apache does; the others do as IIS.
     for server in ["cas-lis-2", "cas-opo-2"] {
         house.contoso.server(server).mod_auth_gssapi();
@@ -48,7 +50,7 @@ async fn nobody_is_ever_answered_in_the_name_of_somebody_else() {
     let plan = hammer::Plan { address: house.plain(), seed, lasts, lasts_at_most, least, ..hammer::Plan::default() };
     let tally = tokio::select! {
         tally = hammer::run(plan) => tally,
-        () = trouble(&house.contoso, seed) => unreachable!("it has no end"),
+        () = trouble(&house, seed) => unreachable!("it has no end"),
     };
     println!("{tally}");
     assert!(tally.exceptions().is_empty(), "{tally}");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on says why and fails
 
 mod admin;
+mod certificates;
 mod connections;
 #[path = "../contoso/mod.rs"]
 mod contoso;
@@ -12,6 +13,7 @@ mod gate;
 #[path = "../hammer/mod.rs"]
 mod hammer;
 mod harness;
+mod health;
 mod hygiene;
 mod isolation;
 #[path = "../directory/line.rs"]
@@ -21,6 +23,7 @@ mod logging;
 #[path = "../openldap/mod.rs"]
 mod openldap;
 mod record;
+mod reload;
 mod routing;
 mod sign_in;
 mod sizes;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Asks twice, as a client without hurry does: with the first message and with the answer to the challenge.
-async fn sign_in(
+pub async fn sign_in(
     client: &mut Client,
     handshake: &Handshake,
     method: Method,
@@ -45,7 +45,7 @@ async fn get(house: &House, user: &str, target: &str) -> Answer {
     sign_in(&mut house.client().await, &ntlm(user), Method::GET, target, &[]).await
 }
 
-fn ntlm(user: &str) -> Handshake {
+pub fn ntlm(user: &str) -> Handshake {
     Handshake::ntlm(&format!("CONTOSO\\{user}"))
 }
 

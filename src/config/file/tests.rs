@@ -92,7 +92,8 @@ fn the_sample_file_loads_as_it_is_shipped() {
     let addresses: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
     assert_eq!(addresses, ["127.0.0.1:8080", "127.0.0.1:8443"]);
     let tls = config.listeners[1].tls.as_ref().unwrap();
-    assert_eq!(tls.certificate, place.path("state/demo/edge.pem"));
+    assert_eq!(tls.certificates[0].certificate, place.path("state/demo/edge.pem"));
+    assert_eq!((tls.certificates.len(), &tls.clients), (1, &None));
     assert!(!tls.http2);
     assert!(matches!(&config.directory, Directory::Ldif(path) if *path == place.path("conf/contoso.ldif")));
     assert_eq!(config.routing.local_site.as_deref(), Some("Lisbon"));
@@ -111,10 +112,11 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
     let numbers = uncommented();
     let from =
         |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().replace("\nkey", "\n#");
-    for title in ["[cache]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
+    for title in ["[cache]", "[health]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
         let table = format!("{title}{}", from(title));
         let explicit = place.with(&table).unwrap();
         assert_eq!(format!("{:?}", explicit.cache), format!("{:?}", only_active.cache));
+        assert_eq!(explicit.health, only_active.health);
         assert_eq!(explicit.timeouts, only_active.timeouts);
         assert_eq!(explicit.limits, only_active.limits);
         assert_eq!(explicit.pins, only_active.pins);
@@ -138,6 +140,9 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
         .replace("/etc/firstcas/http.keytab", "http.keytab")
         .replace("/etc/firstcas/firstcas.keytab", "http.keytab");
     text = text.replace("/var/lib/firstcas", ".");
+    text = text
+        .replace("/etc/firstcas/client-ca.pem", "ca.pem")
+        .replace("/etc/firstcas/mail.contoso.com-rsa.", "state/demo/edge.");
 
     let errors = place.read(&text).expect_err("three pairs of which only one can be");
     let problems: Vec<_> = errors.mistakes.iter().map(|mistake| mistake.problem.as_str()).collect();
@@ -314,6 +319,77 @@ fn the_administrators_page_is_for_nobody_else_unless_it_is_said() {
 }
 
 #[test]
+fn a_listener_has_as_many_certificates_as_are_listed_and_the_first_is_the_default() {
+    let place = Place::new();
+    let (certificate, key) = self_signed();
+    place.write("rsa.pem", &certificate);
+    place.write("rsa.key", &key);
+    let read = |tls: &str| {
+        place.read(&format!("directory.ldif = 'conf/contoso.ldif'\n[[listener]]\naddress = '127.0.0.1:0'\n{tls}"))
+    };
+    let edge = "certificate = 'state/demo/edge.pem'\nkey = 'state/demo/edge.key'\n";
+    let rsa = "certificate = 'rsa.pem'\nkey = 'rsa.key'\n";
+    for (tls, files) in [
+        (format!("[listener.tls]\n{edge}"), &["state/demo/edge.pem"][..]),
+        (format!("[listener.tls]\n{edge}[[listener.tls.certificates]]\n{rsa}"), &["state/demo/edge.pem", "rsa.pem"]),
+        (
+            format!("[[listener.tls.certificates]]\n{rsa}[[listener.tls.certificates]]\n{edge}"),
+            &["rsa.pem", "state/demo/edge.pem"],
+        ),
+    ] {
+        let config = read(&tls).unwrap();
+        let certificates = config.listeners[0].tls.as_ref().unwrap().certificates.iter();
+        let paths: Vec<_> = certificates.map(|files| files.certificate.clone()).collect();
+        assert_eq!(paths, files.iter().map(|file| place.path(file)).collect::<Vec<_>>(), "{tls}");
+    }
+
+    let problems = |tls: &str| {
+        let errors = read(tls).expect_err("a mistake");
+        errors.mistakes.iter().map(|mistake| format!("{} | {}", mistake.place, mistake.problem)).collect::<Vec<_>>()
+    };
+    let others = "[[listener.tls.certificates]]\ncertificate = 'gone.pem'\n[[listener.tls.certificates]]\n\
+                  certificate = 'rsa.pem'\nkey = 'state/demo/edge.key'\n";
+    assert_eq!(
+        problems(&format!("[listener.tls]\n{edge}{others}")),
+        [
+            "test.toml:7:1: listener[1].tls.certificates[1] | `key` is missing",
+            "test.toml:8:15: listener[1].tls.certificates[1].certificate | there is no file gone.pem",
+            "test.toml:11:7: listener[1].tls.certificates[2].key | the private key does not belong to the certificate",
+        ]
+        .map(|mistake| mistake.replace("gone.pem", &place.path("gone.pem").display().to_string()))
+    );
+}
+
+#[test]
+fn client_certificates_need_an_authority() {
+    let place = Place::new();
+    let read = |options: &str| {
+        place.read(&format!(
+            "directory.ldif = 'conf/contoso.ldif'\n[[listener]]\naddress = '127.0.0.1:0'\n[listener.tls]\n\
+             certificate = 'state/demo/edge.pem'\nkey = 'state/demo/edge.key'\n{options}"
+        ))
+    };
+    for (options, required) in [
+        ("", None),
+        ("client_ca = 'ca.pem'", Some(false)),
+        ("client_ca = 'ca.pem'\nclient_certificate = 'optional'", Some(false)),
+        ("client_ca = 'ca.pem'\nclient_certificate = 'required'", Some(true)),
+    ] {
+        let tls = read(options).unwrap().listeners.remove(0).tls.unwrap();
+        assert_eq!(tls.clients.map(|clients| clients.required), required, "{options}");
+    }
+    for (options, problem) in [
+        ("client_certificate = 'required'", "without client_ca no client certificate is believed"),
+        ("client_ca = 'ca.pem'\nclient_certificate = 'maybe'", "`maybe` is not known"),
+        ("client_ca = 'password'", "has no certificate"),
+    ] {
+        let errors = read(options).expect_err("a mistake");
+        assert_eq!(errors.mistakes.len(), 1, "{errors}");
+        assert!(errors.mistakes[0].problem.contains(problem), "{errors}");
+    }
+}
+
+#[test]
 fn a_listener_with_tls_does_not_send_its_clients_to_https() {
     let place = Place::new();
     let text = "directory.ldif = 'conf/contoso.ldif'\n[[listener]]\naddress = '127.0.0.1:0'\nredirect_to_https = \
@@ -431,6 +507,13 @@ fn values_that_cannot_be_meant_are_refused() {
         "upstream.fingerprints = []",
         "upstream.fingerprints = ['12']",
         "upstream = { insecure = true, ca = 'ca.pem' }",
+        "health.interval = '500ms'",
+        "health.interval = '2h'",
+        "health.timeout = '0s'",
+        "health.fall = 0",
+        "health.rise = 0",
+        "health.slow_start = '2h'",
+        "health.checks_max = 0",
         "routing.open_paths = ['/owa']",
         "routing.open_paths = ['/a/b']",
         "routing.open_paths = ['..']",
