@@ -105,7 +105,7 @@ pub struct Context {
     body_bytes: u64,
     story: Story,
     /// Counted as under way, once its protocol is known.
-    _underway: Option<Underway>,
+    underway: Option<Underway>,
     _in_flight: TaskTrackerToken,
 }
 
@@ -153,7 +153,7 @@ impl ProxyHttp for Edge {
             is_about_mailbox: false,
             body_bytes: 0,
             story: Story::new(),
-            _underway: None,
+            underway: None,
             _in_flight: self.in_flight.token(),
         }
     }

@@ -90,7 +90,7 @@ impl InForce {
         let (path, query) = path_and_query(session.req_header())?;
         let protocol = self.config.routing.protocol_of(&path).ok_or(Denial::PathNotServed)?;
         context.story.protocol = Some(protocol);
-        context._underway = Some(self.shared.metrics.begin(protocol));
+        context.underway = Some(self.shared.metrics.begin(protocol));
         self.check_announced_body(session.req_header(), protocol)?;
 
         let header = |name: &str| session.req_header().headers.get(name).map(http::HeaderValue::as_bytes);
