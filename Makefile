@@ -17,12 +17,15 @@ TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-e
 # An Active Directory forest of two domain controllers, and the Kerberos library for the edge's own sign-in to it.
 TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
 TEST_PACKAGES += libsasl2-modules-gssapi-mit libkrb5-dev pkg-config
+# The readers of the manual, the unit, the package and the examples.
+TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy keepalived
 
-.PHONY: help run build test lint unit gate fuzz deny windows samba peers mutants bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows samba packages deb booted peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
 	@echo 'make test    every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
+	@echo 'make deb     a Debian package, in target/debian'
 	@echo 'make peers   whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
 	@echo 'make mutants breaks the gate on purpose, and expects the isolation hammer to see it'
 	@echo 'make bench   criterion benches, requests per CPU-second beside a bare Pingora proxy, what look-ups cost the directory'
@@ -42,7 +45,7 @@ endif
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3 slapd ldap-utils
 
-test: test-packages lint deny unit gate fuzz build windows samba
+test: test-packages lint deny unit gate fuzz build windows samba packages
 	tests/shown_by
 
 lint: test-packages
@@ -73,6 +76,20 @@ samba: test-packages build
 	$(CARGO) build --locked --features gssapi --bin firstcas
 	$(AS_ROOT) tests/samba/beside $(CARGO) test --locked --features gssapi --test directory --test command_line
 	$(AS_ROOT) FIRSTCAS_GSSAPI=target/debug/firstcas tests/samba/run
+
+# What is installed, each part checked by the program that reads it; validators of Containerfiles and of Kubernetes come from
+# PyPI, cargo-deb from crates.io.
+packages: test-packages build
+	tests/packages/run
+
+deb: build
+	$(call install,dpkg-dev)
+	conf/debian/make
+
+# The package in a Debian of its own with systemd as its first process; the first run fetches that, some 100 MB.
+booted: deb
+	$(call install,debootstrap systemd-container openssl)
+	$(AS_ROOT) tests/packages/booted
 
 # Installs the peers, some 30 MB, if they are missing.
 peers: build-packages

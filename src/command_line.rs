@@ -3,6 +3,7 @@
 use std::{
     fmt::{Display, Write as _},
     io::{self, Write as _},
+    iter,
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -14,20 +15,21 @@ use crate::{
     certificates::ListenerCertificates,
     check::{self, CheckError},
     client_keytab,
-    config::{self, Config},
+    config::{self, Config, values::duration_text},
     directory::{Directory as _, DirectoryError, Oddity, Tell},
-    events::whole_chain,
+    events::{self, Event, catalogue, whole_chain},
     explain::{self, Question, QuestionParts},
     logging,
     routing::topology::Topology,
-    running::{StartError, start},
+    running::{self, StartError},
+    upgrade::{self, UpgradeError, Upgraded},
 };
 
 /// Exit status of a command that was used wrongly; clap's own.
 pub const USAGE: u8 = 2;
 
-/// `firstcas run`: serves until told to stop.
-pub fn run(file: &Path) -> ExitCode {
+/// `firstcas run`: serves until told to stop, in the running process's place if it is an upgrade.
+pub fn run(file: &Path, is_upgrade: bool) -> ExitCode {
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
@@ -40,14 +42,26 @@ pub fn run(file: &Path) -> ExitCode {
     for note in notes {
         log::warn!("{note}");
     }
-    let running = match start(config) {
-        Ok(running) => running,
-        Err(StartError::Policy(errors)) => return fail(&mistakes(file, &errors.mistakes)),
-        Err(error) => return fail(&whole_chain(&error)),
-    };
-    match running.run_until_signalled(file) {
+    let ended = running::run(config, file, is_upgrade);
+    events::tell_left_out();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Policy(errors)) => fail(&mistakes(file, &errors.mistakes)),
         Err(error) => fail(&whole_chain(&error)),
+    }
+}
+
+/// `firstcas upgrade`: a new process takes the running one's place.
+pub fn upgrade(file: &Path, binary: Option<&Path>) -> ExitCode {
+    match upgrade::upgrade(file, binary) {
+        Ok(Upgraded { serves, drains, for_at_most }) => {
+            let longest = duration_text(for_at_most);
+            let text =
+                format!("process {serves} serves now\nprocess {drains} finishes what it has, for at most {longest}\n");
+            say(&text, ExitCode::SUCCESS)
+        }
+        Err(UpgradeError::Config(errors)) => fail(&mistakes(file, &errors.mistakes)),
+        Err(error) => fail(&format!("not upgraded: {}", whole_chain(&error))),
     }
 }
 
@@ -104,6 +118,47 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         }
         Err(problem) => fail(&problem),
     }
+}
+
+/// `firstcas events`: the catalogue, or one event of it.
+pub fn events(event: Option<Event>, json: bool, markdown: bool) -> ExitCode {
+    let text = match event {
+        _ if markdown => catalogue::markdown(),
+        Some(event) if json => catalogue::json(&[event]),
+        None if json => catalogue::json(Event::ALL),
+        Some(event) => catalogue::one(event),
+        None => catalogue::list(),
+    };
+    say(&text, ExitCode::SUCCESS)
+}
+
+/// `firstcas man`: the manual pages of the command line, into a folder, or the first of them to standard output.
+pub fn man(program: clap::Command, folder: Option<&Path>) -> ExitCode {
+    let mut program = program.disable_help_subcommand(true);
+    program.build();
+    let page = |command: &clap::Command| clap_mangen::Man::new(command.clone()).section("8").manual("firstcas");
+    let Some(folder) = folder else {
+        let mut text = Vec::new();
+        return match page(&program).render(&mut text) {
+            Ok(()) => say(&String::from_utf8_lossy(&text), ExitCode::SUCCESS),
+            Err(error) => fail(&error.to_string()),
+        };
+    };
+    let written = iter::once(&program).chain(program.get_subcommands()).try_for_each(|command| {
+        page(command).generate_to(folder)?;
+        Ok::<_, io::Error>(())
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("the manual pages cannot be written to {}: {error}", folder.display())),
+    }
+}
+
+/// `firstcas completions`: a script for a shell, to standard output.
+pub fn completions(mut program: clap::Command, shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut program, env!("CARGO_PKG_NAME"), &mut script);
+    say(&String::from_utf8_lossy(&script), ExitCode::SUCCESS)
 }
 
 /// May start the program anew: nothing must have been written or opened yet.

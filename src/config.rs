@@ -68,6 +68,21 @@ pub struct Config {
     pub threads: usize,
     /// How long SIGTERM lets requests in flight finish.
     pub drain_timeout: Duration,
+    /// Where this process's number is written; `None`: nowhere.
+    pub pid_file: Option<PathBuf>,
+    /// How a running process is taken over from.
+    pub upgrade: Upgrade,
+}
+
+/// How a running process is taken over from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Where the two processes meet; `None`: the edge cannot be upgraded while it runs.
+    pub socket: Option<PathBuf>,
+    /// How long the new process may take until it serves.
+    pub timeout: Duration,
+    /// How long the old process lives on for the clients that it has.
+    pub drain_timeout: Duration,
 }
 
 /// One listening address.
@@ -283,6 +298,17 @@ pub struct Log {
     pub format: LogFormat,
     /// `env_logger` filter, such as `info` or `info,firstcas::access=off`; `RUST_LOG` overrides it.
     pub filter: String,
+    /// Where events go besides the log.
+    pub events: Vec<EventOutlet>,
+}
+
+/// Where events can go besides the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOutlet {
+    /// The syslog daemon of this machine, by /dev/log.
+    Syslog,
+    /// The journal of systemd, with fields to search by.
+    Journald,
 }
 
 /// The line format of the log.

@@ -184,6 +184,9 @@ impl ProxyHttp for Edge {
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         if let Some(origin) = context.in_force.redirect(session) {
             let answer = respond::to_https(origin, &session.req_header().uri);
+            if ends_here(context) {
+                session.set_keepalive(None);
+            }
             send(&answer, session).await?;
             return Ok(true);
         }
@@ -209,7 +212,7 @@ impl ProxyHttp for Edge {
             Ok(Course::Answer(answer)) => answer,
             Err(denial) => deny(denial, session, context),
         };
-        if context.client.pinned().is_some_and(|pinned| pinned.has_expired(context.in_force.pin_bounds())) {
+        if ends_here(context) {
             session.set_keepalive(None);
         }
         send(&answer, session).await?;
@@ -361,8 +364,8 @@ impl ProxyHttp for Edge {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
-        if session.is_process_shutting_down() {
-            session.set_keepalive(None);
+        if context.client.pinned().is_none() && ends_here(context) {
+            session.set_keepalive(None); // of a pinned client the gate says it
         }
         if response.status == 401 {
             respond::anonymise(response)?;
@@ -510,6 +513,14 @@ fn closed_to<T>(closed: Closed, context: &mut Context) -> Result<T> {
     Error::e_explain(ErrorType::InternalError, "the gate is closed")
 }
 
+/// Whether a client's connection ends with the answer that it gets now.
+fn ends_here(context: &Context) -> bool {
+    match context.client.pinned() {
+        Some(pinned) => pinned.has_expired(context.in_force.pin_bounds()),
+        None => context.in_force.shared.is_leaving(),
+    }
+}
+
 /// Lets a client wait so long with its next request. If its connection is to end with this answer, that stays in force.
 fn keep_alive(session: &mut HttpSession, patience: Duration) {
     if session.get_keepalive().is_some() {
@@ -599,7 +610,7 @@ fn join_cookies(request: &mut RequestHeader) -> Result<()> {
 async fn send(answer: &Answer, session: &mut Session) -> Result<()> {
     // A client that waits for a 100 before its body, or has a long one to send, must not be waited for in turn.
     let waits = session.req_header().headers.contains_key(EXPECT) || announces_long_body(session.req_header());
-    if waits || session.is_process_shutting_down() {
+    if waits {
         session.set_keepalive(None);
     }
     let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 3))?;

@@ -1,17 +1,24 @@
 //! Events: what an administrator should know, each with a stable id, a severity, a text and a cure.
 //!
 //! Where Exchange has an event for the same thing, its id is kept ([`Event::id`]: `OWA41` is event 41 of source
-//! `MSExchange OWA`, `EAS1008` event 1008 of `MSExchange ActiveSync`). Our own are `FC` and a number.
+//! `MSExchange OWA`, `EAS1008` event 1008 of `MSExchange ActiveSync`). Our own are `FC` and a number. [`catalogue`] shows
+//! them all.
+//!
+//! Every event is counted ([`counts`]). What is written goes to the log, to the list of [`recent`] ones, and to where
+//! [`also_to`] says; no event is written so often that it hides the others ([`throttle`]).
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::SystemTime,
+pub mod catalogue;
+mod kept;
+mod outlets;
+mod throttle;
+
+use std::fmt;
+
+pub use self::{
+    kept::{Happened, counts, recent},
+    outlets::also_to,
+    throttle::{tell_left_out, throttle},
 };
-
-use parking_lot::Mutex;
-
 pub use crate::error_chain::whole_chain;
 use crate::routing::Refusal;
 
@@ -90,6 +97,14 @@ pub enum Event {
     WaitsForUpgrade,
     /// A part of the edge broke off by a fault in it, and went on.
     InternalFault,
+    /// Another process has taken this one's place.
+    HandedOver,
+    /// This process has taken another one's place.
+    TookOver,
+    /// Another process was to take this one's place, and did not.
+    NotHandedOver,
+    /// Clients were cut off when the time to drain was over.
+    CutOff,
 }
 
 /// How urgent an event is.
@@ -142,6 +157,10 @@ impl Event {
         Event::ReloadRefused,
         Event::WaitsForUpgrade,
         Event::InternalFault,
+        Event::HandedOver,
+        Event::TookOver,
+        Event::NotHandedOver,
+        Event::CutOff,
     ];
 
     /// The stable id.
@@ -183,6 +202,10 @@ impl Event {
             Event::CertificateEnds => "FC150",
             Event::CertificateEnded => "FC151",
             Event::ClientCertificateUnknown => "FC152",
+            Event::HandedOver => "FC163",
+            Event::TookOver => "FC164",
+            Event::NotHandedOver => "FC165",
+            Event::CutOff => "FC166",
         }
     }
 
@@ -197,6 +220,8 @@ impl Event {
             | Event::TopologyChanged
             | Event::RequestRefused
             | Event::Reloaded
+            | Event::HandedOver
+            | Event::TookOver
             | Event::MalformedRequest => Severity::Information,
             Event::ActiveSyncRedirected
             | Event::DirectoryOddity
@@ -208,6 +233,7 @@ impl Event {
             | Event::StateNotKept
             | Event::TicketNotOpened
             | Event::WaitsForUpgrade
+            | Event::CutOff
             | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
             | Event::ProxyTargetNotUsable
@@ -224,7 +250,163 @@ impl Event {
             | Event::ConnectionNotOwn
             | Event::ReloadRefused
             | Event::InternalFault
+            | Event::NotHandedOver
             | Event::DirectoryAway => Severity::Error,
+        }
+    }
+
+    /// The source and number of Exchange's own event, where this is one.
+    pub fn of_exchange(self) -> Option<(&'static str, &'static str)> {
+        let id = self.id();
+        let owa = id.strip_prefix("OWA").map(|number| ("MSExchange OWA", number));
+        owa.or_else(|| id.strip_prefix("EAS").map(|number| ("MSExchange ActiveSync", number)))
+    }
+
+    /// What it means.
+    #[allow(clippy::too_many_lines)] // a table
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Event::VirtualDirectoryOut => {
+                "A server accepts connections, but one of its virtual directories does not answer as one that works does. \
+                 Its requests go to the site's other servers."
+            }
+            Event::VirtualDirectoryBack => {
+                "A virtual directory answers again as one that works does; its clients come back to it little by little."
+            }
+            Event::CertificateEnds => {
+                "A listener's certificate, or an authority that its clients are believed by, ends within 30 days; told again \
+                 at 7 days."
+            }
+            Event::CertificateEnded => {
+                "A listener's certificate, or an authority that its clients are believed by, ends within a day or has ended. \
+                 Clients that check it cannot connect then."
+            }
+            Event::ClientCertificateUnknown => {
+                "A client showed a certificate of an authority that is believed, but the name in it is no account's, or there \
+                 is none. It is served as if it had shown none."
+            }
+            Event::Reloaded => {
+                "SIGHUP brought another configuration in force, with the certificates and the topology that it names. No \
+                 connection was closed for it."
+            }
+            Event::ReloadRefused => {
+                "A configuration that SIGHUP asked for has mistakes, or what it names cannot be used. All of it was left; \
+                 what was in force before still is."
+            }
+            Event::WaitsForUpgrade => {
+                "A part of the new configuration cannot change while the process runs, such as the addresses it listens on. \
+                 The rest of it is in force."
+            }
+            Event::HandedOver => {
+                "Another process has taken this one's place: it listens on the same sockets, and new clients are its own. \
+                 This one finishes what it has."
+            }
+            Event::TookOver => {
+                "This process has taken the place of another, which finishes what it has. No client was refused for it."
+            }
+            Event::NotHandedOver => {
+                "Another process was to take this one's place and did not: it could not start, did not say in time that it \
+                 serves, or nobody waited. This process serves as before."
+            }
+            Event::CutOff => {
+                "A process that was leaving had waited for its last clients as long as it may, and cut them off."
+            }
+            Event::InternalFault => {
+                "A part of firstcas came upon a fault of its own. That round of its work was given up; the next one is made \
+                 as usual."
+            }
+            Event::ActiveSyncRedirected => {
+                "A device asked here for a mailbox of a site that has its own Internet-facing Client Access Server, and was \
+                 sent there by an HTTP 451 with the URL to use."
+            }
+            Event::BackEndWithoutIntegratedAuthentication => {
+                "An Exchange 2003 back-end asked for a password without offering Integrated Windows authentication. Clients \
+                 that depend on it cannot sign in there."
+            }
+            Event::ProxyTargetNotUsable => {
+                "A request could not be proxied to the mailbox's site: no Client Access Server there has a virtual directory \
+                 for it with an InternalURL and Integrated Windows authentication."
+            }
+            Event::ProxyTargetWithoutSsl => {
+                "A request was not proxied to the mailbox's site, because the InternalURLs there are http://, and passwords \
+                 would cross the network in clear."
+            }
+            Event::ProxyTargetVersion => {
+                "A request was refused, because the mailbox's site has no Client Access Server of the mailbox's own version."
+            }
+            Event::SiteWithoutClientAccessServer => {
+                "A request was refused, because the mailbox's site has no Client Access Server at all, and no other site may \
+                 serve it."
+            }
+            Event::ServerUnreachable => {
+                "A server has no address that could be found, or does not accept connections. It is left alone for a while, \
+                 and the other servers of its site are used."
+            }
+            Event::ServerBack => "A server that did not accept connections accepts them again, and is used.",
+            Event::SiteDown => {
+                "None of a site's Client Access Servers answers, so whoever has a mailbox there is told to come back later."
+            }
+            Event::ServerCertificate => {
+                "A server's certificate is not trusted, is for another name or has ended, or the server speaks only a TLS that \
+                 is too old. Nothing is sent to it."
+            }
+            Event::DirectoryOddity => {
+                "The directory has an object that breaks a user or a server: a mailbox on a server that is not there, a URL \
+                 that is none, a name that two people have. What is right is used."
+            }
+            Event::DirectoryAway => {
+                "No directory server answers, or what they say cannot be used. The last good topology stays in force, and \
+                 people who are known are served; others get a 503."
+            }
+            Event::DirectoryBack => "The directory answers again, and everybody is served.",
+            Event::DirectoryServerAway => {
+                "One of several directory servers does not answer any more. It is asked again when it does; nobody notices."
+            }
+            Event::DirectoryServerBack => "A directory server that did not answer answers again, and is asked again.",
+            Event::DirectoryCertificate => {
+                "The certificate of a directory server ends soon, or has ended. Once it has, the edge does not speak to that \
+                 server."
+            }
+            Event::WrongPasswords => {
+                "So many wrong passwords came for one person that the directory is not asked about more of them for a \
+                 while, so that nobody who guesses at the edge locks an account."
+            }
+            Event::MailboxMoved => {
+                "A mailbox is on another server or database than before, is new, or is gone. Its requests follow it from \
+                 now on."
+            }
+            Event::StateNotKept => {
+                "What a start without directory needs (process.state_dir) could not be written or read. The edge serves all \
+                 the same."
+            }
+            Event::TopologyChanged => {
+                "The directory's servers, sites or virtual directories are different, and the new topology is in force. The \
+                 text says what is different."
+            }
+            Event::MalformedRequest => {
+                "A request, or a credential in it, was not what its protocol allows, and was refused or not believed."
+            }
+            Event::TooManyClients => {
+                "As many client connections as limits.client_connections allows are open; further ones are closed at once."
+            }
+            Event::TooManyPins => {
+                "As many clients are signed in by Windows authentication as pins.connections_max allows; further ones get a 503."
+            }
+            Event::ExtendedProtection => {
+                "A server refused a sign-in by Windows authentication that it had itself begun, most likely because it \
+                 demands Extended Protection."
+            }
+            Event::TicketNotOpened => {
+                "A client's Kerberos ticket could not be opened with kerberos.keytab, so the edge does not know whose it is."
+            }
+            Event::ConnectionNotOwn => {
+                "A server connection that somebody is signed in over was not the one it had to be, or a server signed \
+                 somebody in unasked. The connection was closed before anything went over it to the wrong side."
+            }
+            Event::RequestRefused => {
+                "A request was refused because of who asked for what: nobody of that name, no mailbox, or a protocol that \
+                 the mailbox's version does not have."
+            }
         }
     }
 
@@ -252,6 +434,8 @@ impl Event {
             | Event::DirectoryServerBack
             | Event::MailboxMoved
             | Event::Reloaded
+            | Event::HandedOver
+            | Event::TookOver
             | Event::TopologyChanged => "nothing",
             Event::VirtualDirectoryOut => {
                 "check its application pool and the server's own health; the site's other servers take its requests"
@@ -296,6 +480,11 @@ impl Event {
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
             Event::ReloadRefused => "mend what it names, and send SIGHUP again; `firstcas check` shows every mistake",
             Event::InternalFault => "report it, with the log lines before it",
+            Event::NotHandedOver => "mend what it names, and upgrade again; this process serves as before",
+            Event::CutOff => {
+                "nothing, as a rule: clients that were held ask again; process.drain_timeout and \
+                 process.upgrade_drain_timeout give them longer"
+            }
             Event::WaitsForUpgrade => "`firstcas upgrade` brings it in force without losing a connection",
         }
     }
@@ -318,51 +507,59 @@ impl Event {
         }
     }
 
-    /// Writes the event to the log, under the target `firstcas::event`.
+    /// Counts the event, and writes it: to the log under the target `firstcas::event`, and wherever else events go.
     pub fn report(self, what: impl fmt::Display) {
-        let level = match self.severity() {
+        kept::count(self);
+        if throttle::may_be_written(self) {
+            self.write(&what.to_string());
+        }
+    }
+
+    fn write(self, what: &str) {
+        log::log!(target: TARGET, self.severity().level(), event = self.id(), cure = self.cure(); "{what}");
+        let line = one_line(what);
+        outlets::send(self, &line);
+        kept::keep(self, line);
+    }
+}
+
+impl Severity {
+    fn level(self) -> log::Level {
+        match self {
             Severity::Information => log::Level::Info,
             Severity::Warning => log::Level::Warn,
             Severity::Error => log::Level::Error,
-        };
-        note(self, what.to_string());
-        log::log!(target: "firstcas::event", level, event = self.id(), cure = self.cure(); "{what}");
+        }
     }
 }
 
-/// An event that was reported.
-#[derive(Clone, Debug)]
-pub struct Recent {
-    /// When.
-    pub at: SystemTime,
-    /// Which.
-    pub event: Event,
-    /// What happened.
-    pub text: String,
-}
-
-/// How often each event was reported by this process.
-pub fn counts() -> Vec<(Event, u64)> {
-    Event::ALL.iter().map(|event| (*event, COUNTS[*event as usize].load(Relaxed))).collect()
-}
-
-/// The last events, the latest first.
-pub fn recent() -> Vec<Recent> {
-    RECENT.lock().iter().rev().cloned().collect()
-}
-
-fn note(event: Event, text: String) {
-    COUNTS[event as usize].fetch_add(1, Relaxed);
-    let mut recent = RECENT.lock();
-    if recent.len() >= RECENT_MAX {
-        recent.pop_front();
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Severity::Information => "information",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        })
     }
-    recent.push_back(Recent { at: SystemTime::now(), event, text });
 }
 
-static COUNTS: [AtomicU64; Event::ALL.len()] = [const { AtomicU64::new(0) }; Event::ALL.len()];
-static RECENT: Mutex<VecDeque<Recent>> = Mutex::new(VecDeque::new());
-const RECENT_MAX: usize = 50;
+/// Text that stays one line and fits a datagram, whatever a client has put into it.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(LINE_BYTES_MAX));
+    for character in text.chars() {
+        if line.len() + character.len_utf8() > LINE_BYTES_MAX {
+            line.push_str("...");
+            break;
+        }
+        if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
+    }
+    line
+}
+
+/// By which a filter of the log names events.
+const TARGET: &str = "firstcas::event";
+
+const LINE_BYTES_MAX: usize = 2_000;
 
 #[cfg(test)]
 mod tests {
@@ -374,5 +571,27 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), Event::ALL.len());
+    }
+
+    #[test]
+    fn the_catalogue_leaves_no_event_out() {
+        let mut places: Vec<_> = Event::ALL.iter().map(|event| *event as usize).collect();
+        places.sort_unstable();
+        assert!(places.iter().copied().eq(0..Event::ALL.len()), "{places:?}");
+    }
+
+    #[test]
+    fn an_event_of_exchange_keeps_its_source_and_number() {
+        assert_eq!(Event::ProxyTargetNotUsable.of_exchange(), Some(("MSExchange OWA", "41")));
+        assert_eq!(Event::ActiveSyncRedirected.of_exchange(), Some(("MSExchange ActiveSync", "1008")));
+        assert_eq!(Event::DirectoryAway.of_exchange(), None);
+    }
+
+    #[test]
+    fn nothing_of_a_client_makes_a_second_line_or_a_long_one() {
+        assert_eq!(one_line("ana\nMESSAGE=forged\u{1b}[2J"), "ana\\nMESSAGE=forged\\u{1b}[2J");
+        let long = one_line(&"\u{e9}".repeat(LINE_BYTES_MAX));
+        assert!(long.ends_with("\u{e9}...") && long.len() <= LINE_BYTES_MAX + 3, "{}", long.len());
+        assert!(one_line(&"\u{7f}".repeat(LINE_BYTES_MAX)).len() <= LINE_BYTES_MAX + 10);
     }
 }

@@ -51,5 +51,7 @@ pub mod metrics;
 pub mod routing;
 pub mod running;
 pub mod secret;
+pub mod service_manager;
+pub mod upgrade;
 
 pub use running::{Running, start};

@@ -4,29 +4,67 @@
 use std::{
     fmt::Display,
     io::{self, Write},
+    sync::OnceLock,
 };
 
+use arc_swap::ArcSwap;
 use log::{Level, Metadata, Record, kv};
 
-use crate::config::{Log, LogFormat};
+use crate::{
+    config::{Log, LogFormat},
+    events,
+};
 
-/// Starts logging. `RUST_LOG` overrides the configured filter. A second call in one process changes nothing.
+/// Starts logging, and throttles events from then on. `RUST_LOG` overrides the configured filter. Where the process has a
+/// logger already, that one stays.
 pub fn start(settings: &Log) {
+    if log::set_logger(&InForce).is_ok() {
+        events::throttle();
+        let _ = LOGGER.set(ArcSwap::from_pointee(logger(settings))); // nobody else sets it
+    }
+    apply(settings);
+}
+
+/// Puts other settings into force, from the next line on.
+pub fn apply(settings: &Log) {
+    if let Some(in_force) = LOGGER.get() {
+        let logger = logger(settings);
+        let level = logger.filter();
+        in_force.store(logger.into());
+        log::set_max_level(level);
+    }
+    events::also_to(&settings.events);
+}
+
+fn logger(settings: &Log) -> env_logger::Logger {
     let format = settings.format;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| settings.filter.clone());
-    let started = env_logger::Builder::new()
+    env_logger::Builder::new()
         .parse_filters(&filter)
         .format(move |out, record| {
-            if !may_be_told(record.metadata()) {
-                return Ok(());
-            }
             let time = out.timestamp_millis();
             write_line(out, format, &time, record)
         })
-        .try_init();
-    if started.is_err() {
-        log::debug!("logging was started before");
+        .build()
+}
+
+/// The process's one logger, whose settings can change.
+struct InForce;
+
+static LOGGER: OnceLock<ArcSwap<env_logger::Logger>> = OnceLock::new();
+
+impl log::Log for InForce {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        may_be_told(metadata) && LOGGER.get().is_some_and(|logger| logger.load().enabled(metadata))
     }
+
+    fn log(&self, record: &Record<'_>) {
+        if let Some(logger) = LOGGER.get().filter(|_| may_be_told(record.metadata())) {
+            logger.load().log(record);
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// Pingora's own debugging shows requests as they are, with passwords and cookies, so nobody's but ours is written.
@@ -155,6 +193,19 @@ mod tests {
             let metadata = Metadata::builder().target(target).level(level).build();
             assert_eq!(may_be_told(&metadata), told, "{target} {level}");
         }
+    }
+
+    #[test]
+    fn another_filter_is_in_force_at_once_and_the_debugging_of_others_stays_out() {
+        let settings = |filter: &str| Log { format: LogFormat::Json, filter: filter.to_owned(), events: Vec::new() };
+        start(&settings("error"));
+        assert!(!log::log_enabled!(target: "firstcas::told", Level::Debug));
+        apply(&settings("error,firstcas::told=debug,pingora_proxy=trace"));
+        assert!(log::log_enabled!(target: "firstcas::told", Level::Debug));
+        assert!(log::log_enabled!(target: "pingora_proxy", Level::Info));
+        assert!(!log::log_enabled!(target: "pingora_proxy", Level::Debug));
+        apply(&settings("off"));
+        assert!(!log::log_enabled!(target: "firstcas::told", Level::Error));
     }
 
     #[test]

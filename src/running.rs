@@ -1,7 +1,10 @@
 //! From a configuration to a running edge, and from there to a stopped one. [`following`] is what it does besides serving.
 
 mod following;
+pub(crate) mod handover;
+pub(crate) mod pid_file;
 mod reload;
+mod sockets;
 
 use std::{
     io::ErrorKind,
@@ -9,7 +12,7 @@ use std::{
     os::fd::IntoRawFd,
     path::Path,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,43 +24,57 @@ use pingora_core::{
     services::{Service as _, listening::Service},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Listeners},
     certificates::{CertificateError, ListenerCertificates, expiry},
-    config::{Config, ConfigErrors},
+    config::{Config, ConfigErrors, Listener, values::duration_text},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
         affinity::{Affinity, NoKey},
-        door::{Door, Places},
+        door::{Door, Entrance, Places},
         health,
         in_force::{InForce, Shared},
         notices::Notices,
         organisation::OrganisationError,
         pin,
     },
+    events::{Event, whole_chain},
+    service_manager,
 };
 use following::{Follower, Keeper, Wake};
+use handover::{Estate, HandoverError, Inheritance, Predecessor, Successor};
+use pid_file::Prepared;
 use reload::Reload;
 pub use reload::{ReloadError, Reloaded};
+use sockets::Sockets;
 
 /// A running edge. Dropping it stops it, with all its connections; [`Running::drain`] lets the requests in flight finish.
 pub struct Running {
     addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    /// Held, and never told: administrators want to see the draining, too.
-    _admin_stop: watch::Sender<bool>,
+    /// Told only when another process has the page: administrators want to see the draining, too.
+    admin_stop: watch::Sender<bool>,
     certificates: Vec<Option<Arc<ListenerCertificates>>>,
+    /// For the next process.
+    sockets: Arc<Sockets>,
     /// No new clients.
     stop: watch::Sender<bool>,
+    /// No idle clients, once there are no new ones.
+    idle_end: CancellationToken,
     /// No clients at all.
     end: CancellationToken,
+    /// Requests.
     in_flight: TaskTracker,
+    /// Client connections.
+    connections: TaskTracker,
     wake: Arc<Wake>,
     in_force: Arc<ArcSwap<InForce>>,
     reloads: mpsc::Sender<Reload>,
@@ -101,6 +118,12 @@ pub enum StartError {
     /// The system has no randomness.
     #[error(transparent)]
     Affinity(#[from] NoKey),
+    /// The number of the process cannot be written.
+    #[error(transparent)]
+    PidFile(#[from] pid_file::PidFileError),
+    /// The process that serves did not hand over.
+    #[error("no other process's place could be taken")]
+    Handover(#[from] HandoverError),
     /// The operating system refused something basic.
     #[error("the operating system refused to start the edge's threads")]
     System(#[from] std::io::Error),
@@ -109,6 +132,11 @@ pub enum StartError {
 /// Starts the edge: reads the organisation, binds every listener, serves. Where the directory is away, the organisation is
 /// the one kept on disk.
 pub fn start(config: Config) -> Result<Running, StartError> {
+    start_with(config, Inheritance::default())
+}
+
+/// The same in another process's place.
+pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Running, StartError> {
     let directory_runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("directory").enable_all().build()?;
     let config = Arc::new(config);
@@ -121,21 +149,31 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let cached = Arc::new(CachedDirectory::new(directory.clone(), config.cache, notices.tell(), runtime));
     let keeper = Keeper::of(&config);
     // Before the topology is read, which is kept then with the names of the servers it came from: these people's may differ.
-    let people = keeper.as_ref().map(|keeper| keeper.people(&config)).unwrap_or_default();
-    let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref()))?;
+    let kept = keeper.as_ref().map_or(Ok(None), |keeper| keeper.topology());
+    let people = keeper.as_ref().map(|keeper| keeper.people(&config, &kept)).unwrap_or_default();
+    let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref(), kept))?;
     if keeper.is_some() {
         log::info!("{} people are known from before", people.len());
         cached.restore(people);
     }
-    let sockets: Vec<_> = config.listeners.iter().map(|listener| bind(listener.address)).collect::<Result<_, _>>()?;
-    let addresses: Vec<_> = sockets.iter().map(|(_, address)| *address).collect();
-    let admin_socket = config.admin.as_ref().map(|admin| bind(admin.address)).transpose()?;
+    let Inheritance { mut sockets, affinity_key } = inheritance;
+    let listening: Vec<_> = {
+        let listen = |listener: &Listener| sockets.listen("listener", listener.address);
+        config.listeners.iter().map(listen).collect::<Result<_, _>>()?
+    };
+    let admin_socket = config.admin.as_ref().map(|admin| sockets.listen("admin", admin.address)).transpose()?;
+    log::info!("{}", sockets.settle());
+    let addresses: Vec<_> = listening.iter().map(|(_, address)| *address).collect();
+    let affinity = match affinity_key {
+        Some(key) if config.affinity.keys.is_empty() => Affinity::with_own(key, config.affinity.lifetime),
+        Some(_) | None => Affinity::new(&config.affinity.keys, config.affinity.lifetime),
+    }?;
 
     let in_force = Arc::new(ArcSwap::from_pointee(InForce {
         config: config.clone(),
         directory: cached,
         organisation: Arc::new(beginning.organisation),
-        affinity: Arc::new(Affinity::new(&config.affinity.keys, config.affinity.lifetime)?),
+        affinity: Arc::new(affinity),
         redirects: redirects(&config, &addresses),
         version: 1,
         since: SystemTime::now(),
@@ -165,42 +203,37 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let organisation = in_force.clone();
     directory_runtime.spawn(health::rounds::run(move || organisation.load().organisation.clone()));
 
-    let in_flight = TaskTracker::new();
+    let (in_flight, connections) = (TaskTracker::new(), TaskTracker::new());
     let edge = Edge::new(in_force.clone(), in_flight.clone());
     let places = Arc::new(Places::new(config.limits.client_connections));
     let (stop, stopped) = watch::channel(false);
-    let end = CancellationToken::new();
+    let (idle_end, end) = (CancellationToken::new(), CancellationToken::new());
     let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
-        let serving = service(&config, edge.clone(), places.clone(), &addresses, &certificates)?;
-        serve(format!("edge-{number}"), serving, own(&sockets)?, stopped.clone(), end.clone())?;
+        let door = door(&config, edge.clone(), places.clone(), idle_end.clone());
+        let serving = service(Entrance::new(door, connections.clone()), &addresses, &certificates)?;
+        serve(format!("edge-{number}"), serving, own(&listening)?, stopped.clone(), end.clone())?;
     }
-    for (listener, address) in config.listeners.iter().zip(&addresses) {
-        log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
-    }
+    tell_where(&config, &addresses);
     let (admin_stop, admin_stopped) = watch::channel(false);
     let admin = admin_socket.as_ref().map(|(_, address)| *address);
     if let Some(socket) = admin_socket {
-        let with_tls = addresses.iter().zip(&certificates).filter_map(|(address, it)| Some((*address, it.clone()?)));
-        let page = Admin::new(in_force.clone(), places, with_tls.collect(), stopped);
-        let mut serving = Service::new("admin".into(), page);
-        serving.add_listener(ListenerConfig::tcp(socket.1.to_string()));
-        serve("admin".to_owned(), serving, own(&[socket])?, admin_stopped, end.clone())?;
+        let page = Admin::new(in_force.clone(), places, with_tls(&addresses, &certificates), stopped);
+        serve_page(page, socket, admin_stopped, &end)?;
     }
-    if let Some(address) = admin {
-        log::info!("the administrators' page is at http://{address}/");
-    }
-    log::info!("firstcas is ready");
     unless_started.disarm();
-    let directory = Some(directory_runtime);
+    let (sockets, directory) = (Arc::new(sockets), Some(directory_runtime));
     Ok(Running {
         addresses,
         admin,
+        admin_stop,
         certificates,
-        _admin_stop: admin_stop,
+        sockets,
         stop,
+        idle_end,
         end,
         in_flight,
+        connections,
         wake,
         in_force,
         reloads,
@@ -209,20 +242,47 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
+/// Starts, in the running process's place if it is an upgrade, and serves until told to stop.
+pub fn run(config: Config, file: &Path, is_upgrade: bool) -> Result<(), StartError> {
+    let pid_file = config.pid_file.as_deref().map(Prepared::beside).transpose()?;
+    if !is_upgrade {
+        let running = start(config)?;
+        let _pid_file = pid_file.map(Prepared::put).transpose()?;
+        return Ok(running.run_until_signalled(file)?);
+    }
+    let (mut predecessor, inheritance) = Predecessor::meet(&config.upgrade)?;
+    let running = match start_with(config, inheritance) {
+        Ok(running) => running,
+        Err(error) => {
+            predecessor.failed(&whole_chain(&error));
+            return Err(error);
+        }
+    };
+    if let Err(error) = predecessor.take_over() {
+        running.drain();
+        return Err(error.into());
+    }
+    let _pid_file = pid_file.map(Prepared::put).transpose().unwrap_or_else(|error| {
+        Event::StateNotKept.report(whole_chain(&error)); // the process before is on its way out
+        None
+    });
+    Event::TookOver.report(format_args!(
+        "this process, {}, serves in place of {}",
+        std::process::id(),
+        predecessor.pid()
+    ));
+    predecessor.settled();
+    Ok(running.run_until_signalled(file)?)
+}
+
 /// What the listeners say that only say where https is.
 fn redirects(config: &Config, bound: &[SocketAddr]) -> Vec<(SocketAddr, url::Url)> {
     let listeners = config.listeners.iter().zip(bound);
     listeners.filter_map(|(listener, bound)| Some((*bound, listener.redirect_to_https.clone()?))).collect()
 }
 
-/// What one thread serves: all listeners, by a proxy with server connections of its own.
-fn service(
-    config: &Config,
-    edge: Edge,
-    places: Arc<Places>,
-    addresses: &[SocketAddr],
-    certificates: &[Option<Arc<ListenerCertificates>>],
-) -> Result<Service<Door>, StartError> {
+/// The door of one thread, with server connections of its own behind it.
+fn door(config: &Config, edge: Edge, places: Arc<Places>, idle_end: CancellationToken) -> Door {
     let server = ServerConf {
         threads: 1,
         upstream_keepalive_pool_size: idle_connections_max(config),
@@ -230,8 +290,16 @@ fn service(
         ..ServerConf::default()
     };
     let in_force = edge.in_force().clone();
-    let door = Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, places);
-    let mut serving = Service::new("edge".into(), door);
+    Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, places, idle_end)
+}
+
+/// What one thread serves: all listeners.
+fn service(
+    entrance: Entrance,
+    addresses: &[SocketAddr],
+    certificates: &[Option<Arc<ListenerCertificates>>],
+) -> Result<Service<Entrance>, StartError> {
+    let mut serving = Service::new("edge".into(), entrance);
     for (certificates, address) in certificates.iter().zip(addresses) {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
         // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
@@ -270,6 +338,32 @@ fn serve<A: ServerApp + Send + Sync + 'static>(
     std::thread::Builder::new().name(name).spawn(move || {
         let _ = runtime.block_on(end.run_until_cancelled(work));
     })?;
+    Ok(())
+}
+
+/// The listeners that have certificates.
+fn with_tls(addresses: &[SocketAddr], certificates: &[Option<Arc<ListenerCertificates>>]) -> Listeners {
+    addresses.iter().zip(certificates).filter_map(|(address, it)| Some((*address, it.clone()?))).collect()
+}
+
+fn tell_where(config: &Config, addresses: &[SocketAddr]) {
+    for (listener, address) in config.listeners.iter().zip(addresses) {
+        log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
+    }
+}
+
+/// Starts the thread that administrators look at.
+fn serve_page(
+    page: Admin,
+    socket: (TcpListener, SocketAddr),
+    stopped: watch::Receiver<bool>,
+    end: &CancellationToken,
+) -> Result<(), StartError> {
+    let address = socket.1;
+    let mut serving = Service::new("admin".into(), page);
+    serving.add_listener(ListenerConfig::tcp(address.to_string()));
+    serve("admin".to_owned(), serving, own(&[socket])?, stopped, end.clone())?;
+    log::info!("the administrators' page is at http://{address}/");
     Ok(())
 }
 
@@ -325,51 +419,166 @@ impl Running {
         came_of_it.await.unwrap_or(Err(ReloadError::Stopping))
     }
 
-    /// Serves until SIGTERM or SIGQUIT (drain) or SIGINT (stop at once, a drain too). SIGHUP brings the configuration in
-    /// `file` in force.
+    /// Serves until SIGTERM (drain), SIGINT (stop at once, a drain too), or until another process has taken this one's place,
+    /// for which SIGQUIT looks. SIGHUP brings the configuration in `file` in force.
     pub fn run_until_signalled(self, file: &Path) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime
             .block_on(async {
-                let (mut terminate, mut quit) = (signal(SignalKind::terminate())?, signal(SignalKind::quit())?);
-                let (mut interrupt, mut hangup) = (signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+                let mut signals = Signals::new()?;
+                log::info!("firstcas is ready");
+                service_manager::ready();
+                let Some(why) = self.serve_until(&mut signals, file).await else { return Ok(()) };
+                let hurry = CancellationToken::new();
+                let upgrade = self.in_force.load().config.upgrade.clone();
+                let mut drained = match why {
+                    Leaving::Stopped => {
+                        service_manager::stopping();
+                        tokio::task::spawn_blocking(|| self.drain())
+                    }
+                    Leaving::HandedOver => {
+                        let hurry = hurry.clone();
+                        tokio::task::spawn_blocking(move || self.retire(&hurry))
+                    }
+                };
                 loop {
                     tokio::select! {
-                        _ = terminate.recv() => break,
-                        _ = quit.recv() => break,
-                        _ = interrupt.recv() => return Ok(()),
-                        _ = hangup.recv() => {
-                            let (done, _) = oneshot::channel();
-                            // One that waits already will read the file as it is then.
-                            let _ = self.reloads.try_send(Reload { file: file.to_owned(), done });
+                        _ = &mut drained => return Ok(()),
+                        _ = signals.terminate.recv() => hurry.cancel(),
+                        _ = signals.quit.recv() => {
+                            log::warn!("SIGQUIT: this process is leaving already");
+                            let _ = handover::decline(&upgrade, "it is leaving already"); // nobody may wait to hear it
+                        }
+                        _ = signals.interrupt.recv() => {
+                            log::warn!("SIGINT: the requests in flight are cut off");
+                            return Ok(());
                         }
                     }
                 }
-                let drained = tokio::task::spawn_blocking(|| self.drain());
-                tokio::select! {
-                    _ = drained => {}
-                    _ = interrupt.recv() => log::warn!("SIGINT: the requests in flight are cut off"),
-                }
-                Ok(())
             })
             .inspect(|()| runtime.shutdown_background())
     }
 
-    /// Stops listening, closes idle clients, and waits for the requests in flight: all of them, or the configured time.
-    pub fn drain(mut self) {
-        log::info!("draining: no new connections; {} requests in flight", self.in_flight.len());
-        let _ = self.stop.send(true); // nobody listening any more is what we want
-        self.in_flight.close();
-        if let Some(directory) = &self.directory {
-            // The clock of the time-out is the runtime's, so it must be made inside.
-            let drain_timeout = self.in_force.load().config.drain_timeout;
-            let waiting = async { tokio::time::timeout(drain_timeout, self.in_flight.wait()).await };
-            match directory.block_on(waiting) {
-                Ok(()) => log::info!("drained"),
-                Err(_) => log::warn!("{} requests were cut off after the drain time", self.in_flight.len()),
+    /// Serves until it is time to leave; `None`: at once.
+    async fn serve_until(&self, signals: &mut Signals, file: &Path) -> Option<Leaving> {
+        let mut handover: Option<JoinHandle<Result<Successor, HandoverError>>> = None;
+        loop {
+            let handed_over = async {
+                match &mut handover {
+                    Some(handover) => handover.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                result = handed_over => {
+                    handover = None;
+                    if self.is_handed_over(result.unwrap_or(Err(HandoverError::Gone))) {
+                        return Some(Leaving::HandedOver);
+                    }
+                }
+                _ = signals.terminate.recv() => return Some(Leaving::Stopped),
+                _ = signals.interrupt.recv() => return None,
+                _ = signals.hangup.recv() => {
+                    let (done, _) = oneshot::channel();
+                    // One that waits already will read the file as it is then.
+                    let _ = self.reloads.try_send(Reload { file: file.to_owned(), done });
+                }
+                _ = signals.quit.recv() => {
+                    if handover.is_some() {
+                        log::warn!("SIGQUIT: an upgrade is under way already");
+                        continue;
+                    }
+                    let (estate, keeper, known) = (self.estate(), self.keeper.load_full(), self.in_force());
+                    handover = Some(tokio::task::spawn_blocking(move || {
+                        if let Some(keeper) = keeper {
+                            keeper.keep_people(&known.directory); // for the next process to begin with
+                        }
+                        estate.hand_over()
+                    }));
+                }
             }
         }
+    }
+
+    /// What there is for the next process.
+    fn estate(&self) -> Estate {
+        let in_force = self.in_force.load();
+        let affinity_key = in_force.affinity.own().cloned();
+        Estate { upgrade: in_force.config.upgrade.clone(), sockets: self.sockets.clone(), affinity_key }
+    }
+
+    fn is_handed_over(&self, result: Result<Successor, HandoverError>) -> bool {
+        match result {
+            Ok(Successor { pid }) => {
+                self.in_force.load().shared.leave();
+                service_manager::main_pid(pid);
+                let longest = duration_text(self.in_force.load().config.upgrade.drain_timeout);
+                Event::HandedOver.report(format_args!(
+                    "process {pid} serves; this one, {}, finishes what it has, for at most {longest}",
+                    std::process::id()
+                ));
+                true
+            }
+            Err(error) => {
+                Event::NotHandedOver.report(format_args!("this process goes on serving: {}", whole_chain(&error)));
+                false
+            }
+        }
+    }
+
+    /// Stops listening, gives idle clients a moment for a last request, and waits for the requests in flight: all of them,
+    /// or the configured time.
+    pub fn drain(mut self) {
+        log::info!("draining: no new connections; {} requests in flight", self.in_flight.len());
+        self.stop_listening();
+        self.wait_for(self.finish());
         self.shut_down();
+    }
+
+    /// Stops listening, because another process does, and serves the clients that are here as long as they stay: each gets
+    /// one more answer. If it is in a `hurry`, it drains.
+    fn retire(mut self, hurry: &CancellationToken) {
+        self.keeper.store(None); // the other process keeps what is to be kept
+        let _ = self.admin_stop.send(true); // there may be no page
+        self.stop_listening();
+        let longest = self.in_force.load().config.upgrade.drain_timeout;
+        self.wait_for(async {
+            let gone = async { tokio::join!(self.connections.wait(), tokio::time::sleep(HANDSHAKE_MAX)) };
+            tokio::select! {
+                _ = timeout(longest, gone) => {}
+                () = hurry.cancelled() => self.finish().await,
+            }
+        });
+        self.shut_down();
+    }
+
+    fn stop_listening(&mut self) {
+        self.in_force.load().shared.leave();
+        let _ = self.stop.send(true); // nobody listening any more is what we want
+        self.sockets = Arc::default();
+        self.in_flight.close();
+        self.connections.close();
+    }
+
+    /// Lets idle clients go, and the others when they have their answer.
+    async fn finish(&self) {
+        let finish = async {
+            let _ = timeout(IDLE_GRACE, self.connections.wait()).await;
+            self.idle_end.cancel();
+            self.in_flight.wait().await;
+            let _ = timeout(LAST_ANSWERS, self.connections.wait()).await;
+        };
+        let _ = timeout(self.in_force.load().config.drain_timeout, finish).await; // `wait_for` says who was left
+    }
+
+    /// Waits, and tells whom it is the end for.
+    fn wait_for(&self, end: impl Future<Output = ()>) {
+        let Some(directory) = &self.directory else { return };
+        directory.block_on(end); // the clock of the time-outs is that runtime's
+        match self.in_flight.len() {
+            0 => log::info!("drained"),
+            left => Event::CutOff.report(format_args!("{left} requests were cut off when the time to drain was over")),
+        }
     }
 
     fn shut_down(&mut self) {
@@ -400,15 +609,6 @@ fn cure(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// Binds here rather than in Pingora, so that port 0 works and a busy port is an error with a name.
-fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { address, source };
-    let socket = TcpListener::bind(address).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    let bound = socket.local_addr().map_err(failed)?;
-    Ok((socket, bound))
-}
-
 /// The listening sockets for one thread, which closes its own descriptors of them.
 fn own(sockets: &[(TcpListener, SocketAddr)]) -> std::io::Result<ListenFds> {
     let mut own = pingora_core::server::Fds::new();
@@ -417,6 +617,39 @@ fn own(sockets: &[(TcpListener, SocketAddr)]) -> std::io::Result<ListenFds> {
     }
     Ok(Arc::new(Mutex::new(own)))
 }
+
+/// Why a process leaves.
+enum Leaving {
+    /// It was told to.
+    Stopped,
+    /// Another one serves.
+    HandedOver,
+}
+
+struct Signals {
+    terminate: Signal,
+    quit: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// How long an idle client of an edge that stops may take for a request that is on its way.
+const IDLE_GRACE: Duration = Duration::from_secs(2);
+/// How long the last answers may take to leave: over HTTP/2 they do after their requests are over.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Pingora's bound on a TLS handshake, whose connection nobody counts until it is over.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(60);
 
 /// How many servers one request is offered to before it is told that none answers.
 const MAX_SERVERS_TRIED: usize = 16;

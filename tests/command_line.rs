@@ -4,9 +4,9 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -54,20 +54,15 @@ impl Place {
         self.write("run.toml", &format!("{before}{after}"));
     }
 
-    fn spawn(&self, arguments: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_firstcas"))
-            .args(arguments)
-            .current_dir(self.0.path())
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_firstcas"));
+        command.args(arguments).current_dir(self.0.path()).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 
     fn firstcas(&self, arguments: &[&str]) -> Answer {
-        let mut child = self.spawn(arguments);
+        let mut child = self.command(arguments).spawn().unwrap();
         // Outputs here are far smaller than a pipe's buffer, so the process ends without being read from.
         ended(&mut child);
         let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
@@ -304,7 +299,7 @@ fn help_and_version_read_well() {
     ] {
         assert!(help.stdout.contains(text), "{text} in\n{}", help.stdout);
     }
-    for command in ["run", "check", "explain"] {
+    for command in COMMANDS {
         let help = place.firstcas(&[command, "--help"]);
         assert!(help.stdout.contains("Example"), "{}", help.stdout);
         assert!(help.stdout.lines().all(|line| line.len() < 140), "{}", help.stdout);
@@ -314,32 +309,214 @@ fn help_and_version_read_well() {
 }
 
 #[test]
-fn run_serves_until_it_is_told_to_stop() {
+fn the_catalogue_of_events_can_be_read_by_people_and_programs() {
     let place = Place::new();
-    place.listening_on("127.0.0.1:0");
-    let mut child = place.spawn(&["run", "-c", "run.toml"]);
-    let (lines, log) = mpsc::channel();
-    let stderr = BufReader::new(child.stderr.take().unwrap());
-    thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
-    let mut seen = Vec::new();
-    while !seen.iter().any(|line: &String| line.contains("firstcas is ready")) {
-        match log.recv_timeout(DEADLINE) {
-            Ok(line) => seen.push(line),
-            Err(error) => {
-                let _ = child.kill();
-                panic!("{error}: {seen:?}");
+    let all = place.firstcas(&["events"]);
+    assert_eq!((all.status, all.stderr.as_str()), (0, ""));
+    let one = place.firstcas(&["events", "fc121"]);
+    assert_eq!(one.status, 0, "{}", one.stderr);
+    for text in ["FC121", "error", "No directory server answers", "check the directory servers named in [directory]"] {
+        assert!(all.stdout.contains(text) && one.stdout.contains(text), "{text} in\n{}", one.stdout);
+    }
+    assert!(!one.stdout.contains("OWA41"));
+    let of_exchange = place.firstcas(&["events", "OWA41"]).stdout;
+    assert!(of_exchange.contains("event 41 of source MSExchange OWA\n"), "{of_exchange}");
+
+    let json = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        serde_json::from_str(&place.firstcas(arguments).stdout).expect("a list in JSON")
+    };
+    let events = json(&["events", "--json"]);
+    assert_eq!(events.len(), all.stdout.matches("Cure: ").count());
+    let is_whole = |event: &serde_json::Value| {
+        ["id", "severity", "meaning", "cure"].iter().all(|key| event[key].as_str().is_some_and(|text| !text.is_empty()))
+    };
+    assert!(events.iter().all(is_whole), "{events:?}");
+    let one = json(&["events", "--json", "EAS1008"]);
+    assert_eq!((one.len(), one[0]["exchange_event"].as_u64()), (1, Some(1008)));
+
+    let wrong = place.firstcas(&["events", "FC1211"]);
+    assert_eq!((wrong.status, wrong.stdout.as_str()), (2, ""));
+    assert!(wrong.stderr.contains("'FC121'"), "{}", wrong.stderr);
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command_and_man_reads_them() {
+    let place = Place::new();
+    place.write("man8/.keep", "");
+    let answer = place.firstcas(&["man", "man8"]);
+    assert_eq!((answer.status, answer.stdout.as_str(), answer.stderr.as_str()), (0, "", ""));
+    for command in COMMANDS {
+        let page = place.0.path().join(format!("man8/firstcas-{command}.8"));
+        let help = place.firstcas(&[command, "--help"]).stdout;
+        let read = formatted(&fs::read(&page).expect(command));
+        assert!(read.to_lowercase().starts_with(&format!("firstcas-{command}(8)")), "{read}");
+        assert!(read.contains(help.lines().next().unwrap().trim_end_matches('.')), "{read}");
+    }
+    let first = place.firstcas(&["man"]).stdout;
+    assert_eq!(first, fs::read_to_string(place.0.path().join("man8/firstcas.8")).unwrap());
+    let read = formatted(first.as_bytes());
+    for text in
+        ["firstcas(8)", "firstcas-explain(8)", "firstcas check --directory -c conf/firstcas.toml", "Exit status"]
+    {
+        assert!(read.contains(text), "{text} in\n{read}");
+    }
+    let nowhere = place.firstcas(&["man", "gone"]);
+    assert_eq!(nowhere.status, 1);
+    assert!(nowhere.stderr.starts_with("the manual pages cannot be written to gone: "), "{}", nowhere.stderr);
+}
+
+/// A manual page as a terminal shows it.
+fn formatted(page: &[u8]) -> String {
+    let mut groff = Command::new("groff")
+        .args(["-man", "-Tascii", "-ww", "-rLL=200n", "-P-cbou"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("groff");
+    groff.stdin.take().unwrap().write_all(page).unwrap();
+    let Output { stdout, stderr, .. } = groff.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&stderr), "", "groff finds nothing wrong");
+    String::from_utf8(stdout).unwrap().trim_start().to_owned()
+}
+
+#[test]
+fn bash_completes_commands_options_and_event_ids() {
+    let place = Place::new();
+    for (words, expected) in [
+        (&["firstcas", "ev"][..], "events"),
+        (&["firstcas", "run", "--conf"], "--config"),
+        (&["firstcas", "events", "FC12"], "FC121"),
+        (&["firstcas", "completions", "z"], "zsh"),
+    ] {
+        let script = format!(
+            "source <({} completions bash); COMP_WORDS=({}); COMP_CWORD={}; COMP_LINE=\"${{COMP_WORDS[*]}}\"; \
+             COMP_POINT=${{#COMP_LINE}}; _firstcas firstcas \"{}\" \"{}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            env!("CARGO_BIN_EXE_firstcas"),
+            words.join(" "),
+            words.len() - 1,
+            words[words.len() - 1],
+            words[words.len() - 2],
+        );
+        let Output { stdout, stderr, .. } =
+            Command::new("bash").args(["--norc", "-c", &script]).current_dir(place.0.path()).output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        assert!(stdout.lines().any(|line| line == expected), "{words:?}: {stdout}{stderr}");
+    }
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let answer = place.firstcas(&["completions", shell]);
+        assert!(answer.status == 0 && answer.stdout.contains("explain"), "{shell}: {}", answer.stderr);
+    }
+}
+
+const COMMANDS: [&str; 7] = ["run", "check", "explain", "upgrade", "events", "man", "completions"];
+
+/// `firstcas run`, and its log as it is written.
+struct Service {
+    child: Child,
+    log: mpsc::Receiver<String>,
+}
+
+impl Service {
+    /// On a free port, with the shipped configuration; `prepare` may change the command.
+    fn start(place: &Place, prepare: impl FnOnce(&mut Command)) -> Service {
+        place.listening_on("127.0.0.1:0");
+        let mut command = place.command(&["run", "-c", "run.toml"]);
+        prepare(&mut command);
+        let mut child = command.spawn().unwrap();
+        let (lines, log) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        Service { child, log }
+    }
+
+    /// The log up to the first line with this text.
+    fn log_until(&self, text: &str) -> Vec<String> {
+        let mut seen: Vec<String> = Vec::new();
+        while !seen.last().is_some_and(|line| line.contains(text)) {
+            match self.log.recv_timeout(DEADLINE) {
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("{text}: {error}: {seen:?}"),
             }
         }
+        seen
     }
-    let tell = |signal: &str, child: &std::process::Child| {
-        let told = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+
+    fn signal(&self, signal: &str) {
+        let told = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(told.success());
+    }
+
+    /// Stops it, and gives the rest of the log.
+    fn stop(mut self) -> Vec<String> {
+        self.signal("-TERM");
+        ended(&mut self.child);
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        self.log.iter().collect()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // already ended, where all went well
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn run_serves_until_it_is_told_to_stop() {
+    let place = Place::new();
+    let service = Service::start(&place, |_| {});
+    service.log_until("firstcas is ready");
+    service.signal("-HUP");
+    service.log_until("event=FC160");
+    service.stop();
+}
+
+#[test]
+fn the_service_manager_is_told_that_the_edge_is_ready_and_that_it_stops() {
+    let place = Place::new();
+    let manager = UnixDatagram::bind(place.0.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let told = || {
+        let mut message = [0; 1024];
+        let length = manager.recv(&mut message).expect("a notification");
+        String::from_utf8(message[..length].to_vec()).unwrap()
     };
-    tell("-HUP", &child); // the topology is read again, and nothing ends
-    while !log.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{error}")).contains("SIGHUP") {}
-    tell("-TERM", &child);
-    ended(&mut child);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let service = Service::start(&place, |command| {
+        command.env("NOTIFY_SOCKET", place.0.path().join("notify"));
+    });
+    assert_eq!(told(), "READY=1\n");
+    let log = service.log_until("firstcas is ready");
+    assert!(log.iter().any(|line| line.contains("listening on http://127.0.0.1:")), "{log:?}");
+    let rest = service.stop();
+    assert_eq!(told(), "STOPPING=1\n");
+    assert!(!rest.iter().any(|line| line.contains("service manager")), "{rest:?}");
+}
+
+#[test]
+fn a_storm_of_one_event_is_told_by_a_few_lines_and_a_number() {
+    const STORM: usize = 200;
+    const MALFORMED: &[u8] =
+        b"POST /owa/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let place = Place::new();
+    let service = Service::start(&place, |_| {});
+    let log = service.log_until("firstcas is ready");
+    let address = log.iter().find_map(|line| line.split_once("http://")?.1.split(['"', ' ']).next()).unwrap();
+    for _ in 0..STORM {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client.write_all(MALFORMED).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    let events: Vec<_> = service.stop().into_iter().filter(|line| line.contains("event=FC130")).collect();
+    let (summary, written) = events.split_last().unwrap();
+    let left_out = summary.split_once("and ").and_then(|(_, rest)| rest.split_once(" more of FC130 in the last "));
+    let left_out: usize = left_out.expect(summary).0.parse().unwrap();
+    assert!((30..STORM / 2).contains(&written.len()), "{}", written.len());
+    assert_eq!(written.len() + left_out, STORM);
 }
 
 #[test]

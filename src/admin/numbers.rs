@@ -206,7 +206,7 @@ impl Numbers {
             "Whether that succeeded; if not, the one before is in force",
             alone(u32::from(is_good)),
         )?;
-        let counts = events::counts().into_iter().map(|(event, count)| ([("event", event.id())], count));
+        let counts = events::counts().map(|(event, count)| ([("event", event.id())], count));
         sheet.counter("firstcas_events", "Events by their id, as in the log", counts)?;
         sheet.gauge("firstcas_build_info", "Which firstcas it is", [([("version", VERSION)], 1_u32)])
     }

@@ -286,10 +286,10 @@ impl Directory {
     }
 }
 
-impl From<events::Recent> for Reported {
-    fn from(recent: events::Recent) -> Self {
+impl From<events::Happened> for Reported {
+    fn from(recent: events::Happened) -> Self {
         Reported {
-            at: unix(recent.at),
+            at: unix(recent.time),
             id: recent.event.id(),
             severity: match recent.event.severity() {
                 Severity::Information => "information",

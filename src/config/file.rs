@@ -17,8 +17,8 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Admin, Affinity, CertificateFiles, ClientCertificates, Config, Directory, Health, Limits, Listener, ListenerTls,
-    Log, LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upstream, UpstreamTls,
+    Admin, Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
+    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upgrade, Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -93,6 +93,8 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         log,
         threads: process.threads,
         drain_timeout: process.drain_timeout,
+        pid_file: process.pid_file,
+        upgrade: process.upgrade,
     })
 }
 
@@ -100,6 +102,8 @@ struct Process {
     threads: usize,
     drain_timeout: Duration,
     state_dir: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+    upgrade: Upgrade,
 }
 
 fn process(section: &Section<'_>, surroundings: &Surroundings) -> Process {
@@ -109,6 +113,16 @@ fn process(section: &Section<'_>, surroundings: &Surroundings) -> Process {
             .get("threads", count(1..=1024))
             .unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get)),
         drain_timeout: section.get("drain_timeout", duration(Duration::ZERO..=DAY)).unwrap_or(Duration::from_secs(30)),
+        pid_file: section.get("pid_file", |value| surroundings.path(value)),
+        upgrade: Upgrade {
+            socket: section.get("upgrade_socket", |value| surroundings.socket(value)),
+            timeout: section
+                .get("upgrade_timeout", duration(Duration::from_secs(1)..=HOUR))
+                .unwrap_or(Duration::from_secs(60)),
+            drain_timeout: section
+                .get("upgrade_drain_timeout", duration(Duration::ZERO..=DAY))
+                .unwrap_or(Duration::from_secs(65 * 60)),
+        },
     }
 }
 
@@ -706,6 +720,26 @@ fn log(section: &Section<'_>) -> Log {
             })
             .unwrap_or(LogFormat::KeyValue),
         filter: section.get("filter", log_filter).unwrap_or_else(|| "info".to_owned()),
+        events: event_outlets(section),
+    }
+}
+
+/// One, or a list.
+fn event_outlets(section: &Section<'_>) -> Vec<EventOutlet> {
+    let mut outlets = if section.is_list("events") {
+        section.list("events", event_outlet).unwrap_or_default()
+    } else {
+        section.get("events", event_outlet).into_iter().collect()
+    };
+    outlets.dedup();
+    outlets
+}
+
+fn event_outlet(value: &DeValue<'_>) -> Result<EventOutlet, Wrong> {
+    match text(value)? {
+        "syslog" => Ok(EventOutlet::Syslog),
+        "journald" => Ok(EventOutlet::Journald),
+        other => Err(wrong(format!("events cannot go to `{other}`"), "write \"syslog\" or \"journald\"")),
     }
 }
 
@@ -742,6 +776,7 @@ const WATCH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::f
 
 const DNS_PORT: u16 = 53;
 
+const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Waits a person sits through: below, a busy network fails; above, the client gives up first.

@@ -55,6 +55,24 @@ impl Surroundings {
         Ok(path)
     }
 
+    /// The place of a file that firstcas makes; its folder may not be there yet.
+    pub fn path(&self, value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+        Ok(self.working_directory.join(text(value)?))
+    }
+
+    /// The same of a Unix socket.
+    pub fn socket(&self, value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+        let path = self.path(value)?;
+        let length = path.as_os_str().len();
+        match length > SOCKET_BYTES_MAX {
+            true => Err(wrong(
+                format!("{} has {length} bytes; the system allows {SOCKET_BYTES_MAX} for a socket", path.display()),
+                "choose a shorter path, such as \"/run/firstcas/upgrade.sock\"",
+            )),
+            false => Ok(path),
+        }
+    }
+
     /// The certificates of a PEM file, at least one.
     pub fn certificates(&self, value: &DeValue<'_>) -> Result<(PathBuf, Vec<X509>), Wrong> {
         let path = self.working_directory.join(text(value)?);
@@ -203,6 +221,9 @@ fn open(path: &Path) -> Result<File, Wrong> {
 
 /// More than the largest bundle of certificate authorities, a few hundred KiB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// What `sockaddr_un` has room for, less its final zero.
+const SOCKET_BYTES_MAX: usize = 107;
 
 const ROOT: u32 = 0;
 const WRITABLE_BY_ALL: u32 = 0o002;

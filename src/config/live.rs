@@ -14,6 +14,10 @@ impl Config {
         keep("limits.client_connections", places, in_force.limits.client_connections, &mut kept);
         keep_admin(&mut self.admin, in_force.admin.as_ref(), &mut kept);
         keep("pins.connections_max", &mut self.pins.connections_max, in_force.pins.connections_max, &mut kept);
+        if self.pid_file != in_force.pid_file {
+            kept.push("process.pid_file stays as it is".to_owned());
+            self.pid_file.clone_from(&in_force.pid_file);
+        }
         let wanted = std::mem::take(&mut self.listeners);
         let in_force = numbered(&in_force.listeners);
         let mut wanted = numbered(&wanted);
@@ -103,7 +107,7 @@ mod tests {
         let old = config(&(plain(80, "") + &plain(81, "")), "[process]\nthreads = 2");
         let mut new = config(
             &(plain(82, "") + &plain(81, "")),
-            "[process]\nthreads = 3\n[limits]\nclient_connections = 100\n[pins]\nconnections_max = 50\n\
+            "[process]\nthreads = 3\npid_file = \"/run/other.pid\"\n[limits]\nclient_connections = 100\n[pins]\nconnections_max = 50\n\
              [admin]\naddress = \"127.0.0.1:8090\"",
         );
         let kept = new.keep_what_cannot_change(&old);
@@ -114,12 +118,14 @@ mod tests {
                 "limits.client_connections stays 20000, and is not 100 yet",
                 "admin.address stays unset, and is not 127.0.0.1:8090 yet",
                 "pins.connections_max stays 10000, and is not 50 yet",
+                "process.pid_file stays as it is",
                 "127.0.0.1:80 is still listened on",
                 "nothing listens on 127.0.0.1:82 yet",
             ]
         );
         assert_eq!((new.threads, new.limits.client_connections, new.pins.connections_max), (2, 20_000, 10_000));
         assert_eq!(new.listeners, old.listeners);
+        assert_eq!(new.pid_file, None);
         assert_eq!(new.admin, None);
     }
 

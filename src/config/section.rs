@@ -103,6 +103,11 @@ impl<'d> Section<'d> {
         self.find(key).is_some()
     }
 
+    /// Whether a key's value is a list.
+    pub fn is_list(&self, key: &'static str) -> bool {
+        self.find(key).is_some_and(|value| value.get_ref().is_array())
+    }
+
     /// Reads a key's value. `None`: it is absent, or wrong, which is noted.
     pub fn get<T>(&self, key: &'static str, read: impl FnOnce(&DeValue<'_>) -> Result<T, Wrong>) -> Option<T> {
         let value = self.find(key)?;

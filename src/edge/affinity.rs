@@ -28,6 +28,8 @@ pub struct Affinity {
     keys: Vec<LessSafeKey>,
     random: SystemRandom,
     lifetime: Duration,
+    /// The key, if it is one that was made here or by the process before.
+    own: Option<Secret>,
 }
 
 /// A key is not [`KEY_BYTES`] long, or the system has no randomness to make one of.
@@ -40,13 +42,24 @@ impl Affinity {
     pub fn new(keys: &[Secret], lifetime: Duration) -> Result<Self, NoKey> {
         let random = SystemRandom::new();
         let key = |bytes: &[u8]| UnboundKey::new(&AES_256_GCM, bytes).map(LessSafeKey::new).map_err(|_| NoKey);
-        let mut keys = keys.iter().map(|secret| key(secret.expose())).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             let mut bytes = [0; KEY_BYTES];
             random.fill(&mut bytes).map_err(|_| NoKey)?;
-            keys.push(key(&bytes)?);
+            return Affinity::with_own(Secret::new(bytes), lifetime);
         }
-        Ok(Affinity { keys, random, lifetime })
+        let keys = keys.iter().map(|secret| key(secret.expose())).collect::<Result<Vec<_>, _>>()?;
+        Ok(Affinity { keys, random, lifetime, own: None })
+    }
+
+    /// With a key that the process before has made.
+    pub fn with_own(own: Secret, lifetime: Duration) -> Result<Self, NoKey> {
+        let affinity = Affinity::new(std::slice::from_ref(&own), lifetime)?;
+        Ok(Affinity { own: Some(own), ..affinity })
+    }
+
+    /// The key that was made, for the next process.
+    pub fn own(&self) -> Option<&Secret> {
+        self.own.as_ref()
     }
 
     /// The `Set-Cookie` field that takes its client to this mailbox's server. `None`: the system has no randomness.
@@ -165,6 +178,20 @@ mod tests {
             assert_eq!(affinity.mailbox(&cookie.as_bytes()[..place], now()), None, "cut at {place}");
         }
         assert_eq!(self::affinity().mailbox(cookie.as_bytes(), now()), None, "another key");
+    }
+
+    #[test]
+    fn the_next_process_opens_cookies_of_a_key_that_was_made() {
+        let old = Affinity::new(&[], DAY).expect("a key");
+        let mailbox = MailboxName::parse("bruno@contoso.com").expect("a name");
+        let now = SystemTime::now();
+        let cookie = old.set_cookie(&mailbox, true, now).expect("randomness");
+        let cookie = cookie.split(';').next().expect("a first part").as_bytes();
+        let new = Affinity::with_own(old.own().expect("it was made").clone(), DAY).expect("a key");
+        assert_eq!(new.mailbox(cookie, now), Some(mailbox));
+        assert_eq!(new.own(), old.own(), "and the one after that does, too");
+        assert_eq!(Affinity::new(&[], DAY).expect("a key").mailbox(cookie, now), None);
+        assert_eq!(Affinity::new(&[Secret::new([7; KEY_BYTES])], DAY).expect("a key").own(), None, "it is in a file");
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The door in front of the proxy: how many clients are let in, and how long one may take to say what it wants.
 //!
+//! And at the end, how the clients are let go: when the edge stops listening, each gets one more answer, and with it the end
+//! of its connection. Pingora's own way is to close idle connections at once, just when a request may be on its way to them.
+//!
 //! Pingora limits each read while a request's header arrives, but not their sum, and a new connection has a limit of its
 //! own. Somebody who sends a byte now and then would hold a connection for ever.
 
@@ -14,26 +17,39 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::{
-    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
-    protocols::http::{
-        ServerSession,
-        v2::server::{H2Options, default_h2_options},
+    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
+    protocols::{
+        Stream,
+        http::{
+            ServerSession,
+            v2::server::{H2Options, default_h2_options},
+        },
     },
     server::ShutdownWatch,
 };
 use pingora_proxy::HttpProxy;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Edge, client::Client, in_force::InForce};
 use crate::events::Event;
 
-/// The application that listens: the proxy, with patience that ends.
+/// The application that listens: the door, and a count of the connections that came in by it.
+pub struct Entrance {
+    door: Arc<Door>,
+    connections: TaskTracker,
+}
+
+/// The proxy, with patience that ends.
 pub struct Door {
     proxy: Arc<HttpProxy<Edge>>,
     in_force: Arc<ArcSwap<InForce>>,
     options: HttpServerOptions,
     places: Arc<Places>,
+    /// Idle clients of an edge that does not listen any more are let go.
+    idle_end: CancellationToken,
+    /// What Pingora looks at to end connections itself: always false.
+    never: ShutdownWatch,
 }
 
 /// Places for clients, of all doors together.
@@ -45,10 +61,35 @@ pub struct Places {
 
 impl Door {
     /// A door in front of this proxy.
-    pub fn new(proxy: HttpProxy<Edge>, in_force: Arc<ArcSwap<InForce>>, places: Arc<Places>) -> Self {
+    pub fn new(
+        proxy: HttpProxy<Edge>,
+        in_force: Arc<ArcSwap<InForce>>,
+        places: Arc<Places>,
+        idle_end: CancellationToken,
+    ) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(in_force.load().config.timeouts.client_keepalive);
-        Door { proxy: Arc::new(proxy), in_force, options, places }
+        let (_, never) = watch::channel(false);
+        Door { proxy: Arc::new(proxy), in_force, options, places, idle_end, never }
+    }
+}
+
+impl Entrance {
+    /// An entrance by this door; `connections` counts those that are open.
+    pub fn new(door: Door, connections: TaskTracker) -> Self {
+        Entrance { door: Arc::new(door), connections }
+    }
+}
+
+#[async_trait]
+impl ServerApp for Entrance {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let _counted = self.connections.token();
+        self.door.process_new(stream, shutdown).await
+    }
+
+    async fn cleanup(&self) {
+        self.door.cleanup().await;
     }
 }
 
@@ -97,11 +138,11 @@ impl HttpServerApp for Door {
     async fn process_new_http(
         self: &Arc<Self>,
         mut session: ServerSession,
-        shutdown: &ShutdownWatch,
+        _: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let _place = self.places.take()?;
         if session.as_http1().is_none() {
-            return self.proxy.process_new_http(session, shutdown).await; // over HTTP/2 the header is here already
+            return self.proxy.process_new_http(session, &self.never).await; // over HTTP/2 the header is here already
         }
         // Off by default: a request that comes early would then break the one that is being answered (RFC 9112 section 9.3.2).
         session.set_pipelining_enabled(true);
@@ -113,7 +154,7 @@ impl HttpServerApp for Door {
         session.set_connection_user_context(left);
 
         let arrived = Arc::new(AtomicBool::new(false));
-        let request = ARRIVED.scope(arrived.clone(), self.proxy.process_new_http(session, shutdown));
+        let request = ARRIVED.scope(arrived.clone(), self.proxy.process_new_http(session, &self.never));
         tokio::select! {
             biased;
             stream = request => stream,
@@ -134,6 +175,7 @@ impl HttpServerApp for Door {
     }
 
     async fn http_cleanup(&self) {
+        self.idle_end.cancelled().await;
         self.proxy.http_cleanup().await;
     }
 }

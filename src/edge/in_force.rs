@@ -1,7 +1,14 @@
 //! What is in force: configuration, directory, organisation. A request is served by one state from its first phase to its
 //! last; a new one takes the old one's place whole, and requests that are under way keep theirs.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
 
 use parking_lot::Mutex;
 
@@ -50,6 +57,7 @@ pub struct Shared {
     pub(super) sent: Sent,
     pub(super) lately: Lately,
     pub(super) numbers: Numbers,
+    is_leaving: AtomicBool,
     /// What requests are counted by.
     pub metrics: Arc<Metrics>,
     /// Some of the last decisions.
@@ -81,6 +89,7 @@ impl Shared {
             metrics: Arc::default(),
             decisions: Decisions::new(),
             last_reload: Mutex::default(),
+            is_leaving: AtomicBool::new(false),
             pins_max,
         }
     }
@@ -93,6 +102,16 @@ impl Shared {
     /// Whether the directory answers, as far as anybody knows.
     pub fn is_directory_up(&self) -> bool {
         !self.notices.is_away()
+    }
+
+    /// From now on each client's connection ends with its next answer.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Relaxed);
+    }
+
+    /// Whether the edge is about to stop.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Relaxed)
     }
 }
 
@@ -109,7 +128,11 @@ impl InForce {
         self.redirects.iter().find(|(bound, _)| is_it(bound)).map(|(_, origin)| origin)
     }
 
+    /// Of a leaving edge every pin has reached its bounds: a handshake is let finish, nothing else goes on.
     pub(super) fn pin_bounds(&self) -> Bounds {
+        if self.shared.is_leaving() {
+            return Bounds { lifetime: Duration::ZERO, requests_max: 0 };
+        }
         Bounds { lifetime: self.config.pins.lifetime, requests_max: self.config.pins.requests_max }
     }
 

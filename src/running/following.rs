@@ -37,6 +37,9 @@ use crate::{
     },
 };
 
+/// What was kept of the topology for a start without directory.
+type KeptResult = Result<Option<KeptTopology>, KeptError>;
+
 /// What makes the topology be read again before its time.
 #[derive(Default)]
 pub(super) struct Wake {
@@ -68,6 +71,7 @@ pub(super) async fn begin(
     directory: &dyn Directory,
     config: &Config,
     keeper: Option<&Keeper>,
+    kept: KeptResult,
 ) -> Result<Beginning, StartError> {
     // Asked first, so that what changes from now on is seen; and where nobody answers, once is enough.
     let read = match directory.changes().await {
@@ -76,7 +80,7 @@ pub(super) async fn begin(
     };
     let reading = match read {
         Ok(reading) => reading,
-        Err(StartError::Directory(error)) => return begin_without_directory(error, config, keeper).await,
+        Err(StartError::Directory(error)) => return begin_without_directory(error, config, keeper, kept).await,
         Err(error) => return Err(error),
     };
     let standing = Standing { odd: tell_oddities(&reading.oddities, &BTreeSet::new()), ..Standing::default() };
@@ -91,6 +95,7 @@ async fn begin_without_directory(
     error: DirectoryError,
     config: &Config,
     keeper: Option<&Keeper>,
+    kept: KeptResult,
 ) -> Result<Beginning, StartError> {
     let Some(keeper) = keeper else {
         return Err(match config.directory {
@@ -106,7 +111,7 @@ async fn begin_without_directory(
     let nothing_kept = |problem: &str| {
         format!("process.state_dir has no topology to start with ({problem}); start once while the directory answers")
     };
-    let kept = match keeper.kept.topology() {
+    let kept = match kept {
         Ok(Some(kept)) if !keeper.is_of_same_servers(&kept) => {
             let problem = format!("the one there was read from {}", kept.from);
             return Err(StartError::DirectoryAway { without: nothing_kept(&problem), source: error });
@@ -408,15 +413,20 @@ impl Keeper {
         self.tell(self.kept.keep_people(&cached.remembered()));
     }
 
+    /// What was kept. Once only: what cannot be read is moved aside.
+    pub(super) fn topology(&self) -> KeptResult {
+        self.kept.topology()
+    }
+
     /// Whether it was read from servers of which at least one is still configured.
     fn is_of_same_servers(&self, kept: &KeptTopology) -> bool {
         kept.from.split(", ").any(|server| self.from.split(", ").any(|own| own == server))
     }
 
     /// The people that were known, but for those that nobody would believe any more, or of another directory.
-    pub(super) fn people(&self, config: &Config) -> Vec<Remembered> {
-        match self.kept.topology() {
-            Ok(Some(kept)) if self.is_of_same_servers(&kept) => {}
+    pub(super) fn people(&self, config: &Config, kept: &KeptResult) -> Vec<Remembered> {
+        match kept {
+            Ok(Some(kept)) if self.is_of_same_servers(kept) => {}
             Ok(_) | Err(_) => return Vec::new(),
         }
         let mut people = self.kept.people().unwrap_or_else(|problem| {

@@ -27,10 +27,12 @@ use crate::{
         organisation::Organisation,
     },
     events::{Event, whole_chain},
+    logging,
     routing::{
         Policy,
         topology::{Topology, TopologyParts},
     },
+    service_manager,
 };
 
 /// Somebody wants the configuration to be read again.
@@ -74,13 +76,16 @@ struct New {
 impl Follower {
     /// Brings the file's configuration in force, or says why not.
     pub(super) async fn reload(&mut self, Reload { file, done }: Reload) {
+        service_manager::reloading();
         let result = self.bring_in_force(&file).await;
         let file = file.display();
         let problem = result.as_ref().err().map(|error| whole_chain(error));
         *self.in_force.load().shared.last_reload.lock() = Some(LastReload { at: SystemTime::now(), problem });
         match &result {
             Ok(Reloaded { version, waits }) => {
-                Event::Reloaded.report(format_args!("{file} is in force, as configuration {version}"));
+                let said = format!("{file} is in force, as configuration {version}");
+                service_manager::status(&said);
+                Event::Reloaded.report(said);
                 for sentence in waits {
                     Event::WaitsForUpgrade.report(format_args!("{file}: {sentence}"));
                 }
@@ -88,9 +93,12 @@ impl Follower {
             Err(error) => {
                 let version = self.in_force.load().version;
                 let problem = whole_chain(error);
-                Event::ReloadRefused.report(format_args!("configuration {version} stays in force: {problem}"));
+                let said = format!("configuration {version} stays in force: {problem}");
+                service_manager::status(&said);
+                Event::ReloadRefused.report(said);
             }
         }
+        service_manager::ready();
         let _ = done.send(result); // nobody may want to know
     }
 
@@ -129,6 +137,7 @@ impl Follower {
             }
         }
         let version = old.version + 1;
+        logging::apply(&config.log);
         let redirects = redirects(&config, &self.addresses);
         if !is_same_directory {
             self.notices.begin_anew();

@@ -30,7 +30,7 @@ async fn a_draining_edge_finishes_what_it_has_and_takes_nothing_new() {
     idle.send(format!("GET /owa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {}\r\n\r\n", credential("ana"))).await;
     let head = idle.head().await;
     idle.body(&head).await;
-    let mut busy = held(&house, 1500).await;
+    let mut busy = held(&house, 6000).await;
 
     let edge = house.edge.take().expect("it runs");
     let drained = tokio::task::spawn_blocking(move || edge.drain());

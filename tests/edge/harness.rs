@@ -90,6 +90,13 @@ impl House {
 
     /// Contoso and an edge as planned.
     pub async fn planned(plan: Plan) -> House {
+        let mut house = House::without_edge(&plan).await;
+        house.edge = Some(start_edge(&house.contoso, &house.folder, plan).await);
+        house
+    }
+
+    /// Contoso as planned, and nobody in front of it.
+    pub async fn without_edge(plan: &Plan) -> House {
         record::start();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pki = Pki::load_or_make(folder.path()).expect("certificates");
@@ -102,8 +109,7 @@ impl House {
         std::fs::write(&ldif_file, format!("{contoso_ldif}\n{}", plan.people)).expect("the LDIF file is written");
         let directory = Arc::new(ldif::open(&ldif_file).expect("the LDIF file"));
         let contoso = Contoso::start(directory, &pki, any_port).await.expect("contoso");
-        let edge = start_edge(&contoso, &folder, plan).await;
-        House { contoso, edge: Some(edge), folder }
+        House { contoso, edge: None, folder }
     }
 
     /// Where the edge's plain listener is.
@@ -201,7 +207,8 @@ pub async fn start_edge(contoso: &Contoso, folder: &TempDir, plan: Plan) -> Runn
     .expect("the edge starts")
 }
 
-fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
+/// Writes the configuration of an edge.
+pub fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf {
     let place = folder.path().display();
     let further = plan.further.replace("@FOLDER@", &place.to_string());
     let further = if further.contains("@FINGERPRINT@") {

@@ -18,6 +18,7 @@ mod hygiene;
 mod isolation;
 #[path = "../directory/line.rs"]
 mod line;
+mod load;
 mod logging;
 #[allow(dead_code)] // its TLS is for tests/directory.rs
 #[path = "../openldap/mod.rs"]
@@ -29,6 +30,7 @@ mod sign_in;
 mod sizes;
 mod streaming;
 mod tls;
+mod upgrade;
 mod waiting;
 #[path = "../windows_client/mod.rs"]
 mod windows_client;

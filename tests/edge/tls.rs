@@ -31,6 +31,13 @@ pub async fn connect(
     versions: &[&'static SupportedProtocolVersion],
     protocols: &[&str],
 ) -> TlsStream<TcpStream> {
+    let stream = TcpStream::connect(house.tls()).await.expect("the edge accepts");
+    let name = ServerName::try_from("mail.contoso.com").expect("a name");
+    within("TLS", connector(house, versions, protocols).connect(name, stream)).await.expect("a handshake")
+}
+
+/// A client's side of TLS that trusts the demo's certificate authority.
+pub fn connector(house: &House, versions: &[&'static SupportedProtocolVersion], protocols: &[&str]) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_file(house.folder.path().join("ca.pem")).expect("the CA");
     roots.add(ca).expect("a CA");
@@ -41,9 +48,7 @@ pub async fn connect(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(house.tls()).await.expect("the edge accepts");
-    let name = ServerName::try_from("mail.contoso.com").expect("a name");
-    within("TLS", TlsConnector::from(Arc::new(config)).connect(name, stream)).await.expect("a handshake")
+    TlsConnector::from(Arc::new(config))
 }
 
 const TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];

@@ -110,8 +110,8 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
     let only_active = place.read(SAMPLE).unwrap();
     // Taking the comments off options that repeat their default must change nothing.
     let numbers = uncommented();
-    let from =
-        |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap().replace("\nkey", "\n#");
+    let of = |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap();
+    let from = |title: &str| of(title).replace("\nkey", "\n#").replace("\nevents", "\n#");
     for title in ["[cache]", "[health]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
         let table = format!("{title}{}", from(title));
         let explicit = place.with(&table).unwrap();
@@ -124,6 +124,18 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
     }
     let explicit = place.with(&format!("[upstream]{}", from("[upstream]").split("\n[sites.").next().unwrap())).unwrap();
     assert_eq!(format!("{:?}", explicit.upstream), format!("{:?}", only_active.upstream));
+}
+
+#[test]
+fn events_go_to_one_place_besides_the_log_or_to_several() {
+    let place = Place::new();
+    let events = |written| place.with(&format!("log.events = {written}")).map(|config| config.log.events);
+    assert_eq!(events("'syslog'").unwrap(), [EventOutlet::Syslog]);
+    assert_eq!(events("'journald'").unwrap(), [EventOutlet::Journald]);
+    assert_eq!(events("['journald', 'syslog']").unwrap(), [EventOutlet::Journald, EventOutlet::Syslog]);
+    assert_eq!(events("['syslog', 'syslog']").unwrap(), [EventOutlet::Syslog]);
+    assert_eq!(events("[]").unwrap(), []);
+    assert_eq!(events("'kafka'").unwrap_err().mistakes[0].problem, "events cannot go to `kafka`");
 }
 
 #[test]
