@@ -9,6 +9,8 @@ GATE_INTERLEAVINGS ?= 1000000
 BUILD_PACKAGES := cmake g++ libclang-dev
 # What the tests need besides: OpenLDAP, an old TLS server, a browser and its letters, a client, kill.
 TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core python3 procps
+# What reads metrics, dashboards' queries and rules as Prometheus does.
+TEST_PACKAGES += prometheus
 # A Kerberos KDC, a server with Windows authentication, clients of both.
 TEST_PACKAGES += krb5-kdc krb5-admin-server krb5-user apache2-bin libapache2-mod-auth-gssapi gss-ntlmssp
 TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-exchangelib

@@ -39,6 +39,7 @@ def start_edge(folder, process=""):
     """The demo's edge on the port EDGE, with lines for [process]; its configuration is written into the folder."""
     config = open("conf/firstcas.toml").read().replace("[process]\n", f"[process]\n{process}", 1)
     config = config.replace("127.0.0.1:8080", f"127.0.0.1:{EDGE}").replace("127.0.0.1:8443", "127.0.0.1:18443")
+    config = config.replace("127.0.0.1:8090", "127.0.0.1:18090")
     file = os.path.join(folder, "firstcas.toml")
     open(file, "w").write(config)
     return start("firstcas is ready", f"{BIN}/firstcas", "run", "-c", file)

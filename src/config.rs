@@ -61,6 +61,8 @@ pub struct Config {
     pub affinity: Affinity,
     /// The service account's keys, which open the Kerberos tickets that clients send.
     pub keytab: Option<Arc<Keytab>>,
+    /// Where administrators look at the edge; `None`: nowhere.
+    pub admin: Option<Admin>,
     /// How the log is written.
     pub log: Log,
     /// Threads that serve clients.
@@ -298,6 +300,15 @@ pub struct Affinity {
     pub keys: Vec<Secret>,
     /// How long it is believed.
     pub lifetime: Duration,
+}
+
+/// Where administrators look at the edge: the status page, and the metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Names by which it may be called, besides IP addresses and `localhost`; in lower case.
+    pub hosts: Vec<String>,
 }
 
 /// How the log is written.

@@ -41,6 +41,28 @@ pub trait Directory: Send + Sync + 'static {
 
     /// What has changed since the last call; the first one only remembers where the directory stands.
     async fn changes(&self) -> Result<Changes, DirectoryError>;
+
+    /// The servers that are asked, and how they have answered. None where it is a file.
+    fn servers(&self) -> Vec<ServerState> {
+        Vec::new()
+    }
+}
+
+/// A server of the directory, and how it has answered so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its URL.
+    pub url: String,
+    /// What it is asked for: `people`, or the `configuration` container (and people, where nobody else is asked for them).
+    pub asked_for: &'static str,
+    /// Whether it answers, as far as is known.
+    pub is_up: bool,
+    /// Questions that it was asked on connections of the edge's own account.
+    pub searches: u64,
+    /// Those that it gave no answer to, or an error.
+    pub failures: u64,
+    /// How long it took for all of them together.
+    pub duration: Duration,
 }
 
 /// Something that an administrator should know, told once as it happens.

@@ -19,6 +19,7 @@ pub mod arrival;
 mod callers;
 pub mod client;
 mod course;
+pub mod decisions;
 pub mod door;
 pub mod health;
 pub mod hygiene;
@@ -63,6 +64,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     events::Event,
+    metrics::Underway,
     routing::{Pool, protocol::Protocol, topology::ServerId},
 };
 use acceptance::Claim;
@@ -115,6 +117,8 @@ pub struct Context {
     body_bytes: u64,
     body_began: Option<Instant>,
     story: Story,
+    /// Counted as under way, once its protocol is known.
+    underway: Option<Underway>,
     _in_flight: TaskTrackerToken,
 }
 
@@ -165,6 +169,7 @@ impl ProxyHttp for Edge {
             body_bytes: 0,
             body_began: None,
             story: Story::new(),
+            underway: None,
             _in_flight: self.in_flight.token(),
         }
     }
@@ -295,6 +300,8 @@ impl ProxyHttp for Edge {
             return closed_to(closed, context);
         }
         let Some(server) = context.story.server else { return Ok(()) };
+        let name = &context.in_force.organisation.topology.server(server).name;
+        context.in_force.shared.metrics.connected(name, reused);
         if !reused {
             let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
             let target = context.in_force.organisation.target(server, protocol);
@@ -681,7 +688,7 @@ fn is_answered(session: &Session) -> bool {
 }
 
 /// Whether a server may hold a request on purpose, for minutes or hours.
-fn may_be_held(protocol: Protocol) -> bool {
+pub(crate) fn may_be_held(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::ActiveSync | Protocol::Ews | Protocol::OutlookAnywhere | Protocol::Mapi)
 }
 

@@ -3,7 +3,7 @@
 //! Nothing is decided here: the request is read by [`identity`](crate::identity), the directory is asked, and
 //! [`decide`] decides, as in the edge; this module only writes down what each of them said.
 
-use std::{fmt, iter};
+use std::{fmt, iter, sync::Arc};
 
 use url::Url;
 
@@ -12,7 +12,11 @@ use crate::{
         Routing,
         values::{eas_version, list},
     },
-    directory::{Directory, DirectoryError, Entry, Oddity, schema::fold_dn},
+    directory::{
+        Directory, DirectoryError, Entry, Oddity,
+        cache::{CachedDirectory, Lookup},
+        schema::fold_dn,
+    },
     edge::{path, respond},
     identity::{Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
     routing::{
@@ -160,6 +164,28 @@ pub async fn explain(
         Ok(entry) => Found::Answer(entry),
         Err(error @ DirectoryError::Ambiguous { .. }) => Found::Ambiguous(error.to_string()),
         Err(error) => return Err(error),
+    };
+    Ok(explain_answer(question, &identity, &found, topology, policy))
+}
+
+/// As [`explain`], by the directory as requests see it: through what is remembered of it.
+///
+/// # Errors
+/// The directory gave no answer, and nothing is remembered.
+pub async fn explain_as_served(
+    question: &Question,
+    directory: &CachedDirectory,
+    topology: &Topology,
+    policy: &Policy,
+) -> Result<Explanation, Arc<DirectoryError>> {
+    let identity = question.identity();
+    let name = identity.routing_name(Some(&question.user)).unwrap_or(&question.user);
+    let found = match &*directory.find(name).await? {
+        Lookup::Found(entry) => Found::Answer(Some(entry.clone())),
+        Lookup::NotFound => Found::Answer(None),
+        Lookup::Ambiguous(dns) => {
+            Found::Ambiguous(DirectoryError::Ambiguous { name: name.clone(), dns: dns.clone() }.to_string())
+        }
     };
     Ok(explain_answer(question, &identity, &found, topology, policy))
 }

@@ -22,6 +22,9 @@
 //!    story.
 //! 8. When the process ends, [`edge::door`] lets each client go with its next answer; `running::handover` gives the listening
 //!    sockets to the next process before.
+//!
+//! [`admin`] shows administrators what [`metrics`] counts and [`edge::in_force`] has, on an address of its own.
+//!
 //! # Invariants
 //!
 //! 1. No client byte chooses an upstream address.
@@ -34,6 +37,7 @@
 //! 8. Every refusal says which rule refused: in the log, in an event with a stable id, and to the user.
 //! 9. Nothing grows without a bound.
 
+pub mod admin;
 pub mod certificates;
 pub mod check;
 pub mod client_keytab;
@@ -46,6 +50,7 @@ pub mod events;
 pub mod explain;
 pub mod identity;
 pub mod logging;
+pub mod metrics;
 pub mod routing;
 pub mod running;
 pub mod secret;

@@ -18,6 +18,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pingora_core::{
+    apps::ServerApp,
     listeners::{L4BufferSettings, ListenerConfig},
     server::{ListenFds, configuration::ServerConf},
     services::{Service as _, listening::Service},
@@ -32,6 +33,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admin::{Admin, Listeners},
     certificates::{CertificateError, ListenerCertificates, expiry},
     config::{Config, ConfigErrors, Listener, values::duration_text},
     directory::{Directory, DirectoryError, cache::CachedDirectory},
@@ -59,6 +61,9 @@ use sockets::Sockets;
 /// A running edge. Dropping it stops it, with all its connections; [`Running::drain`] lets the requests in flight finish.
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    /// Told only when another process has the page: administrators want to see the draining, too.
+    admin_stop: watch::Sender<bool>,
     certificates: Vec<Option<Arc<ListenerCertificates>>>,
     /// For the next process.
     sockets: Arc<Sockets>,
@@ -158,6 +163,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         let listen = |listener: &Listener| sockets.listen("listener", listener.address);
         config.listeners.iter().map(listen).collect::<Result<_, _>>()?
     };
+    let admin_socket = config.admin.as_ref().map(|admin| sockets.listen("admin", admin.address)).transpose()?;
     if let Some(said) = sockets.settle() {
         log::info!("{said}");
     }
@@ -193,13 +199,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         addresses: addresses.clone(),
         certificates: certificates.clone(),
     };
-    directory_runtime.spawn(following::keep_people(keeper.clone(), in_force.clone()));
-    let watched = in_force.clone();
-    let watched = move || (watched.load().directory.clone(), watched.load().config.watch_interval);
-    directory_runtime.spawn(following::watch(watched, wake.clone()));
-    directory_runtime.spawn(follower.run());
-    let organisation = in_force.clone();
-    directory_runtime.spawn(health::rounds::run(move || organisation.load().organisation.clone()));
+    look_after(&directory_runtime, follower);
 
     let (in_flight, connections) = (TaskTracker::new(), TaskTracker::new());
     let edge = Edge::new(in_force.clone(), in_flight.clone());
@@ -212,15 +212,21 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         let arrival = Arrival::new(in_force.clone());
         let porch = Porch::new(arrival.clone(), door, connections.clone());
         let serving = service(arrival, porch, &addresses, &certificates)?;
-        serve(number, serving, own(&listening)?, stopped.clone(), end.clone())?;
+        serve(format!("edge-{number}"), serving, own(&listening)?, stopped.clone(), end.clone())?;
     }
-    for (listener, address) in config.listeners.iter().zip(&addresses) {
-        log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
+    tell_where(&config, &addresses);
+    let (admin_stop, admin_stopped) = watch::channel(false);
+    let admin = admin_socket.as_ref().map(|(_, address)| *address);
+    if let Some(socket) = admin_socket {
+        let page = Admin::new(in_force.clone(), places, with_tls(&addresses, &certificates), stopped);
+        serve_page(page, socket, admin_stopped, &end)?;
     }
     unless_started.disarm();
     let (sockets, directory) = (Arc::new(sockets), Some(directory_runtime));
     Ok(Running {
         addresses,
+        admin,
+        admin_stop,
         certificates,
         sockets,
         stop,
@@ -234,6 +240,17 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         keeper,
         directory,
     })
+}
+
+/// Begins all that is done besides serving, with what the follower follows.
+fn look_after(runtime: &Runtime, follower: Follower) {
+    let in_force = follower.in_force.clone();
+    runtime.spawn(following::keep_people(follower.keeper.clone(), in_force.clone()));
+    let watched = in_force.clone();
+    let watched = move || (watched.load().directory.clone(), watched.load().config.watch_interval);
+    runtime.spawn(following::watch(watched, follower.wake.clone()));
+    runtime.spawn(follower.run());
+    runtime.spawn(health::rounds::run(move || in_force.load().organisation.clone()));
 }
 
 /// Starts, in the running process's place if it is an upgrade, and serves until told to stop.
@@ -317,9 +334,9 @@ fn certificates(config: &Config) -> Result<Vec<Option<Arc<ListenerCertificates>>
 /// A client and its server connections stay on one thread. Pingora watches an idle connection by a task, and takes it back
 /// with a check that fails now and then when that task runs on another thread (cloudflare/pingora issue 998); the
 /// connection is then dropped, and whoever was signed in over it has to sign in again.
-fn serve(
-    number: usize,
-    mut serving: Service<Porch>,
+fn serve<A: ServerApp + Send + Sync + 'static>(
+    name: String,
+    mut serving: Service<A>,
     sockets: ListenFds,
     stopped: watch::Receiver<bool>,
     end: CancellationToken,
@@ -329,9 +346,35 @@ fn serve(
         serving.start_service(Some(sockets), stopped, 1).await;
         std::future::pending::<()>().await;
     };
-    std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
+    std::thread::Builder::new().name(name).spawn(move || {
         let _ = runtime.block_on(end.run_until_cancelled(work));
     })?;
+    Ok(())
+}
+
+/// The listeners that have certificates.
+fn with_tls(addresses: &[SocketAddr], certificates: &[Option<Arc<ListenerCertificates>>]) -> Listeners {
+    addresses.iter().zip(certificates).filter_map(|(address, it)| Some((*address, it.clone()?))).collect()
+}
+
+fn tell_where(config: &Config, addresses: &[SocketAddr]) {
+    for (listener, address) in config.listeners.iter().zip(addresses) {
+        log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
+    }
+}
+
+/// Starts the thread that administrators look at.
+fn serve_page(
+    page: Admin,
+    socket: (TcpListener, SocketAddr),
+    stopped: watch::Receiver<bool>,
+    end: &CancellationToken,
+) -> Result<(), StartError> {
+    let address = socket.1;
+    let mut serving = Service::new("admin".into(), page);
+    serving.add_listener(ListenerConfig::tcp(address.to_string()));
+    serve("admin".to_owned(), serving, own(&[socket])?, stopped, end.clone())?;
+    log::info!("the administrators' page is at http://{address}/");
     Ok(())
 }
 
@@ -348,6 +391,11 @@ impl Running {
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where the administrators' page is, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// The certificates of each listener, in the order of the configuration; `None`: it speaks plain http.
@@ -499,6 +547,7 @@ impl Running {
     /// one more answer. If it is in a `hurry`, it drains.
     fn retire(mut self, hurry: &CancellationToken) {
         self.keeper.store(None); // the other process keeps what is to be kept
+        let _ = self.admin_stop.send(true); // there may be no page
         self.stop_listening();
         let longest = self.in_force.load().config.upgrade.drain_timeout;
         self.wait_for(async {

@@ -49,6 +49,11 @@ fn the_directory_knows_nothing_of_the_edge() {
 }
 
 #[test]
+fn counting_knows_the_rules_and_nothing_of_users_or_the_edge() {
+    assert_eq!(breaches("metrics", &["metrics", "routing"], &FRAMEWORKS), NONE);
+}
+
+#[test]
 fn a_secret_uses_nothing_of_ours() {
     assert_eq!(breaches("secret", &["secret"], &FRAMEWORKS), NONE);
 }

@@ -49,7 +49,9 @@ impl Place {
         let sample = fs::read_to_string(self.0.path().join("conf/firstcas.toml")).unwrap();
         let (before, rest) = sample.split_once("# https, TLS 1.2 and 1.3.").unwrap();
         let (_, after) = rest.split_once("#http2 = false").unwrap();
-        self.write("run.toml", &format!("{}{after}", before.replace("127.0.0.1:8080", address)));
+        let before = before.replace("127.0.0.1:8080", address);
+        let after = after.replace("127.0.0.1:8090", "127.0.0.1:0");
+        self.write("run.toml", &format!("{before}{after}"));
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

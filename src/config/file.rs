@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::{
-    Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
+    Admin, Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
     ListenerTls, Log, LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upgrade, Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
@@ -65,6 +65,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let pins = pins(&root.section("pins"), &limits);
     let affinity = affinity(&root.section("affinity"), surroundings);
     let keytab = keytab(&root.section("kerberos"), surroundings);
+    let admin = admin(&root.section("admin"), &listeners);
     let log = log(&root.section("log"));
 
     drop(root);
@@ -89,6 +90,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         pins,
         affinity,
         keytab,
+        admin,
         log,
         threads: process.threads,
         drain_timeout: process.drain_timeout,
@@ -708,6 +710,40 @@ fn affinity(section: &Section<'_>, surroundings: &Surroundings) -> Affinity {
 
 fn keytab(section: &Section<'_>, surroundings: &Surroundings) -> Option<Arc<Keytab>> {
     section.get("keytab", |value| surroundings.keytab(value)).map(Arc::new)
+}
+
+fn admin(section: &Section<'_>, listeners: &[Listener]) -> Option<Admin> {
+    if !section.is_present() {
+        return None;
+    }
+    let address = section.require(
+        "address",
+        "add an IP address and port, such as address = \"127.0.0.1:8090\"",
+        parsed("an IP address and port", "127.0.0.1:8090"),
+    );
+    let allow_remote = section.get("allow_remote", switch).unwrap_or(false);
+    let hosts = section.list("hosts", host_name).unwrap_or_default();
+    let address: SocketAddr = address?;
+    if let Some(other) = listeners.iter().find(|other| overlap(other.address, address)) {
+        let problem = format!("{address} is taken by the listener on {}, where clients come in", other.address);
+        section.note_at("address", wrong(problem, "give it another port"));
+    }
+    if !address.ip().is_loopback() && !allow_remote {
+        let problem = format!("{address} can be reached from other machines, and the page asks for no password");
+        let cure = "write a loopback address, such as \"127.0.0.1:8090\", or allow_remote = true if only \
+                    administrators reach that network";
+        section.note_at("address", wrong(problem, cure));
+    }
+    Some(Admin { address, hosts })
+}
+
+/// The name of a host, without port.
+fn host_name(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let name = text(value)?.to_lowercase();
+    match url::Host::parse(&name) {
+        Ok(url::Host::Domain(domain)) if domain == name => Ok(name),
+        _ => Err(wrong(format!("`{name}` is not the name of a host"), "write it like \"edge-1.contoso.com\"")),
+    }
 }
 
 fn log(section: &Section<'_>) -> Log {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Config, Listener};
+use super::{Admin, Config, Listener};
 
 impl Config {
     /// Puts back what this process cannot change any more, as it is `in_force`, and says so: one sentence for each.
@@ -12,6 +12,7 @@ impl Config {
         keep("process.threads", &mut self.threads, in_force.threads, &mut kept);
         let places = &mut self.limits.client_connections;
         keep("limits.client_connections", places, in_force.limits.client_connections, &mut kept);
+        keep_admin(&mut self.admin, in_force.admin.as_ref(), &mut kept);
         keep("pins.connections_max", &mut self.pins.connections_max, in_force.pins.connections_max, &mut kept);
         if self.pid_file != in_force.pid_file {
             kept.push("process.pid_file stays as it is".to_owned());
@@ -44,6 +45,16 @@ impl Listener {
         kept.push(format!("{} still {what}", self.address));
         self.clone()
     }
+}
+
+/// Where the administrators' page stands stays; by which names it is called changes.
+fn keep_admin(new: &mut Option<Admin>, in_force: Option<&Admin>, kept: &mut Vec<String>) {
+    let address = |admin: Option<&Admin>| admin.map_or("unset".to_owned(), |admin: &Admin| admin.address.to_string());
+    keep("admin.address", &mut address(new.as_ref()), address(in_force), kept);
+    *new = in_force.map(|admin| Admin {
+        address: admin.address,
+        hosts: new.take().map_or_else(|| admin.hosts.clone(), |new| new.hosts),
+    });
 }
 
 /// The listeners by their address, and how many of the same address come before: there may be several with port 0.
@@ -96,7 +107,8 @@ mod tests {
         let old = config(&(plain(80, "") + &plain(81, "")), "[process]\nthreads = 2");
         let mut new = config(
             &(plain(82, "") + &plain(81, "")),
-            "[process]\nthreads = 3\npid_file = \"/run/other.pid\"\n[limits]\nclient_connections = 100\n[pins]\nconnections_max = 50",
+            "[process]\nthreads = 3\npid_file = \"/run/other.pid\"\n[limits]\nclient_connections = 100\n[pins]\nconnections_max = 50\n\
+             [admin]\naddress = \"127.0.0.1:8090\"",
         );
         let kept = new.keep_what_cannot_change(&old);
         assert_eq!(
@@ -104,6 +116,7 @@ mod tests {
             [
                 "process.threads stays 2, and is not 3 yet",
                 "limits.client_connections stays 20000, and is not 100 yet",
+                "admin.address stays unset, and is not 127.0.0.1:8090 yet",
                 "pins.connections_max stays 10000, and is not 50 yet",
                 "process.pid_file stays as it is",
                 "127.0.0.1:80 is still listened on",
@@ -113,5 +126,18 @@ mod tests {
         assert_eq!((new.threads, new.limits.client_connections, new.pins.connections_max), (2, 20_000, 10_000));
         assert_eq!(new.listeners, old.listeners);
         assert_eq!(new.pid_file, None);
+        assert_eq!(new.admin, None);
+    }
+
+    #[test]
+    fn the_administrators_page_stays_where_it_is_and_takes_other_names() {
+        let admin = |port, hosts: &str| {
+            config(&plain(80, ""), &format!("[admin]\naddress = \"127.0.0.1:{port}\"\nhosts = {hosts}"))
+        };
+        let (old, mut new) = (admin(8090, "[]"), admin(8091, "[\"edge-1\"]"));
+        let kept = new.keep_what_cannot_change(&old);
+        assert_eq!(kept, ["admin.address stays 127.0.0.1:8090, and is not 127.0.0.1:8091 yet"]);
+        let hosts = vec!["edge-1".to_owned()];
+        assert_eq!(new.admin, Some(Admin { address: "127.0.0.1:8090".parse().expect("an address"), hosts }));
     }
 }

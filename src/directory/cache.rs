@@ -162,6 +162,11 @@ impl CachedDirectory {
         self.people.restore(people);
     }
 
+    /// Names that are remembered, of people and of nobody; about.
+    pub fn entries(&self) -> u64 {
+        self.people.entries()
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

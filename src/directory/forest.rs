@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync;
 
 use super::{
-    Changed, Changes, DirectoryError, TopologyReading, ldap, ldif,
+    Changed, Changes, DirectoryError, ServerState, TopologyReading, ldap, ldif,
     schema::{self, Domain, Record, attribute, class},
 };
 use crate::identity::MailboxName;
@@ -42,6 +42,14 @@ struct KnownDomains {
 impl Forest {
     pub(super) fn new(source: Source) -> Self {
         Forest { source, domains: Mutex::default(), reading_domains: sync::Mutex::default() }
+    }
+
+    /// How its servers have answered so far.
+    pub(super) fn servers(&self) -> Vec<ServerState> {
+        match &self.source {
+            Source::Ldif(_) => Vec::new(),
+            Source::Ldap(servers) => servers.states(),
+        }
     }
 
     /// The organisation as the configuration container has it.

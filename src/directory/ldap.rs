@@ -37,7 +37,7 @@ use self::{
     watch::Positions,
 };
 use super::{
-    DirectoryError, Tell,
+    DirectoryError, ServerState, Tell,
     forest::{AnyOf, News, Source},
     organisation::Organisation,
     schema::{Record, attribute},
@@ -228,6 +228,11 @@ impl Servers {
         let patience = self.reach.settings.search_timeout;
         self.find_first().await?;
         self.catalogs().ask(&|link| Box::pin(self.positions.look(link, patience))).await
+    }
+
+    /// How each has answered so far.
+    pub(super) fn states(&self) -> Vec<ServerState> {
+        self.controllers.states().into_iter().chain(self.catalogs.states()).collect()
     }
 
     /// The servers, for messages.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use async_trait::async_trait;
 
 use super::{
-    Changes, Directory, DirectoryError, Entry, Oddity, Sid, TopologyReading,
+    Changes, Directory, DirectoryError, Entry, Oddity, ServerState, Sid, TopologyReading,
     forest::{AnyOf, Forest, Source},
     schema::{self, Record, attribute},
 };
@@ -63,6 +63,10 @@ impl Directory for Organisation {
 
     async fn changes(&self) -> Result<Changes, DirectoryError> {
         self.exchange.changes().await
+    }
+
+    fn servers(&self) -> Vec<ServerState> {
+        std::iter::once(&self.exchange).chain(&self.accounts).flat_map(Forest::servers).collect()
     }
 }
 

@@ -90,6 +90,7 @@ impl InForce {
         let (path, query) = path_and_query(session.req_header())?;
         let protocol = self.config.routing.protocol_of(&path).ok_or(Denial::PathNotServed)?;
         context.story.protocol = Some(protocol);
+        context.underway = Some(self.shared.metrics.begin(protocol));
         self.check_announced_body(session.req_header(), protocol)?;
 
         let header = |name: &str| session.req_header().headers.get(name).map(http::HeaderValue::as_bytes);
@@ -103,13 +104,7 @@ impl InForce {
         let identity = identity::identify(&facts);
         let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
         context.story.identified(&identity);
-        if let Some(why) = unreadable(&identity.credential) {
-            Event::MalformedRequest.report(format_args!("a credential could not be read: {why}"));
-        }
-        if protocol == Protocol::ActiveSync && query.is_some_and(identity::activesync::is_unreadable) {
-            Event::MalformedRequest.report("an ActiveSync query has neither parameters nor the base64 form");
-        }
-
+        tell_unreadable(&identity.credential, &facts);
         self.restrain(&identity, &facts, context)?;
 
         context.carries = Carries::of(&identity.credential);
@@ -423,6 +418,16 @@ impl InForce {
             event.report(events::whole_chain(error));
         }
         Denial::DirectoryAway
+    }
+}
+
+/// What of a request that is served nobody can read.
+fn tell_unreadable(credential: &Credential, facts: &Facts<'_>) {
+    if let Some(why) = unreadable(credential) {
+        Event::MalformedRequest.report(format_args!("a credential could not be read: {why}"));
+    }
+    if facts.protocol == Protocol::ActiveSync && facts.query.is_some_and(identity::activesync::is_unreadable) {
+        Event::MalformedRequest.report("an ActiveSync query has neither parameters nor the base64 form");
     }
 }
 

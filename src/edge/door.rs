@@ -87,6 +87,11 @@ impl Places {
         Places { free: Semaphore::new(in_all), in_all, was_full: AtomicBool::new(false) }
     }
 
+    /// Places that are taken, and how many there are.
+    pub fn taken(&self) -> (usize, usize) {
+        (self.in_all.saturating_sub(self.free.available_permits()), self.in_all)
+    }
+
     /// A place for one more client; `None`: all are taken. Said once, and again only after a twentieth became free.
     fn take(&self) -> Option<SemaphorePermit<'_>> {
         let place = self.free.try_acquire().ok();

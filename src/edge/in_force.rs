@@ -10,6 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use parking_lot::Mutex;
+
 use pingora_core::protocols::http::server::Session as HttpSession;
 use pingora_proxy::Session;
 use tokio::sync::Semaphore;
@@ -17,6 +19,7 @@ use tokio::sync::Semaphore;
 use super::{
     affinity::Affinity,
     callers::Callers,
+    decisions::Decisions,
     keep_alive,
     lately::{Lately, Sent},
     logons::Logons,
@@ -29,6 +32,7 @@ use super::{
 use crate::{
     config::{Config, Listener},
     directory::cache::CachedDirectory,
+    metrics::Metrics,
 };
 
 /// All that a request is served by.
@@ -65,6 +69,22 @@ pub struct Shared {
     pub(super) logons: Logons,
     /// Requests of each `ActiveSync` device.
     pub(super) devices: Tally,
+    /// What requests are counted by.
+    pub metrics: Arc<Metrics>,
+    /// Some of the last decisions.
+    pub decisions: Decisions,
+    /// How the last attempt ended to bring another configuration in force; `None`: there was none.
+    pub last_reload: Mutex<Option<LastReload>>,
+    pins_max: usize,
+}
+
+/// An attempt to bring another configuration in force.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When it ended.
+    pub at: SystemTime,
+    /// Why it failed; `None`: it did not.
+    pub problem: Option<String>,
 }
 
 impl Shared {
@@ -80,8 +100,22 @@ impl Shared {
             callers: Arc::default(),
             logons: Logons::new(),
             devices: Tally::new(DEVICES_MAX),
+            metrics: Arc::default(),
+            decisions: Decisions::new(),
+            last_reload: Mutex::default(),
             is_leaving: AtomicBool::new(false),
+            pins_max,
         }
+    }
+
+    /// Pinned clients, and how many there may be.
+    pub fn pinned(&self) -> (usize, usize) {
+        (self.pins_max.saturating_sub(self.pins.available_permits()), self.pins_max)
+    }
+
+    /// Whether the directory answers, as far as anybody knows.
+    pub fn is_directory_up(&self) -> bool {
+        !self.notices.is_away()
     }
 
     /// From now on each client's connection ends with its next answer.

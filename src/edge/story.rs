@@ -1,13 +1,26 @@
 //! The access log: one line a request that tells who, where, why, and over which connection.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Instant,
+};
 
 use log::kv::ToValue;
 use pingora_proxy::Session;
 
-use super::{Context, acceptance::REPLACED, course::Speaker, respond::Denial, tracing};
+use url::form_urlencoded;
+
+use super::{
+    Context,
+    acceptance::REPLACED,
+    course::Speaker,
+    decisions::{self, Decided},
+    respond::Denial,
+    tracing,
+};
 use crate::{
     identity::{Credential, Identity, MailboxName, token::Shows},
+    metrics::{End, Outcome},
     routing::{
         Decision,
         mailbox::Whose,
@@ -37,6 +50,7 @@ pub struct Story {
     pub(super) proven: Option<String>,
     /// The mailbox's; else the one that serves.
     pub(super) site: Option<SiteId>,
+    pub(super) outcome: Option<Outcome>,
     pub(super) rule: Option<&'static str>,
     pub(super) denial: Option<Denial>,
     pub(super) server: Option<ServerId>,
@@ -57,6 +71,7 @@ impl Story {
             target: None,
             proven: None,
             site: None,
+            outcome: None,
             rule: None,
             denial: None,
             server: None,
@@ -102,6 +117,7 @@ impl Story {
         if let Whose::Mailbox(mailbox) = whose {
             self.site = topology.home_server(mailbox).and_then(|home| topology.server(home).site);
         }
+        self.outcome = Some(Outcome::of(decision));
         match decision {
             Decision::Proxy(pool, rule) => {
                 self.site = self.site.or(Some(pool.site));
@@ -116,8 +132,80 @@ impl Story {
     }
 }
 
-/// Writes the line, under the target `firstcas::access`. Only the path of the URL is told: its query can hold tokens.
+impl Story {
+    /// What became of the request.
+    fn outcome(&self) -> Outcome {
+        match (self.denial, self.outcome) {
+            (Some(Denial::Routing(_)), _) | (Some(_), None) => Outcome::Refused,
+            (_, outcome) => outcome.unwrap_or(Outcome::EdgeAnswer),
+        }
+    }
+}
+
+/// Tells the end of a request to whoever wants to know it.
 pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_core::Error>) {
+    let now = Instant::now();
+    count(session, context, now);
+    write_line(session, context, error, now);
+}
+
+/// Counts it, and shows it to the administrator if there is room for it.
+fn count(session: &Session, context: &Context, now: Instant) {
+    let (story, in_force) = (&context.story, &context.in_force);
+    let topology = &in_force.organisation.topology;
+    let (outcome, status) = (story.outcome(), status(session));
+    let site = story.site.map(|site| topology.site(site).name.as_str());
+    let duration = now.saturating_duration_since(story.started);
+    in_force.shared.metrics.ended(End {
+        protocol: story.protocol,
+        site,
+        outcome,
+        status,
+        first_byte: story.answered.map(|answered| answered.saturating_duration_since(story.started)),
+        duration,
+    });
+    in_force.shared.decisions.note(outcome, now, || {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let dash = || "-".to_owned();
+        let shown = |name: &Option<MailboxName>| name.as_ref().map_or_else(dash, ToString::to_string);
+        let user = story.user.as_ref().or(story.hint.as_ref());
+        Decided {
+            at: decisions::unix_now(),
+            number: NUMBER.fetch_add(1, Relaxed),
+            client: client(session, context).unwrap_or_else(dash),
+            protocol: story.protocol.map_or("-", Protocol::name),
+            user: story.proven.clone().unwrap_or_else(|| user.map_or_else(dash, ToString::to_string)),
+            proven: story.proven.is_some(),
+            target: shown(&story.target),
+            site: site.map_or_else(dash, str::to_owned),
+            decision: outcome.name(),
+            rule: story.denial.map(Denial::name).or(story.rule).unwrap_or("-"),
+            server: story.server.map_or_else(dash, |server| topology.server(server).name.clone()),
+            status,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            explain: story.target.as_ref().or(user).zip(story.protocol).map(|(name, protocol)| {
+                let explain = "/explain?";
+                let mut query = form_urlencoded::Serializer::for_suffix(explain.to_owned(), explain.len());
+                query.append_pair("user", &name.to_string()).append_pair("protocol", protocol.name());
+                query.finish()
+            }),
+        }
+    });
+}
+
+/// Who asked, with the port if the connection is the client's own.
+fn client(session: &Session, context: &Context) -> Option<String> {
+    let peer = session.client_addr().filter(|_| !context.sender.is_passed_on).map(ToString::to_string);
+    peer.or_else(|| context.sender.ip.map(|ip| ip.to_string()))
+}
+
+/// The status that the client got; 0: none.
+fn status(session: &Session) -> u16 {
+    session.response_written().map_or(0, |answer| answer.status.as_u16())
+}
+
+/// Writes the line, under the target `firstcas::access`. Only the path of the URL is told: its query can hold tokens.
+fn write_line(session: &Session, context: &Context, error: Option<&pingora_core::Error>, now: Instant) {
     if !log::log_enabled!(target: "firstcas::access", log::Level::Info) {
         return;
     }
@@ -125,8 +213,7 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
     let organisation = &context.in_force.organisation;
     let request = session.req_header();
     let milliseconds = |until: Instant| u64::try_from((until - story.started).as_millis()).unwrap_or(u64::MAX);
-    let peer = session.client_addr().filter(|_| !context.sender.is_passed_on).map(ToString::to_string);
-    let client = peer.or_else(|| context.sender.ip.map(|ip| ip.to_string()));
+    let client = client(session, context);
     let shown = |name: &Option<MailboxName>| name.as_ref().map(ToString::to_string);
     let (user, target, hint) = (shown(&story.user), shown(&story.target), shown(&story.hint));
     let dash = "-";
@@ -150,11 +237,11 @@ pub(super) fn tell(session: &Session, context: &Context, error: Option<&pingora_
         cas = story.server.map_or(dash, |server| organisation.topology.server(server).name.as_str()),
         connection = if context.client.pinned().is_some() { "pinned" } else { "shared" },
         upstream = match story.reused { None => dash, Some(true) => "reused", Some(false) => "new" },
-        status = session.response_written().map_or(0, |answer| answer.status.as_u16()).to_value(),
+        status = status(session).to_value(),
         bytes_in = session.body_bytes_read() as u64,
         bytes_out = session.body_bytes_sent() as u64,
-        first_byte_ms = milliseconds(story.answered.unwrap_or_else(Instant::now)),
-        total_ms = milliseconds(Instant::now()),
+        first_byte_ms = milliseconds(story.answered.unwrap_or(now)),
+        total_ms = milliseconds(now),
         error = error.filter(|error| *error.etype() != REPLACED).map_or(dash, |error| error.etype().as_str());
         ""
     );

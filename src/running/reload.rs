@@ -19,7 +19,12 @@ use crate::{
     certificates::{CertificateError, ListenerCertificates, Loaded},
     config::{self, Config, ConfigErrors},
     directory::{Directory, DirectoryError, Oddity, cache::CachedDirectory, ldif},
-    edge::{affinity::Affinity, in_force::InForce, notices::Notices, organisation::Organisation},
+    edge::{
+        affinity::Affinity,
+        in_force::{InForce, LastReload},
+        notices::Notices,
+        organisation::Organisation,
+    },
     events::{Event, whole_chain},
     logging,
     routing::{
@@ -73,6 +78,8 @@ impl Follower {
         service_manager::reloading();
         let result = self.bring_in_force(&file).await;
         let file = file.display();
+        let problem = result.as_ref().err().map(|error| whole_chain(error));
+        *self.in_force.load().shared.last_reload.lock() = Some(LastReload { at: SystemTime::now(), problem });
         match &result {
             Ok(Reloaded { version, waits }) => {
                 let said = format!("{file} is in force, as configuration {version}");

@@ -9,6 +9,7 @@ use firstcas::{config::Config, events::whole_chain};
 use http::Method;
 
 use crate::{
+    admin::ADMIN,
     harness::{House, Plan, start_edge, until},
     openldap::{self, BIND_DN, BIND_PASSWORD, Slapd, Tls},
     record,
@@ -87,6 +88,36 @@ impl WithSlapd {
 
 fn refresh_often(config: &mut Config) {
     config.routing.topology_refresh = Duration::from_millis(100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_numbers_show_a_directory_that_goes_and_comes_back() {
+    let mut with_slapd = WithSlapd::start(ADMIN, None).await;
+    let house = &with_slapd.house;
+    house.get("bruno", "/owa/").await;
+    let metrics = house.metrics().await;
+    assert_eq!((metrics.sum("firstcas_ldap_server_up", &[]), metrics.sum("firstcas_directory_up", &[])), (1, 1));
+    assert!(metrics.sum("firstcas_ldap_searches_total", &["server=\"ldap://"]) >= 2, "the topology, and bruno");
+    assert_eq!(metrics.sum("firstcas_ldap_search_failures_total", &[]), 0);
+    assert_eq!(metrics.sum("firstcas_cache_entries", &[]), 1);
+
+    with_slapd.slapd.stop();
+    let house = &with_slapd.house;
+    until("it is seen that the directory is away", async || {
+        house.metrics().await.sum("firstcas_directory_up", &[]) == 0
+    })
+    .await;
+    assert_eq!(house.metrics().await.sum("firstcas_ldap_server_up", &[]), 0);
+    let known = house.look("/explain?user=bruno&protocol=owa").await;
+    assert!(known.body.contains("proxied to cas-opo-"), "by what is remembered: {known:?}");
+    assert_eq!(house.look("/explain?user=ana&protocol=owa").await.status, 503, "nothing is remembered of ana");
+
+    let with_slapd = with_slapd.start_slapd().await;
+    until("it is seen that it is back", async || {
+        let metrics = with_slapd.house.metrics().await;
+        metrics.sum("firstcas_directory_up", &[]) + metrics.sum("firstcas_ldap_server_up", &[]) == 2
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

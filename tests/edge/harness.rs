@@ -277,7 +277,12 @@ impl Client {
 
     /// A request on this connection.
     pub fn ask(&mut self, method: Method, target: &str) -> Asking<'_> {
-        let request = Request::builder().method(method).uri(target).header("Host", "mail.contoso.com");
+        self.ask_of(method, target, "mail.contoso.com")
+    }
+
+    /// A request on this connection, of a host that is called so.
+    pub fn ask_of(&mut self, method: Method, target: &str, host: &str) -> Asking<'_> {
+        let request = Request::builder().method(method).uri(target).header("Host", host);
         Asking { client: self, request, body: Bytes::new() }
     }
 

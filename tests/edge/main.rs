@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on says why and fails
 
 mod abuse;
+mod admin;
 mod balancers;
 mod certificates;
 mod connections;

@@ -45,6 +45,7 @@ class Edge:
         self.state, self.config, self.processes = directory / f"{name}-state", directory / f"{name}.toml", None
         text = contoso.config
         for old, new in [('"127.0.0.1:8080"', '"127.0.0.1:0"'), ('"127.0.0.1:8443"', '"127.0.0.1:0"'),
+                         ('"127.0.0.1:8090"', '"127.0.0.1:0"'),
                          ('\nldif = "conf/contoso.ldif"\n', f"\n{options}\n"),
                          ("\n#failed_logons_per_user = 9\n", "\nfailed_logons_per_user = 1000000\n"),  # the directory's count is tried
                          ('\n#state_dir = "/var/lib/firstcas"\n', f'\nstate_dir = "{self.state}"\n'),

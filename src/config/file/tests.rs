@@ -297,6 +297,40 @@ fn listeners_that_could_not_be_bound_together_are_reported() {
 }
 
 #[test]
+fn the_administrators_page_is_for_nobody_else_unless_it_is_said() {
+    let place = Place::new();
+    assert!(place.with("").unwrap().admin.is_none(), "off unless there is an address");
+    let admin = place.with("[admin]\naddress = '[::1]:8090'\nhosts = ['Edge-1.contoso.com']\n").unwrap().admin;
+    let hosts = vec!["edge-1.contoso.com".to_owned()];
+    assert_eq!(admin, Some(Admin { address: "[::1]:8090".parse().unwrap(), hosts }));
+    assert!(place.with("[admin]\naddress = '10.0.0.1:8090'\nallow_remote = true\n").is_ok());
+    for (lines, problem) in [
+        ("", "`address` is missing"),
+        (
+            "address = '10.0.0.1:8090'",
+            "10.0.0.1:8090 can be reached from other machines, and the page asks for no password",
+        ),
+        (
+            "address = '0.0.0.0:8090'",
+            "0.0.0.0:8090 can be reached from other machines, and the page asks for no password",
+        ),
+        (
+            "address = '127.0.0.1:8080'",
+            "127.0.0.1:8080 is taken by the listener on 127.0.0.1:8080, where clients come in",
+        ),
+        ("address = '127.0.0.1:8090'\nhosts = ['a:80']", "`a:80` is not the name of a host"),
+        ("address = '127.0.0.1:8090'\nhosts = ['10.0.0.1']", "`10.0.0.1` is not the name of a host"),
+    ] {
+        let text = format!(
+            "directory.ldif = 'conf/contoso.ldif'\nlistener = [{{ address = '127.0.0.1:8080' }}]\n[admin]\n{lines}\n"
+        );
+        let errors = place.read(&text).expect_err(lines);
+        assert_eq!(errors.mistakes[0].problem, problem);
+        assert_eq!(errors.mistakes.len(), 1, "{errors}");
+    }
+}
+
+#[test]
 fn a_listener_has_as_many_certificates_as_are_listed_and_the_first_is_the_default() {
     let place = Place::new();
     let (certificate, key) = self_signed();

@@ -132,6 +132,13 @@ impl People {
         }
     }
 
+    /// Names that are remembered, about.
+    pub(super) fn entries(&self) -> u64 {
+        self.names.run_pending_tasks(); // or it counts what is long there, and not the last
+        self.others.run_pending_tasks();
+        self.names.entry_count() + self.others.entry_count()
+    }
+
     pub(super) fn remembered(&self) -> Vec<Remembered> {
         let (now, wall_clock) = (self.clock.now(), SystemTime::now());
         let mut people: Vec<Remembered> = Vec::new();

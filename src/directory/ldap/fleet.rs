@@ -21,7 +21,7 @@ use super::{
     link::{Failure, Holds, Link, Place, REFUSED_PAUSE, Reach, Search, not_ldap},
 };
 use crate::{
-    directory::{DirectoryError, Notice, Tell},
+    directory::{DirectoryError, Notice, ServerState, Tell},
     error_chain::whole_chain,
 };
 
@@ -50,8 +50,17 @@ struct Member {
     /// Counts how often the server was lost: connections from before are of no use.
     era: AtomicU64,
     answered: Mutex<Option<Instant>>,
+    tally: Tally,
     /// When it was last said that its certificate ends soon.
     warned: Mutex<Option<Instant>>,
+}
+
+/// How a server has answered so far.
+#[derive(Default)]
+struct Tally {
+    searches: AtomicU64,
+    failures: AtomicU64,
+    duration_us: AtomicU64,
 }
 
 /// What a question to a server gives, in the end.
@@ -79,6 +88,15 @@ impl Fleet {
         fleet
     }
 
+    /// How each server has answered so far.
+    pub(super) fn states(&self) -> Vec<ServerState> {
+        let asked_for = match self.holds {
+            Holds::Domain => "configuration",
+            Holds::Forest => "people",
+        };
+        self.members.load().iter().map(|member| member.state(asked_for)).collect()
+    }
+
     /// Whether there is nobody to ask.
     pub(super) fn is_empty(&self) -> bool {
         self.members.load().is_empty()
@@ -104,6 +122,7 @@ impl Fleet {
             slots: (0..self.reach.settings.connections.max(1)).map(|_| sync::Mutex::default()).collect(),
             era: AtomicU64::new(0),
             answered: Mutex::default(),
+            tally: Tally::default(),
             warned: Mutex::default(),
         }
     }
@@ -212,7 +231,9 @@ impl Fleet {
         loop {
             let (mut link, is_new) = self.link(member, slot).await?;
             let began = Instant::now();
-            let failure = match question(link.clone()).await {
+            let answer = question(link.clone()).await;
+            member.tally.note(began.elapsed(), answer.is_ok());
+            let failure = match answer {
                 Err(failure @ (Failure::Broken(_) | Failure::Silent(_))) => failure,
                 answer => {
                     member.has_answered();
@@ -328,7 +349,26 @@ impl Fleet {
     }
 }
 
+impl Tally {
+    fn note(&self, duration: Duration, is_answered: bool) {
+        self.searches.fetch_add(1, Ordering::Relaxed);
+        self.failures.fetch_add(u64::from(!is_answered), Ordering::Relaxed);
+        self.duration_us.fetch_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 impl Member {
+    fn state(&self, asked_for: &'static str) -> ServerState {
+        ServerState {
+            url: self.place.url.to_string(),
+            asked_for,
+            is_up: self.breaker.is_closed(),
+            searches: self.tally.searches.load(Ordering::Relaxed),
+            failures: self.tally.failures.load(Ordering::Relaxed),
+            duration: Duration::from_micros(self.tally.duration_us.load(Ordering::Relaxed)),
+        }
+    }
+
     fn has_answered(&self) {
         *self.answered.lock() = Some(Instant::now());
     }
