@@ -35,9 +35,11 @@ def start_contoso():
                  "--pki", "state/demo", "-c", "conf/firstcas.toml")
 
 
-def start_edge(folder, process=""):
-    """The demo's edge on the port EDGE, with lines for [process]; its configuration is written into the folder."""
-    config = open("conf/firstcas.toml").read().replace("[process]\n", f"[process]\n{process}", 1)
+def start_edge(folder):
+    """The demo's edge on the port EDGE; its configuration, pid file and upgrade socket are in the folder."""
+    config = open("conf/firstcas.toml").read()
+    for file in ["firstcas.pid", "upgrade.sock"]:
+        config = config.replace(f"state/demo/{file}", os.path.join(folder, file))
     config = config.replace("127.0.0.1:8080", f"127.0.0.1:{EDGE}").replace("127.0.0.1:8443", "127.0.0.1:18443")
     config = config.replace("127.0.0.1:8090", "127.0.0.1:18090")
     file = os.path.join(folder, "firstcas.toml")

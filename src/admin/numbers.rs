@@ -307,7 +307,7 @@ fn classic(openmetrics: &str) -> String {
         });
         match about {
             Some((keyword, name, rest)) => classic.extend(["# ", keyword, " ", name, "_total ", rest, "\n"]),
-            None => classic.extend([line, "\n"]),
+            None => classic.extend([&line.replacen("{} ", " ", 1), "\n"]),
         }
     }
     classic
