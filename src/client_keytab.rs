@@ -60,6 +60,15 @@ struct Plan {
     kept: Vec<String>,
 }
 
+/// Takes out of a command's environment what was put into this process's for a keytab: it chooses its own.
+pub fn forget(command: &mut Command, keytab: Option<&Path>) {
+    let Some(keytab) = keytab else { return };
+    let planned = plan(keytab, |_| None).set;
+    for (name, _) in planned.iter().filter(|(name, value)| std::env::var_os(name).as_ref() == Some(value)) {
+        command.env_remove(name);
+    }
+}
+
 fn plan(keytab: &Path, variable: impl Fn(&str) -> Option<OsString>) -> Plan {
     let file = |path: &Path| OsString::from_iter([OsStr::new("FILE:"), path.as_os_str()]);
     let mut plan = Plan { set: Vec::new(), kept: Vec::new() };

@@ -19,6 +19,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+pub use live::Kept;
 pub use mistake::{ConfigErrors, Mistake};
 
 use crate::{
@@ -352,6 +353,13 @@ impl Config {
 }
 
 impl Directory {
+    /// The keytab that the edge signs in by, if it does.
+    pub fn keytab(&self) -> Option<&Path> {
+        let Directory::Ldap { forest, .. } = self else { return None };
+        let directory::ldap::Account::Keytab(file) = &forest.account else { return None };
+        Some(file)
+    }
+
     /// Reads the file, or prepares the servers' directory, which is first connected to by the first question.
     ///
     /// # Errors

@@ -115,6 +115,8 @@ pub enum Event {
     TookOver,
     /// Another process was to take this one's place, and did not.
     NotHandedOver,
+    /// The process that had taken over died while the one before was draining.
+    SuccessorDied,
     /// Clients were cut off when the time to drain was over.
     CutOff,
 }
@@ -178,6 +180,7 @@ impl Event {
         Event::HandedOver,
         Event::TookOver,
         Event::NotHandedOver,
+        Event::SuccessorDied,
         Event::CutOff,
     ];
 
@@ -230,6 +233,7 @@ impl Event {
             Event::TookOver => "FC164",
             Event::NotHandedOver => "FC165",
             Event::CutOff => "FC166",
+            Event::SuccessorDied => "FC167",
         }
     }
 
@@ -281,6 +285,7 @@ impl Event {
             | Event::ReloadRefused
             | Event::InternalFault
             | Event::NotHandedOver
+            | Event::SuccessorDied
             | Event::DirectoryAway => Severity::Error,
         }
     }
@@ -360,6 +365,10 @@ impl Event {
             Event::NotHandedOver => {
                 "Another process was to take this one's place and did not: it could not start, did not say in time that it \
                  serves, or nobody waited. This process serves as before."
+            }
+            Event::SuccessorDied => {
+                "A process that had taken another one's place died by a fault while the one before was still finishing what it \
+                 had. Nobody listens until the service is started again, which the end of that one lets happen."
             }
             Event::CutOff => {
                 "A process that was leaving had waited for its last clients as long as it may, and cut them off."
@@ -550,6 +559,9 @@ impl Event {
             Event::RequestRefused => "see the reason; `firstcas explain` shows each step",
             Event::ReloadRefused => "mend what it names, and send SIGHUP again; `firstcas check` shows every mistake",
             Event::InternalFault => "report it, with the log lines before it",
+            Event::SuccessorDied => {
+                "look at its last words in the log; start firstcas again if no service manager does"
+            }
             Event::NotHandedOver => "mend what it names, and upgrade again; this process serves as before",
             Event::CutOff => {
                 "nothing, as a rule: clients that were held ask again; process.drain_timeout and \

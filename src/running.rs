@@ -11,7 +11,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -44,14 +47,14 @@ use crate::{
         door::{Door, Places},
         health,
         in_force::{InForce, Shared},
-        notices::Notices,
+        notices::{Notices, Told},
         organisation::OrganisationError,
         pin,
     },
     events::{Event, whole_chain},
     service_manager,
 };
-use following::{Follower, Keeper, Wake};
+use following::{Beginning, Follower, Keeper, Wake};
 use handover::{Estate, HandoverError, Inheritance, Predecessor, Successor};
 use pid_file::Prepared;
 use reload::Reload;
@@ -141,23 +144,9 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Running, StartError> {
     let directory_runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("directory").enable_all().build()?;
-    let config = Arc::new(config);
+    let (config, since) = (Arc::new(config), SystemTime::now());
     let notices = Notices::new();
-    let directory: Arc<dyn Directory> = {
-        let _inside = directory_runtime.enter();
-        Arc::new(config.directory.open(&notices.tell())?)
-    };
-    let runtime = directory_runtime.handle().clone();
-    let cached = Arc::new(CachedDirectory::new(directory.clone(), config.cache, notices.tell(), runtime));
-    let keeper = Keeper::of(&config);
-    // Before the topology is read, which is kept then with the names of the servers it came from: these people's may differ.
-    let kept = keeper.as_ref().map_or(Ok(None), |keeper| keeper.topology());
-    let people = keeper.as_ref().map(|keeper| keeper.people(&config, &kept)).unwrap_or_default();
-    let beginning = directory_runtime.block_on(following::begin(&*directory, &config, keeper.as_deref(), kept))?;
-    if keeper.is_some() {
-        log::info!("{} people are known from before", people.len());
-        cached.restore(people);
-    }
+    let Known { cached, keeper, beginning, told } = find_out(&config, &directory_runtime, &notices)?;
     let Inheritance { mut sockets, affinity_key } = inheritance;
     let listening: Vec<_> = {
         let listen = |listener: &Listener| sockets.listen("listener", listener.address);
@@ -180,7 +169,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         affinity: Arc::new(affinity),
         addresses: addresses.clone(),
         version: 1,
-        since: SystemTime::now(),
+        since,
         shared: Arc::new(Shared::new(config.pins.connections_max, notices.clone())),
     }));
     notices.started(&in_force, beginning.without_directory);
@@ -198,6 +187,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         reloads: reloads_asked,
         addresses: addresses.clone(),
         certificates: certificates.clone(),
+        told,
     };
     look_after(&directory_runtime, follower);
 
@@ -240,6 +230,39 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         keeper,
         directory,
     })
+}
+
+/// What an edge knows when it starts.
+struct Known {
+    cached: Arc<CachedDirectory>,
+    keeper: Option<Arc<Keeper>>,
+    beginning: Beginning,
+    told: Told,
+}
+
+/// Reads the organisation, and what was kept of its people.
+fn find_out(config: &Config, runtime: &Runtime, notices: &Arc<Notices>) -> Result<Known, StartError> {
+    let told = notices.of_directory();
+    told.is_in_force(true);
+    let directory: Arc<dyn Directory> = {
+        let _inside = runtime.enter();
+        Arc::new(config.directory.open(&told.tell)?)
+    };
+    let handle = runtime.handle().clone();
+    let cached = Arc::new(CachedDirectory::new(directory.clone(), config.cache, told.tell.clone(), handle));
+    let keeper = Keeper::of(config);
+    // Before the topology is read, which is kept then with the names of the servers it came from: these people's may differ.
+    let kept = keeper.as_ref().map_or(Ok(None), |keeper| keeper.topology());
+    let people = keeper.as_ref().map(|keeper| keeper.people(config, &kept)).unwrap_or_default();
+    if let (Some(keeper), true) = (&keeper, people.is_empty()) {
+        keeper.keep_people(&cached); // none, in place of another directory's
+    }
+    let beginning = runtime.block_on(following::begin(&*directory, config, keeper.as_deref(), kept))?;
+    if keeper.is_some() {
+        log::info!("{} people are known from before", people.len());
+        cached.restore(people);
+    }
+    Ok(Known { cached, keeper, beginning, told })
 }
 
 /// Begins all that is done besides serving, with what the follower follows.
@@ -444,7 +467,8 @@ impl Running {
                     service_manager::stopping();
                     tokio::task::spawn_blocking(|| self.drain())
                 }
-                Leaving::HandedOver => {
+                Leaving::HandedOver(successor) => {
+                    watch_over(successor, hurry.clone());
                     let hurry = hurry.clone();
                     tokio::task::spawn_blocking(move || self.retire(&hurry))
                 }
@@ -470,6 +494,7 @@ impl Running {
     /// Serves until it is time to leave; `None`: at once.
     async fn serve_until(&self, signals: &mut Signals, file: &Path) -> Option<Leaving> {
         let mut handover: Option<JoinHandle<Result<Successor, HandoverError>>> = None;
+        let (is_stopping, mut was_reloaded) = (Arc::new(AtomicBool::new(false)), false);
         loop {
             let handed_over = async {
                 match &mut handover {
@@ -480,13 +505,23 @@ impl Running {
             tokio::select! {
                 result = handed_over => {
                     handover = None;
-                    if self.is_handed_over(result.unwrap_or(Err(HandoverError::Gone))) {
-                        return Some(Leaving::HandedOver);
+                    if let Some(successor) = self.successor(result.unwrap_or(Err(HandoverError::Gone))) {
+                        if was_reloaded {
+                            successor.reload(); // it may have read the file before
+                        }
+                        return Some(Leaving::HandedOver(successor));
                     }
                 }
-                _ = signals.terminate.recv() => return Some(Leaving::Stopped),
+                _ = signals.terminate.recv() => {
+                    is_stopping.store(true, Relaxed);
+                    if let Some(handover) = handover {
+                        let _ = timeout(HANDOVER_ENDS, handover).await;
+                    }
+                    return Some(Leaving::Stopped);
+                }
                 _ = signals.interrupt.recv() => return None,
                 _ = signals.hangup.recv() => {
+                    was_reloaded = handover.is_some();
                     let (done, _) = oneshot::channel();
                     // One that waits already will read the file as it is then.
                     let _ = self.reloads.try_send(Reload { file: file.to_owned(), done });
@@ -496,7 +531,7 @@ impl Running {
                         log::warn!("SIGQUIT: an upgrade is under way already");
                         continue;
                     }
-                    let (estate, keeper, known) = (self.estate(), self.keeper.load_full(), self.in_force());
+                    let (estate, keeper, known) = (self.estate(&is_stopping), self.keeper.load_full(), self.in_force());
                     handover = Some(tokio::task::spawn_blocking(move || {
                         if let Some(keeper) = keeper {
                             keeper.keep_people(&known.directory); // for the next process to begin with
@@ -509,15 +544,22 @@ impl Running {
     }
 
     /// What there is for the next process.
-    fn estate(&self) -> Estate {
+    fn estate(&self, is_stopping: &Arc<AtomicBool>) -> Estate {
         let in_force = self.in_force.load();
         let affinity_key = in_force.affinity.own().cloned();
-        Estate { upgrade: in_force.config.upgrade.clone(), sockets: self.sockets.clone(), affinity_key }
+        Estate {
+            upgrade: in_force.config.upgrade.clone(),
+            sockets: self.sockets.clone(),
+            affinity_key,
+            keytab: in_force.config.directory.keytab().map(Path::to_owned),
+            is_stopping: is_stopping.clone(),
+        }
     }
 
-    fn is_handed_over(&self, result: Result<Successor, HandoverError>) -> bool {
+    fn successor(&self, result: Result<Successor, HandoverError>) -> Option<Successor> {
         match result {
-            Ok(Successor { pid }) => {
+            Ok(successor) => {
+                let pid = successor.pid;
                 self.in_force.load().shared.leave();
                 service_manager::main_pid(pid);
                 let longest = duration_text(self.in_force.load().config.upgrade.drain_timeout);
@@ -525,11 +567,11 @@ impl Running {
                     "process {pid} serves; this one, {}, finishes what it has, for at most {longest}",
                     std::process::id()
                 ));
-                true
+                Some(successor)
             }
             Err(error) => {
                 Event::NotHandedOver.report(format_args!("this process goes on serving: {}", whole_chain(&error)));
-                false
+                None
             }
         }
     }
@@ -631,7 +673,22 @@ enum Leaving {
     /// It was told to.
     Stopped,
     /// Another one serves.
-    HandedOver,
+    HandedOver(Successor),
+}
+
+/// Sees whether the process that took this one's place lives. If it dies by a fault of its own, nobody listens any more, and
+/// the service manager may not notice while this process, its parent, is there: so this one ends soon, for all to be begun anew.
+fn watch_over(Successor { pid, child }: Successor, hurry: CancellationToken) {
+    let Some(mut child) = child else { return };
+    std::thread::spawn(move || {
+        if let Ok(status) = child.wait()
+            && !status.success()
+        {
+            Event::SuccessorDied.report(format_args!("process {pid}, which had taken over, has ended ({status})"));
+            service_manager::main_pid(std::process::id());
+            hurry.cancel();
+        }
+    });
 }
 
 struct Signals {
@@ -658,6 +715,8 @@ impl Signals {
     }
 }
 
+/// How long a handover may take to end when the edge is to stop.
+const HANDOVER_ENDS: Duration = Duration::from_secs(2);
 /// How long an idle client of an edge that stops may take for a request that is on its way.
 const IDLE_GRACE: Duration = Duration::from_secs(2);
 /// How long the last answers may take to leave: over HTTP/2 they do after their requests are over.

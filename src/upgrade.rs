@@ -95,13 +95,13 @@ pub fn upgrade(file: &Path, binary: Option<&Path>) -> Result<Upgraded, UpgradeEr
     let not_asked = |error: rustix::io::Errno| UpgradeError::NotAsked(running.pid, error.into());
     pidfd_send_signal(&running.handle, Signal::QUIT).map_err(not_asked)?;
     let called = meeting.caller(Instant::now() + ANSWER, || running.is_alive());
-    let (mut line, pid) = called.map_err(|error| match matches!(error, HandoverError::Declined(_)) {
+    let (mut line, pid, patience) = called.map_err(|error| match matches!(error, HandoverError::Declined(_)) {
         true => failed(error),
         false => UpgradeError::NoAnswer(running.pid, error),
     })?;
     drop(meeting); // the new process will wait there
     line.say(&Word::Start { binary, config: file }, &[]).map_err(|error| failed(error.into()))?;
-    match line.hear(Instant::now() + config.upgrade.timeout + ANSWER) {
+    match line.hear(Instant::now() + patience + ANSWER) {
         Ok(Word::Done { pid, drains, for_at_most }) => Ok(Upgraded { serves: pid, drains, for_at_most }),
         Ok(Word::Failed { why }) => Err(UpgradeError::NotHandedOver(pid, HandoverError::Declined(why))),
         Ok(_) => Err(failed(HandoverError::Astray)),

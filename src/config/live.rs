@@ -4,16 +4,29 @@ use std::net::SocketAddr;
 
 use super::{Admin, Config, Listener};
 
+/// What of a new configuration is not as it is wanted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// One sentence for each.
+    pub waits: Vec<String>,
+    /// Which of the listeners are as the file wants them.
+    pub listeners: Vec<bool>,
+}
+
 impl Config {
-    /// Puts back what this process cannot change any more, as it is `in_force`, and says so: one sentence for each.
+    /// Puts back what this process cannot change any more, as it is `in_force`, and says so.
     #[must_use]
-    pub fn keep_what_cannot_change(&mut self, in_force: &Config) -> Vec<String> {
+    pub fn keep_what_cannot_change(&mut self, in_force: &Config) -> Kept {
         let mut kept = Vec::new();
         keep("process.threads", &mut self.threads, in_force.threads, &mut kept);
         let places = &mut self.limits.client_connections;
         keep("limits.client_connections", places, in_force.limits.client_connections, &mut kept);
         keep_admin(&mut self.admin, in_force.admin.as_ref(), &mut kept);
         keep("pins.connections_max", &mut self.pins.connections_max, in_force.pins.connections_max, &mut kept);
+        if self.directory.keytab() != in_force.directory.keytab() {
+            kept.push("[directory.ldap] stays as it is: the keytab is the whole process's".to_owned());
+            self.directory.clone_from(&in_force.directory);
+        }
         if self.pid_file != in_force.pid_file {
             kept.push("process.pid_file stays as it is".to_owned());
             self.pid_file.clone_from(&in_force.pid_file);
@@ -23,11 +36,14 @@ impl Config {
         let mut wanted = numbered(&wanted);
         let listeners = in_force.into_iter().map(|(place, old)| {
             let new = wanted.iter().position(|(of, _)| *of == place).map(|found| wanted.remove(found).1);
-            old.as_far_as_it_can_be(new, &mut kept)
+            let told = kept.len();
+            (old.as_far_as_it_can_be(new, &mut kept), kept.len() == told)
         });
-        self.listeners = listeners.collect();
+        let listeners: Vec<_> = listeners.collect();
         kept.extend(wanted.iter().map(|(_, new)| format!("nothing listens on {} yet", new.address)));
-        kept
+        let (listeners, as_wanted) = listeners.into_iter().unzip();
+        self.listeners = listeners;
+        Kept { waits: kept, listeners: as_wanted }
     }
 }
 
@@ -96,7 +112,7 @@ mod tests {
             "[timeouts]\nclient = \"7s\"\n[pins]\nlifetime = \"5m\"",
         );
         let wanted = new.clone();
-        assert_eq!(new.keep_what_cannot_change(&old), Vec::<String>::new());
+        assert_eq!(new.keep_what_cannot_change(&old), Kept { waits: Vec::new(), listeners: vec![true] });
         assert_eq!(new.timeouts, wanted.timeouts);
         assert_eq!(new.pins, wanted.pins);
         assert_eq!(new.listeners, wanted.listeners);
@@ -110,7 +126,8 @@ mod tests {
             "[process]\nthreads = 3\npid_file = \"/run/other.pid\"\n[limits]\nclient_connections = 100\n[pins]\nconnections_max = 50\n\
              [admin]\naddress = \"127.0.0.1:8090\"",
         );
-        let kept = new.keep_what_cannot_change(&old);
+        let Kept { waits: kept, listeners } = new.keep_what_cannot_change(&old);
+        assert_eq!(listeners, [false, true]);
         assert_eq!(
             kept,
             [
@@ -135,7 +152,8 @@ mod tests {
             config(&plain(80, ""), &format!("[admin]\naddress = \"127.0.0.1:{port}\"\nhosts = {hosts}"))
         };
         let (old, mut new) = (admin(8090, "[]"), admin(8091, "[\"edge-1\"]"));
-        let kept = new.keep_what_cannot_change(&old);
+        let Kept { waits: kept, listeners } = new.keep_what_cannot_change(&old);
+        assert_eq!(listeners, [true]);
         assert_eq!(kept, ["admin.address stays 127.0.0.1:8090, and is not 127.0.0.1:8091 yet"]);
         let hosts = vec!["edge-1".to_owned()];
         assert_eq!(new.admin, Some(Admin { address: "127.0.0.1:8090".parse().expect("an address"), hosts }));

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -26,16 +29,36 @@ pub struct Notices {
     away: Mutex<BTreeMap<String, String>>,
 }
 
+/// Where one directory's notices go. Another one's, that is only tried or is not in force any more, are nobody's business.
+pub struct Told {
+    /// For the directory.
+    pub tell: Tell,
+    in_force: Arc<AtomicBool>,
+}
+
+impl Told {
+    /// Whether the directory is in force.
+    pub fn is_in_force(&self, in_force: bool) {
+        self.in_force.store(in_force, Relaxed);
+    }
+}
+
 impl Notices {
     /// The directory answers, as far as anybody knows.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// For the directory to tell its notices to.
-    pub fn tell(self: &Arc<Self>) -> Tell {
-        let notices = self.clone();
-        Arc::new(move |notice| notices.take(&notice))
+    /// For a directory to tell its notices to, which are taken while it is in force.
+    pub fn of_directory(self: &Arc<Self>) -> Told {
+        let in_force = Arc::new(AtomicBool::new(false));
+        let (notices, is_in_force) = (self.clone(), in_force.clone());
+        let tell = move |notice| {
+            if is_in_force.load(Relaxed) {
+                notices.take(&notice);
+            }
+        };
+        Told { tell: Arc::new(tell), in_force }
     }
 
     /// The edge has started, with this in force. `without_directory`: how, if the directory could not be read.

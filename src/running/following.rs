@@ -28,7 +28,11 @@ use crate::{
         cache::CachedDirectory,
         kept::{Kept, KeptError, KeptTopology},
     },
-    edge::{in_force::InForce, notices::Notices, organisation::Organisation},
+    edge::{
+        in_force::InForce,
+        notices::{Notices, Told},
+        organisation::Organisation,
+    },
     events::{Event, whole_chain},
     routing::{
         Policy,
@@ -46,7 +50,7 @@ pub(super) struct Wake {
     /// Somebody wants it now.
     pub(super) asked: Notify,
     /// The directory says that something has changed.
-    changed: Notify,
+    pub(super) changed: Notify,
 }
 
 /// An organisation to start with.
@@ -213,6 +217,8 @@ pub(super) struct Follower {
     pub(super) addresses: Vec<SocketAddr>,
     /// What they show their clients, in the same order.
     pub(super) certificates: Vec<Option<Arc<ListenerCertificates>>>,
+    /// Where the notices of the directory in force go.
+    pub(super) told: Told,
 }
 
 /// What the readings so far leave to be done.
@@ -249,8 +255,10 @@ impl Follower {
         let mut last = Instant::now();
         loop {
             let task = self.until_due(last).await;
+            if !matches!(task, Task::Resolve) {
+                last = Instant::now(); // a name that never resolves must not put the next reading off for ever
+            }
             unbroken("what follows the directory and the configuration", self.carry_out(task)).await;
-            last = Instant::now();
         }
     }
 

@@ -28,26 +28,32 @@ use std::{
     os::{
         fd::{BorrowedFd, OwnedFd},
         unix::{
-            fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+            fs::{FileTypeExt as _, MetadataExt as _},
             net::{UnixListener, UnixStream},
         },
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg, sockopt,
+use rustix::{
+    fs::Mode,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        recvmsg, sendmsg, sockopt,
+    },
 };
 use serde::{Deserialize, Serialize};
 
 use super::sockets::Sockets;
-use crate::{config::Upgrade, events::whole_chain, secret::Secret};
+use crate::{client_keytab, config::Upgrade, events::whole_chain, secret::Secret};
 
 /// Why the sockets did not change hands.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +83,9 @@ pub enum HandoverError {
     /// It said nothing in time.
     #[error("nothing was heard of the other process in time (process.upgrade_timeout)")]
     Silent,
+    /// The edge was told to stop before.
+    #[error("the edge was told to stop meanwhile")]
+    Stopping,
     /// It said something else than it should have.
     #[error("the other process speaks another language; is it a firstcas?")]
     Astray,
@@ -103,7 +112,7 @@ pub enum HandoverError {
 /// What the processes say to each other, a line each. No `Debug`: one of them carries a key.
 #[derive(Deserialize, Serialize)]
 pub(crate) enum Word {
-    Hello { pid: u32 },
+    Hello { pid: u32, patience: Duration },
     Successor { pid: u32 },
     Start { binary: PathBuf, config: PathBuf },
     Sockets { names: Vec<String>, affinity_key: Option<String> },
@@ -120,6 +129,22 @@ pub(super) struct Estate {
     pub(super) upgrade: Upgrade,
     pub(super) sockets: Arc<Sockets>,
     pub(super) affinity_key: Option<Secret>,
+    /// The keytab that this process was given to its Kerberos library; the next one chooses its own.
+    pub(super) keytab: Option<PathBuf>,
+    /// The edge is to stop: nobody shall take its place any more.
+    pub(super) is_stopping: Arc<AtomicBool>,
+}
+
+impl Successor {
+    /// Has it read its configuration again.
+    pub(super) fn reload(&self) {
+        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid
+            && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::HUP)
+        {
+            log::warn!("the new process could not be told to read its configuration again: {error}");
+        }
+    }
 }
 
 /// Ends a process; one that may end by itself can write its log first.
@@ -141,6 +166,8 @@ pub struct Inheritance {
 /// The process that serves from now on.
 pub(super) struct Successor {
     pub(super) pid: u32,
+    /// If this process has started it.
+    pub(super) child: Option<Child>,
 }
 
 impl Estate {
@@ -153,7 +180,7 @@ impl Estate {
                 let result = self.start_and_hand_over(&binary, &config);
                 let (drains, for_at_most) = (std::process::id(), self.upgrade.drain_timeout);
                 let _ = match &result {
-                    Ok(Successor { pid }) => line.say(&Word::Done { pid: *pid, drains, for_at_most }, &[]),
+                    Ok(Successor { pid, .. }) => line.say(&Word::Done { pid: *pid, drains, for_at_most }, &[]),
                     Err(error) => line.say(&Word::Failed { why: whole_chain(error) }, &[]),
                 }; // whoever asked need not wait
                 result
@@ -170,7 +197,8 @@ impl Estate {
                 Err(HandoverError::NobodyThere(_)) if Instant::now() < deadline => thread::sleep(A_MOMENT),
                 line => {
                     let mut line = line?;
-                    line.say(&Word::Hello { pid: std::process::id() }, &[])?;
+                    let patience = self.upgrade.timeout;
+                    line.say(&Word::Hello { pid: std::process::id(), patience }, &[])?;
                     return Ok(line);
                 }
             }
@@ -181,15 +209,14 @@ impl Estate {
         let deadline = Instant::now() + self.upgrade.timeout;
         let mut command = Command::new(binary);
         command.args(["run", "--upgrade", "--config"]).arg(config).stdin(Stdio::null());
+        client_keytab::forget(&mut command, self.keytab.as_deref());
         let not_started = |source| HandoverError::NotStarted { binary: binary.to_owned(), source };
         let mut child = command.spawn().map_err(not_started)?;
         match self.hand_over_to_child(&mut child, deadline) {
-            Ok(successor) => {
-                thread::spawn(move || child.wait()); // or it stays a zombie if it ends first
-                Ok(successor)
-            }
+            Ok(successor) => Ok(Successor { child: Some(child), ..successor }),
             Err(error) => {
-                let patience = if matches!(error, HandoverError::Declined(_)) { MEETING } else { Duration::ZERO };
+                let may_end_itself = matches!(error, HandoverError::Declined(_) | HandoverError::Silent);
+                let patience = if may_end_itself { MEETING } else { Duration::ZERO };
                 end(&mut child, patience)?;
                 let status = child.wait()?;
                 // A crash shows only in the status; and how it ended by itself says more than that it did.
@@ -203,11 +230,14 @@ impl Estate {
             if let Some(status) = child.try_wait()? {
                 return Err(HandoverError::Ended(status));
             }
+            if self.is_stopping.load(Relaxed) {
+                return Err(HandoverError::Stopping);
+            }
             match self.call(Instant::now()) {
                 Err(HandoverError::NobodyThere(_)) if Instant::now() < deadline => thread::sleep(A_MOMENT),
                 Err(HandoverError::NobodyThere(_)) => return Err(HandoverError::Silent),
                 Err(error) => return Err(error),
-                Ok(mut line) => match line.hear(deadline)? {
+                Ok(mut line) => match self.hear(&mut line, deadline)? {
                     Word::Successor { pid } if pid == child.id() => return self.hand_over_to(line, pid, deadline),
                     _ => return Err(HandoverError::Astray),
                 },
@@ -219,17 +249,33 @@ impl Estate {
         let (names, descriptors) = self.sockets.all();
         let affinity_key = self.affinity_key.as_ref().map(|key| BASE64_STANDARD.encode(key.expose()));
         line.say(&Word::Sockets { names, affinity_key }, &descriptors)?;
-        match line.hear(deadline) {
+        match self.hear(&mut line, deadline) {
             Ok(Word::Serving) => {
                 line.say(&Word::Yours, &[])?;
-                let _ = line.hear(Instant::now() + MEETING); // its pid file is in place, or it says why not itself
-                Ok(Successor { pid })
+                match line.hear(Instant::now() + MEETING) {
+                    Err(HandoverError::Gone) => Err(HandoverError::Gone), // it died of its first client, or of its pid file
+                    Ok(_) | Err(_) => Ok(Successor { pid, child: None }), // all is in place, or it says why not itself
+                }
             }
             Ok(Word::Failed { why }) => Err(HandoverError::Declined(format!("the new process cannot serve: {why}"))),
             Ok(_) => Err(HandoverError::Astray),
             Err(error) => {
                 let _ = line.say(&Word::NotWanted, &[]); // it may be gone
                 Err(error)
+            }
+        }
+    }
+}
+
+impl Estate {
+    /// What the other process says by then, unless the edge is to stop meanwhile.
+    fn hear(&self, line: &mut Line, deadline: Instant) -> Result<Word, HandoverError> {
+        loop {
+            let soon = Instant::now() + A_MOMENT;
+            match line.hear(soon.min(deadline)) {
+                Err(HandoverError::Silent) if self.is_stopping.load(Relaxed) => return Err(HandoverError::Stopping),
+                Err(HandoverError::Silent) if soon < deadline => {}
+                heard => return heard,
             }
         }
     }
@@ -261,7 +307,7 @@ impl Predecessor {
         let place = place(upgrade)?;
         let deadline = Instant::now() + upgrade.timeout;
         let meeting = Meeting::at(place, rustix::process::geteuid().as_raw())?;
-        let (mut line, pid) = meeting.caller(deadline, || true)?;
+        let (mut line, pid, _) = meeting.caller(deadline, || true)?;
         drop(meeting);
         line.say(&Word::Successor { pid: std::process::id() }, &[])?;
         let Word::Sockets { names, affinity_key } = line.hear(deadline)? else { return Err(HandoverError::Astray) };
@@ -328,21 +374,26 @@ impl Meeting {
             }
             fs::remove_file(path)?; // left by a process that was killed
         }
-        let listener = UnixListener::bind(path).map_err(|error| cannot(error.to_string()))?;
+        // The folder's owner may put something else in the socket's place at any moment, a link to somebody's file; so nothing
+        // is done to what stands at the path but by root, to the link itself.
+        let before = rustix::process::umask(Mode::from_bits_retain(!OWNERS_ALONE));
+        let bound = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = bound.map_err(|error| cannot(error.to_string()))?;
         let meeting = Meeting { listener, path: path.to_owned(), uid };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         if rustix::process::geteuid().as_raw() != uid {
-            std::os::unix::fs::chown(path, Some(uid), None)?; // it must be able to connect
+            std::os::unix::fs::lchown(path, Some(uid), None)?; // it must be able to connect
         }
         Ok(meeting)
     }
 
-    /// Whoever connects and says Hello, with its process number, while it `is_expected`.
+    /// Whoever connects and says Hello, with its process number, and how long it will wait for its successor, while it
+    /// `is_expected`.
     pub(crate) fn caller(
         &self,
         deadline: Instant,
         is_expected: impl Fn() -> bool,
-    ) -> Result<(Line, u32), HandoverError> {
+    ) -> Result<(Line, u32, Duration), HandoverError> {
         sockopt::set_socket_timeout(&self.listener, sockopt::Timeout::Recv, Some(A_MOMENT)).map_err(io::Error::from)?;
         while Instant::now() < deadline {
             let stream = match self.listener.accept() {
@@ -355,7 +406,7 @@ impl Meeting {
             };
             let mut line = Line::over(stream, self.uid)?;
             match line.hear(deadline.min(Instant::now() + MEETING)) {
-                Ok(Word::Hello { pid }) => return Ok((line, pid)),
+                Ok(Word::Hello { pid, patience }) => return Ok((line, pid, patience)),
                 Ok(Word::Failed { why }) => return Err(HandoverError::Declined(why)),
                 Ok(_) => return Err(HandoverError::Astray),
                 Err(_) => {} // somebody who looked whether anybody is here
@@ -448,10 +499,12 @@ impl Line {
         let mut space = [MaybeUninit::uninit(); SPACE];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = recvmsg(&self.stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC);
-        let received = received.map_err(|error| match io::Error::from(error).kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => HandoverError::Silent,
-            _ => HandoverError::Gone,
-        })?;
+        let received = match received.map_err(|error| io::Error::from(error).kind()) {
+            Ok(received) => received,
+            Err(ErrorKind::Interrupted) => return Ok(()), // a signal came; nothing is lost
+            Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Err(HandoverError::Silent),
+            Err(_) => return Err(HandoverError::Gone),
+        };
         if received.bytes == 0 {
             return Err(HandoverError::Gone);
         }
@@ -465,6 +518,8 @@ impl Line {
     }
 }
 
+/// The mode of a file that its owner alone may use.
+const OWNERS_ALONE: u32 = 0o600;
 /// How long two processes may take to find each other, and to say what takes no time.
 const MEETING: Duration = Duration::from_secs(5);
 /// How soon something is looked at again that announces itself by nothing.
@@ -481,6 +536,8 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 #[allow(clippy::expect_used)] // a test may fail by panicking
 mod tests {
     use std::io::Write as _;
+
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -530,7 +587,7 @@ mod tests {
         let endless = thread::spawn(move || while long.write_all(&[b'x'; 4096]).is_ok() {});
         let mut caller = UnixStream::connect(&place).expect("it listens");
         writeln!(caller, "{{\"Hello\":{{\"pid\":7}}}}").expect("it reads");
-        let (_, pid) = meeting.caller(soon(), || true).expect("a caller");
+        let (_, pid, _) = meeting.caller(soon(), || true).expect("a caller");
         assert_eq!(pid, 7);
         endless.join().expect("it was hung up on");
         assert!(matches!(meeting.caller(soon(), || false), Err(HandoverError::Gone)));

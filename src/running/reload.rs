@@ -4,11 +4,13 @@
 use std::{
     collections::HashMap,
     os::unix::fs::MetadataExt,
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::{
@@ -17,12 +19,12 @@ use super::{
 };
 use crate::{
     certificates::{CertificateError, ListenerCertificates, Loaded},
-    config::{self, Config, ConfigErrors},
+    config::{self, Config, ConfigErrors, Kept},
     directory::{Directory, DirectoryError, Oddity, cache::CachedDirectory, ldif},
     edge::{
         affinity::Affinity,
         in_force::{InForce, LastReload},
-        notices::Notices,
+        notices::Told,
         organisation::Organisation,
     },
     events::{Event, whole_chain},
@@ -62,6 +64,9 @@ pub enum ReloadError {
     /// The edge is stopping.
     #[error("the edge is stopping")]
     Stopping,
+    /// The edge came upon a fault of its own.
+    #[error("reading it broke off by a fault of firstcas's own; please report it, with the log lines before")]
+    Fault,
 }
 
 /// A topology for the new configuration.
@@ -76,7 +81,8 @@ impl Follower {
     /// Brings the file's configuration in force, or says why not.
     pub(super) async fn reload(&mut self, Reload { file, done }: Reload) {
         service_manager::reloading();
-        let result = self.bring_in_force(&file).await;
+        let result =
+            AssertUnwindSafe(self.bring_in_force(&file)).catch_unwind().await.unwrap_or(Err(ReloadError::Fault));
         let file = file.display();
         let problem = result.as_ref().err().map(|error| whole_chain(error));
         *self.in_force.load().shared.last_reload.lock() = Some(LastReload { at: SystemTime::now(), problem });
@@ -102,16 +108,17 @@ impl Follower {
     }
 
     async fn bring_in_force(&mut self, file: &Path) -> Result<Reloaded, ReloadError> {
+        let since = SystemTime::now();
         let mut config = {
             let file = file.to_owned();
-            tokio::task::spawn_blocking(move || Config::load(&file)).await.map_err(|_| ReloadError::Stopping)??
+            tokio::task::spawn_blocking(move || Config::load(&file)).await.map_err(|_| ReloadError::Fault)??
         };
         let old = self.in_force.load_full();
-        let waits = config.keep_what_cannot_change(&old.config);
+        let Kept { waits, listeners } = config.keep_what_cannot_change(&old.config);
         let is_same_directory = config.directory.is_same(&old.config.directory, old.since);
-        let directory = match is_same_directory {
-            true => same_directory(&old, &config, &self.notices).await?,
-            false => self.other(&config)?,
+        let (directory, told) = match is_same_directory {
+            true => (self.same_directory(&old, &config).await?, None),
+            false => self.other(&config).map(|(directory, told)| (directory, Some(told)))?,
         };
         let New { topology, policy, reading } = if is_same_directory {
             self.read_again(&directory, &config, &old).await?
@@ -120,14 +127,17 @@ impl Follower {
         };
         let organisation = Organisation::new(topology, policy, &config, Some(&old.organisation), &HashMap::new()).await;
         let organisation = Arc::new(organisation.map_err(StartError::from)?);
-        let affinity = match config.affinity == old.config.affinity {
-            true => old.affinity.clone(),
-            false => {
-                Arc::new(Affinity::new(&config.affinity.keys, config.affinity.lifetime).map_err(StartError::from)?)
-            }
+        let affinity = match old.affinity.own() {
+            Some(key) if config.affinity.keys.is_empty() => Affinity::with_own(key.clone(), config.affinity.lifetime),
+            Some(_) | None => Affinity::new(&config.affinity.keys, config.affinity.lifetime),
         };
-        let certificates = load_certificates(&config).map_err(StartError::from)?;
+        let affinity = Arc::new(affinity.map_err(StartError::from)?);
+        let certificates = load_certificates(&config, &listeners).map_err(StartError::from)?;
         let keeper = Keeper::of(&config);
+
+        if old.shared.is_leaving() {
+            return Err(ReloadError::Stopping); // the next process has what this one would write to
+        }
 
         // Nothing below can fail.
         for (in_force, new) in self.certificates.iter().zip(certificates) {
@@ -137,8 +147,16 @@ impl Follower {
         }
         let version = old.version + 1;
         logging::apply(&config.log);
-        if !is_same_directory {
+        if let Some(told) = told {
+            self.told.is_in_force(false);
             self.notices.begin_anew();
+            told.is_in_force(true);
+            self.told = told;
+            if let Some(keeper) = keeper.clone() {
+                let nobody_yet = directory.clone();
+                let writing = tokio::task::spawn_blocking(move || keeper.keep_people(&nobody_yet));
+                let _ = writing.await; // it tells its own failures
+            }
         }
         self.keeper.store(keeper);
         self.in_force.store(Arc::new(InForce {
@@ -148,7 +166,7 @@ impl Follower {
             affinity,
             addresses: self.addresses.clone(),
             version,
-            since: SystemTime::now(),
+            since,
             shared: old.shared.clone(),
         }));
         if let Some((parts, oddities)) = reading {
@@ -158,10 +176,30 @@ impl Follower {
     }
 
     /// A directory that was not in force before, with nothing remembered of it.
-    fn other(&self, config: &Config) -> Result<Arc<CachedDirectory>, StartError> {
-        let directory: Arc<dyn Directory> = Arc::new(config.directory.open(&self.notices.tell())?);
+    fn other(&self, config: &Config) -> Result<(Arc<CachedDirectory>, Told), StartError> {
+        let told = self.notices.of_directory();
+        let directory: Arc<dyn Directory> = Arc::new(config.directory.open(&told.tell)?);
         let runtime = tokio::runtime::Handle::current();
-        Ok(Arc::new(CachedDirectory::new(directory, config.cache, self.notices.tell(), runtime)))
+        Ok((Arc::new(CachedDirectory::new(directory, config.cache, told.tell.clone(), runtime)), told))
+    }
+
+    /// The directory that is in force, with what is remembered of it, by the new configuration's bounds.
+    async fn same_directory(&self, old: &InForce, config: &Config) -> Result<Arc<CachedDirectory>, StartError> {
+        if let config::Directory::Ldif(file) = &config.directory {
+            ldif::open(file)?; // as it is now; `follow` would say that it is bad only once
+            if old.directory.follow().await? {
+                self.wake.changed.notify_one(); // whatever becomes of the configuration
+            }
+        }
+        if config.cache == old.config.cache {
+            return Ok(old.directory.clone());
+        }
+        let (directory, runtime) = (old.directory.behind().clone(), tokio::runtime::Handle::current());
+        let anew = Arc::new(CachedDirectory::new(directory, config.cache, self.told.tell.clone(), runtime));
+        let (remembers, remembering) = (old.directory.clone(), anew.clone());
+        let restoring = tokio::task::spawn_blocking(move || remembering.restore(remembers.remembered()));
+        let _ = restoring.await; // or nobody is known
+        Ok(anew)
     }
 
     /// The topology as it is now; the one in force if the directory is away, or shows one that is hard to believe.
@@ -210,9 +248,10 @@ impl config::Directory {
     }
 }
 
-/// What each listener is to show, if it speaks TLS.
-fn load_certificates(config: &Config) -> Result<Vec<Option<Loaded>>, CertificateError> {
-    let tls = config.listeners.iter().map(|listener| listener.tls.as_ref());
+/// What each listener is to show, if it speaks TLS and stands in the file `as_wanted`; files of others may be gone.
+fn load_certificates(config: &Config, as_wanted: &[bool]) -> Result<Vec<Option<Loaded>>, CertificateError> {
+    let listeners = config.listeners.iter().zip(as_wanted);
+    let tls = listeners.map(|(listener, as_wanted)| listener.tls.as_ref().filter(|_| *as_wanted));
     tls.map(|tls| tls.map(ListenerCertificates::load).transpose()).collect()
 }
 
@@ -221,24 +260,4 @@ fn has_changed(file: &Path, since: SystemTime) -> bool {
     let since =
         since.duration_since(UNIX_EPOCH).map_or(i64::MAX, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
     std::fs::metadata(file).map_or(true, |metadata| metadata.ctime() >= since)
-}
-
-/// The directory that is in force, with what is remembered of it, by the new configuration's bounds.
-async fn same_directory(
-    old: &InForce,
-    config: &Config,
-    notices: &Arc<Notices>,
-) -> Result<Arc<CachedDirectory>, StartError> {
-    if let config::Directory::Ldif(file) = &config.directory {
-        ldif::open(file)?; // as it is now; `follow` would say that it is bad only once
-        old.directory.follow().await?;
-    }
-    if config.cache == old.config.cache {
-        return Ok(old.directory.clone());
-    }
-    let (directory, tell) = (old.directory.behind().clone(), notices.tell());
-    let anew = Arc::new(CachedDirectory::new(directory, config.cache, tell, tokio::runtime::Handle::current()));
-    let (remembers, remembering) = (old.directory.clone(), anew.clone());
-    let _ = tokio::task::spawn_blocking(move || remembering.restore(remembers.remembered())).await; // or nothing is known
-    Ok(anew)
 }

@@ -234,6 +234,14 @@ async fn settings_change_while_the_directory_is_away_but_another_directory_has_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_was_only_tried_is_not_missed() {
+    let WithSlapd { house, slapd, .. } = WithSlapd::start("", None).await;
+    house.edit_config(slapd.url("ldap").as_str(), "ldap://127.0.0.1:9");
+    house.reload().await.expect_err("nobody answers there");
+    assert!(house.edge.as_ref().expect("it runs").in_force().shared.is_directory_up(), "the one in force answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topology_that_the_configuration_does_not_fit_leaves_the_last_good_one() {
     let with = WithSlapd::start("", Some(refresh_often)).await;
     assert_eq!(with.house.get("ana", "/owa/").await.status, 200);

@@ -117,6 +117,19 @@ async fn what_a_process_cannot_change_is_said_and_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_is_not_wanted_any_more_needs_its_files_no_more() {
+    let house = House::start().await;
+    let place = house.folder.path().display().to_string();
+    let tls = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"{place}/edge.pem\", key = \"{place}/edge.key\" }}\n"
+    );
+    house.edit_config(&tls, "");
+    std::fs::remove_file(house.folder.path().join("edge.pem")).expect("removed");
+    let Reloaded { waits, .. } = house.reload().await.expect("it is good");
+    assert_eq!(waits, ["127.0.0.1:0 is still listened on"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn held_and_signed_in_clients_live_through_a_reload() {
     let house = House::start().await;
     house.contoso.hold_pings(Duration::from_millis(1500));

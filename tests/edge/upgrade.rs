@@ -290,6 +290,33 @@ async fn sigquit_alone_ends_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_dies_does_not_leave_its_predecessor_draining_while_nobody_listens() {
+    let mut edge = Edge::with("process.drain_timeout = \"1s\"").await;
+    let _held = edge.held_ping("bruno", 600_000).await;
+    let successor = edge.upgraded(&[]).await;
+    kill_process(number(successor), Signal::KILL).expect("it runs");
+    edge.says("event=FC167").await;
+    until("the predecessor has ended", async || has_ended(edge.pids[0])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_told_to_stop_does_not_hand_over_any_more() {
+    let edge = Edge::start().await;
+    let started = edge.house.folder.path().join("started");
+    let hanging = edge.program(&format!("touch {}; exec sleep 600", started.display()));
+    let upgrade = ["--binary", hanging.as_str()];
+    let upgrade = edge.upgrade(&upgrade);
+    let stop = async {
+        until("the successor is started", async || started.exists()).await;
+        kill_process(number(edge.pids[0]), Signal::TERM).expect("it runs");
+    };
+    let (answer, ()) = tokio::join!(upgrade, stop);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(text(&answer.stderr).contains("told to stop meanwhile"), "{}", text(&answer.stderr));
+    until("the old process has ended", async || has_ended(edge.pids[0])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_was_started_by_hand_takes_over_on_sigquit() {
     let mut edge = Edge::start().await;
     let load = edge.load();
