@@ -23,12 +23,16 @@ TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy kee
 .PHONY: help run build test lint unit gate fuzz deny windows samba packages deb booted peers mutants bench build-packages test-packages
 
 help:
-	@echo 'make run     build, start the stand-in organisation contoso and the edge, until Ctrl-C'
-	@echo 'make test    every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
-	@echo 'make deb     a Debian package, in target/debian'
-	@echo 'make peers   whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
-	@echo 'make mutants breaks the gate on purpose, and expects the isolation hammer to see it'
-	@echo 'make bench   criterion benches, requests per CPU-second beside a bare Pingora proxy, what look-ups cost the directory'
+	@echo 'make run      build, start the stand-in organisation contoso and the edge, until Ctrl-C'
+	@echo 'make test     every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
+	@echo 'make samba    part of it: beside a real Active Directory forest of two domain controllers; as root, for their ports'
+	@echo 'make packages part of it: unit, package, image and examples, each read by the program it is for'
+	@echo 'make deb      a Debian package, in target/debian'
+	@echo 'make booted   the package installed, started, reloaded, upgraded and removed in a Debian of its own; as root'
+	@echo 'make peers    whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
+	@echo 'make mutants  breaks the gate on purpose, and expects the isolation hammer to see it'
+	@echo 'make bench    criterion benches, requests per CPU-second beside a bare Pingora proxy, what pinned clients cost, what look-ups'
+	@echo '              cost the directory, upgrades under load'
 
 run: build
 	tests/contoso/demo
@@ -108,12 +112,19 @@ bench: build
 	loadtest/directory
 	loadtest/upgrade
 
-# Installs what is missing, with sudo where it is needed; silent where all is there.
+# Installs what is missing, with sudo where it is needed; silent where all is there. No service is started for it: Debian's
+# packages ask policy-rc.d before they start theirs.
 define install
 @missing=$$({ dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(1) 2>&1 || true; } | awk '/^installed / {have[$$2]} END {n=split("$(1)", p, " "); for (i=1; i<=n; i++) if (!(p[i] in have)) print p[i]}'); \
 if [ -n "$$missing" ]; then \
 	echo "installing" $$missing; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then \
+		trap "$$sudo rm -f $$policy" EXIT; \
+		printf '#!/bin/sh\nexit 101\n' | $$sudo tee $$policy >/dev/null; \
+		$$sudo chmod 755 $$policy; \
+	fi; \
 	$$sudo apt-get update -qq; \
 	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; \
 fi

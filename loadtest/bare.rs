@@ -1,6 +1,6 @@
 //! A bare Pingora proxy: every request to one https server, nothing looked at. The measure for what the edge adds.
 //!
-//! `bare LISTEN UPSTREAM SNI THREADS`, for instance `bare 127.0.0.1:8090 127.0.2.1:10443 cas-opo-1.contoso.com 1`.
+//! `bare LISTEN UPSTREAM SNI THREADS`, for instance `bare 127.0.0.1:8091 127.0.2.1:10443 cas-opo-1.contoso.com 1`.
 
 use std::{env, process::ExitCode};
 

@@ -103,7 +103,7 @@ pub enum Event {
     RequestRefused,
     /// Another configuration is in force.
     Reloaded,
-    /// A configuration that was to come in force cannot; the one before it still is.
+    /// A configuration that was to come into force cannot; the one before it still is.
     ReloadRefused,
     /// Part of a configuration needs another process.
     WaitsForUpgrade,
@@ -321,8 +321,8 @@ impl Event {
                  is none. It is served as if it had shown none."
             }
             Event::Reloaded => {
-                "SIGHUP brought another configuration in force, with the certificates and the topology that it names. No \
-                 connection was closed for it."
+                "SIGHUP brought another configuration into force, with the certificates and the topology that it names. \
+                 No connection was closed for it."
             }
             Event::ReloadRefused => {
                 "A configuration that SIGHUP asked for has mistakes, or what it names cannot be used. All of it was left; \
@@ -567,7 +567,7 @@ impl Event {
                 "nothing, as a rule: clients that were held ask again; process.drain_timeout and \
                  process.upgrade_drain_timeout give them longer"
             }
-            Event::WaitsForUpgrade => "`firstcas upgrade` brings it in force without losing a connection",
+            Event::WaitsForUpgrade => "`firstcas upgrade` brings it into force without losing a connection",
         }
     }
 

@@ -198,7 +198,7 @@ impl Numbers {
         sheet.gauge("firstcas_config_version", "Which configuration is in force", alone(in_force.version))?;
         sheet.gauge(
             "firstcas_config_last_reload_timestamp_seconds",
-            "When it was last tried to bring a configuration in force",
+            "When it was last tried to bring a configuration into force",
             alone(unix(at)),
         )?;
         sheet.gauge(
