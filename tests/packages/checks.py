@@ -244,9 +244,11 @@ def _(place):
     good_with_own_files(place, "kubernetes", config["data"]["firstcas.toml"])
 
 
-@check("the configuration of the edges behind the balancer is good")
+@check("the configuration of the edges behind the balancer is good, and their page where the balancer looks for it")
 def _(place):
-    comment = (CONF / "haproxy/haproxy.cfg").read_text().split("\n\n")[0]
+    comment, *balancer = (CONF / "haproxy/haproxy.cfg").read_text().split("\n\n")
+    [port] = re.findall(r"check port (\d+)", "".join(balancer))
+    assert re.search(rf'\[admin\]\n# +address = "[0-9.]+:{port}"', comment), comment
     lines = [line.removeprefix("#").strip() for line in comment.splitlines()]
     rest = ["[directory]", f'ldif = "{CONF}/contoso.ldif"', "[routing]", 'local_site = "Lisbon"']
     good_with_own_files(place, "balanced", "\n".join(lines[lines.index("[[listener]]"):] + rest))
