@@ -72,9 +72,9 @@ use client::{Client, Passage};
 use course::Course;
 use health::{Fault, InFlight};
 use in_force::InForce;
-use logons::Attempt;
 use pin::{Carries, Closed};
 use respond::{Answer, Denial};
+use restraint::Credentials;
 use sender::Sender;
 use story::Story;
 
@@ -97,7 +97,7 @@ pub struct Context {
     /// The name it signs in with, to be proven by the server's answer.
     claim: Option<Claim>,
     /// The name and password, or proof of one, that it brings.
-    attempt: Option<Attempt>,
+    attempt: Option<Credentials>,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.

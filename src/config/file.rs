@@ -670,7 +670,7 @@ fn limits(section: &Section<'_>) -> Limits {
         failed_logons_window: section
             .get("failed_logons_window", duration(Duration::from_secs(1)..=Duration::from_secs(60 * 60)))
             .unwrap_or(Duration::from_secs(10 * 60)),
-        activesync_requests_per_minute: times("activesync_requests_per_minute", 300),
+        activesync_requests_per_minute: times("activesync_requests_per_minute", 600),
         body_rate_min_bytes: section.get("body_rate_min", size(0..=1 << 20)).unwrap_or(500),
         header_bytes: section.get("header", size(HEADER_BYTES)).unwrap_or(128 << 10),
         owa_body_bytes: body("owa_body", 48 << 20),

@@ -105,7 +105,7 @@ impl InForce {
         let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
         context.story.identified(&identity);
         tell_unreadable(&identity.credential, &facts);
-        self.restrain(&identity, &facts, context)?;
+        self.restrain(&identity, &facts, &session.req_header().method, context).await?;
 
         context.carries = Carries::of(&identity.credential);
         if context.carries.pins() {
@@ -514,7 +514,7 @@ fn leads_to_any(decision: &Decision, organisation: &Organisation, is_it: impl Fn
 }
 
 /// Why a credential, or the name in it, cannot be read.
-fn unreadable(credential: &Credential) -> Option<&dyn std::error::Error> {
+pub(super) fn unreadable(credential: &Credential) -> Option<&dyn std::error::Error> {
     match credential {
         Credential::Unreadable(why) => Some(why),
         Credential::ConnectionBound(Token { shows: Shows::Unreadable(why), .. }) => Some(why),

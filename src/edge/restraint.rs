@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use http::Method;
+use parking_lot::Mutex;
 use pingora_http::ResponseHeader;
 
 use super::{
     Context,
+    course::unreadable,
     in_force::InForce,
-    logons::Reached,
+    logons::{Attempt, Turn},
     pin::Carries,
     respond::{self, Denial},
     sender::network,
@@ -18,13 +21,29 @@ use crate::{
     routing::protocol::Protocol,
 };
 
+/// The name and password, or proof of one, that a request brings.
+pub(super) struct Credentials {
+    attempt: Attempt,
+    /// Whether a server that has served the request must have looked at its password.
+    is_proven_by_success: bool,
+    /// Until it is judged.
+    turn: Mutex<Option<Turn>>,
+}
+
 impl InForce {
     /// Lets a request go on to the directory and the servers, or not.
-    pub(super) fn restrain(&self, identity: &Identity, facts: &Facts<'_>, context: &mut Context) -> Result<(), Denial> {
+    pub(super) async fn restrain(
+        &self,
+        identity: &Identity,
+        facts: &Facts<'_>,
+        method: &Method,
+        context: &mut Context,
+    ) -> Result<(), Denial> {
         if facts.protocol == Protocol::ActiveSync {
             self.check_storm(identity, facts.query, context)?;
         }
-        self.check_logon(&identity.credential, context)
+        let is_telling = method != Method::OPTIONS && asks_for_password(facts.protocol, facts.path);
+        self.check_logon(&identity.credential, is_telling, context).await
     }
 
     /// A device that repeats itself as fast as it can is told to rest; that, devices understand.
@@ -53,15 +72,29 @@ impl InForce {
     }
 
     /// Whether this credential is looked at, after all that failed before.
-    fn check_logon(&self, credential: &Credential, context: &mut Context) -> Result<(), Denial> {
-        let (Some(user), Some(client)) = (credential.user(), context.sender.ip) else { return Ok(()) };
-        let attempt = self.shared.logons.attempt(user, client);
-        let wait = self.shared.logons.refuses(attempt, &self.config.limits, context.story.started);
-        if wait.is_some() {
-            return Err(Denial::TooManyFailedLogons { retry_after: seconds(wait) });
+    async fn check_logon(
+        &self,
+        credential: &Credential,
+        is_telling: bool,
+        context: &mut Context,
+    ) -> Result<(), Denial> {
+        let (user, Some(client)) = (credential.user(), context.sender.ip) else { return Ok(()) };
+        if user.is_none() && unreadable(credential).is_none() {
+            return Ok(());
         }
-        context.attempt = Some(attempt);
-        Ok(())
+        let password = match credential {
+            Credential::Basic { password, .. } => Some(password),
+            Credential::None | Credential::Bearer | Credential::ConnectionBound(_) | Credential::Unreadable(_) => None,
+        };
+        let attempt = self.shared.logons.attempt(user, password, client);
+        match self.shared.logons.enter(attempt, &self.config.limits).await {
+            Ok(turn) => {
+                let is_proven_by_success = password.is_some() && is_telling;
+                context.attempt = Some(Credentials { attempt, is_proven_by_success, turn: Mutex::new(turn) });
+                Ok(())
+            }
+            Err(wait) => Err(Denial::TooManyFailedLogons { retry_after: seconds(Some(wait)) }),
+        }
     }
 
     /// Remembers, before its client learns it, what a server's answer says about the password of a request.
@@ -71,9 +104,10 @@ impl InForce {
             if context.carries != Carries::PerRequest || respond::offers_basic(answer) {
                 self.failed(context);
             }
-        } else if context.story.proven.is_some() || answer.status.is_success() && context.says_password_is_right() {
+        } else if context.story.proven.is_some() || answer.status.is_success() && context.is_proven_by_success() {
             self.succeeded(context);
         }
+        context.is_judged();
     }
 
     /// The same of what the edge has found out itself.
@@ -83,45 +117,96 @@ impl InForce {
         } else if context.story.proven.is_some() {
             self.succeeded(context);
         }
+        context.is_judged();
     }
 
     fn succeeded(&self, context: &Context) {
-        if let Some(attempt) = context.attempt {
-            self.shared.logons.succeeded(attempt);
+        if let Some(credentials) = &context.attempt {
+            self.shared.logons.succeeded(credentials.attempt);
         }
     }
 
     fn failed(&self, context: &Context) {
-        let Some(attempt) = context.attempt else { return };
+        let Some(credentials) = &context.attempt else { return };
         let limits = &self.config.limits;
-        match self.shared.logons.failed(attempt, limits, Instant::now()) {
-            Some(Reached::User) => {
-                let user = context.story.user.as_ref().map_or_else(|| "somebody".to_owned(), ToString::to_string);
-                let max = limits.failed_logons_per_user;
-                Event::FailedLogonsOfUser.report(format_args!("{max} logons of {user} have failed"));
-            }
-            Some(Reached::Client) => {
-                let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
-                let max = limits.failed_logons_per_client;
-                Event::FailedLogonsOfClient.report(format_args!("{max} logons from {client} have failed"));
-            }
-            None => {}
+        let reached = self.shared.logons.failed(credentials.attempt, limits, Instant::now());
+        if reached.user {
+            let user = context.story.user.as_ref().map_or_else(|| "somebody".to_owned(), ToString::to_string);
+            let max = limits.failed_logons_per_user;
+            Event::FailedLogonsOfUser.report(format_args!("{max} logons of {user} have failed"));
+        }
+        if reached.client {
+            let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+            let max = limits.failed_logons_per_client;
+            Event::FailedLogonsOfClient.report(format_args!("{max} logons from {client} have failed"));
         }
     }
 }
 
+/// Whole seconds, rounded up: who comes when they are over comes in time.
 fn seconds(wait: Option<Duration>) -> u16 {
-    wait.map_or(0, |wait| u16::try_from(wait.as_secs()).unwrap_or(u16::MAX))
+    wait.map_or(0, |wait| u16::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u16::MAX))
+}
+
+/// Whether this is the end point of a protocol for programs, which serves nobody whose password it has not looked at. What
+/// lies beside may be open to everybody: `healthcheck.htm` is, and so is the logon page among a browser's paths.
+fn asks_for_password(protocol: Protocol, path: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let end_points: &[&str] = match protocol {
+        Protocol::ActiveSync => &["/Microsoft-Server-ActiveSync"],
+        Protocol::Ews => &["/EWS/Exchange.asmx"],
+        Protocol::OutlookAnywhere => &["/rpc/rpcproxy.dll"],
+        Protocol::Mapi => &["/mapi/emsmdb", "/mapi/nspi"],
+        Protocol::Root
+        | Protocol::Owa
+        | Protocol::LegacyOwa
+        | Protocol::Ecp
+        | Protocol::Autodiscover
+        | Protocol::Oab
+        | Protocol::Opened => &[],
+    };
+    end_points.iter().any(|end_point| path.eq_ignore_ascii_case(end_point))
 }
 
 impl Context {
-    /// Whether a server that has served the request must have looked at its password. Of a browser's paths some are open to
-    /// everybody, the logon page for one.
-    fn says_password_is_right(&self) -> bool {
-        let is_for_programs = matches!(
-            self.story.protocol,
-            Some(Protocol::ActiveSync | Protocol::Ews | Protocol::OutlookAnywhere | Protocol::Mapi)
-        );
-        is_for_programs && self.carries == Carries::PerRequest
+    fn is_proven_by_success(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|credentials| credentials.is_proven_by_success)
+    }
+
+    /// The answer is there: the next attempt may go on.
+    fn is_judged(&self) {
+        if let Some(credentials) = &self.attempt {
+            drop(credentials.turn.lock().take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_protocols_own_end_point_asks_everybody_for_a_password() {
+        for (protocol, path, asks) in [
+            (Protocol::Ews, "/ews/exchange.asmx", true),
+            (Protocol::Ews, "/EWS/healthcheck.htm", false),
+            (Protocol::Ews, "/EWS/Exchange.asmx/healthcheck.htm", false),
+            (Protocol::ActiveSync, "/microsoft-server-activesync/", true),
+            (Protocol::ActiveSync, "/Microsoft-Server-ActiveSync/healthcheck.htm", false),
+            (Protocol::OutlookAnywhere, "/rpc/RpcProxy.dll", true),
+            (Protocol::OutlookAnywhere, "/rpc/healthcheck.htm", false),
+            (Protocol::Mapi, "/mapi/emsmdb/", true),
+            (Protocol::Mapi, "/mapi/nspi", true),
+            (Protocol::Mapi, "/mapi/emsmdb/healthcheck.htm", false),
+            (Protocol::Owa, "/owa/", false),
+        ] {
+            assert_eq!(asks_for_password(protocol, path), asks, "{path}");
+        }
+    }
+
+    #[test]
+    fn who_waits_as_long_as_told_comes_in_time() {
+        let millis = [None, Some(1), Some(1000), Some(1001), Some(u64::MAX)];
+        assert_eq!(millis.map(|millis| seconds(millis.map(Duration::from_millis))), [0, 1, 1, 2, u16::MAX]);
     }
 }

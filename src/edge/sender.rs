@@ -27,8 +27,11 @@ impl InForce {
         }
         let came_to = session.server_addr().and_then(|address| address.as_inet());
         match came_to.and_then(|came_to| self.listener(came_to)) {
-            Some(listener) => direct.or_whom_it_names(listener, &session.req_header().headers),
-            None => direct,
+            // A balancer that speaks for itself there may pass a client's own fields on, so none of them is believed.
+            Some(listener) if !listener.proxy_protocol => {
+                direct.or_whom_it_names(listener, &session.req_header().headers)
+            }
+            Some(_) | None => direct,
         }
     }
 }
@@ -39,10 +42,9 @@ impl Sender {
     fn or_whom_it_names(self, listener: &Listener, headers: &HeaderMap) -> Sender {
         let Some(peer) = self.ip.filter(|peer| listener.trusts(*peer)) else { return self };
         let mut ip = peer;
-        let fields: Vec<_> =
-            headers.get_all("X-Forwarded-For").iter().filter_map(|field| field.to_str().ok()).collect();
-        for named in fields.iter().rev().flat_map(|field| field.rsplit(',')) {
-            let Some(named) = address(named.trim()) else { break };
+        let fields = headers.get_all("X-Forwarded-For").iter().rev();
+        for named in fields.flat_map(|field| field.as_bytes().rsplit(|byte| *byte == b',')) {
+            let Some(named) = std::str::from_utf8(named).ok().and_then(|named| address(named.trim())) else { break };
             ip = named;
             if !listener.trusts(ip) {
                 break;
@@ -91,7 +93,8 @@ mod tests {
         };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            let value = HeaderValue::from_bytes(value.as_bytes()).expect("a value");
+            headers.append(HeaderName::from_static(name), value);
         }
         let direct = Sender { ip: Some(peer.parse().expect("an address")), is_tls: false, is_passed_on: false };
         let Sender { ip, is_tls, is_passed_on } = direct.or_whom_it_names(&listener, &headers);
@@ -114,6 +117,8 @@ mod tests {
             // What cannot be read ends it: the one before said so.
             (&[("x-forwarded-for", "6.6.6.6, unknown, 10.0.0.2")], "10.0.0.2"),
             (&[("x-forwarded-for", "6.6.6.6,")], "10.0.0.1"),
+            (&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "für wen?")], "10.0.0.1"),
+            (&[("x-forwarded-for", "6.6.6.6, größer, 10.0.0.2")], "10.0.0.2"),
         ] {
             assert_eq!(seen("10.0.0.1", fields).0, client, "{fields:?}");
         }

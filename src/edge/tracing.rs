@@ -10,10 +10,11 @@ use super::sender::Sender;
 /// Sent to the server and with the answer, and shown on the edge's own pages.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The request's number: a trusted proxy's, else one of the edge's own.
+/// The request's number: a trusted proxy's, else one of the edge's own. Of several the last is the proxy's; those before
+/// may be its client's.
 pub(super) fn request_id(sender: Sender, headers: &HeaderMap) -> String {
-    let given =
-        headers.get(REQUEST_ID).filter(|id| sender.is_passed_on && is_plain(id)).and_then(|id| id.to_str().ok());
+    let last = headers.get_all(REQUEST_ID).iter().next_back();
+    let given = last.filter(|id| sender.is_passed_on && is_plain(id)).and_then(|id| id.to_str().ok());
     given.map_or_else(|| format!("{:032x}", fastrand::u128(..)), str::to_owned)
 }
 
@@ -64,6 +65,14 @@ mod tests {
             assert!(made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}: {made}");
         }
         assert_ne!(request_id(trusted, &HeaderMap::new()), request_id(trusted, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn of_several_numbers_the_last_is_the_proxys() {
+        let trusted = Sender { is_passed_on: true, ..Sender::default() };
+        let mut headers = with("x-request-id", "the-clients");
+        headers.append(REQUEST_ID, HeaderValue::from_static("the-proxys"));
+        assert_eq!(request_id(trusted, &headers), "the-proxys");
     }
 
     #[test]

@@ -1,9 +1,20 @@
 //! Who takes more than their share: connections, tries at passwords, requests, time.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::Method;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
 
 use crate::{
     harness::{Answer, Client, House, Plan, credential, until, within},
@@ -24,6 +35,11 @@ async fn stream_from(client: &str, to: SocketAddr) -> TcpStream {
 async fn sync(house: &House, from: &str, user: &str, password: &str) -> Answer {
     let mut client = Client::over(stream_from(from, house.plain()).await).await;
     client.ask(Method::POST, SYNC).basic(user, password).send().await
+}
+
+async fn browse(house: &House, from: &str, password: &str) -> u16 {
+    let mut client = Client::over(stream_from(from, house.plain()).await).await;
+    client.ask(Method::POST, "/exchange/elsa/").basic("elsa", password).send().await.status.as_u16()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,6 +145,99 @@ async fn a_page_that_is_open_to_everybody_makes_nobody_known() {
     assert_eq!(guess(Method::GET, "wrong").await, 200, "the logon page");
     assert_eq!([guess(Method::POST, "wrong").await, guess(Method::POST, "wrong").await], [401, 401]);
     assert_eq!(guess(Method::POST, "Pass-word1").await, 503, "elsa has never signed in from here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_servers_health_page_makes_nobody_known() {
+    let rewrite: fn(&str) -> String =
+        |ldif| ldif.replace("Version 8.3 (Build 30083.6)", "Version 15.2 (Build 31118.7)");
+    let further = "limits.failed_logons_per_user = 2".to_owned();
+    let house = House::planned(Plan { further, rewrite: Some(rewrite), ..Plan::default() }).await;
+    let ask = async |from: &str, method: Method, path: &str, password: &str| {
+        let mut client = Client::over(stream_from(from, house.plain()).await).await;
+        client.ask(method, path).basic("ana", password).send().await.status.as_u16()
+    };
+    let asmx = "/EWS/Exchange.asmx";
+    assert_eq!(ask("127.0.0.41", Method::GET, "/EWS/healthcheck.htm", "wrong").await, 200);
+    assert_eq!(ask("127.0.0.42", Method::POST, asmx, "Pass-word1").await, 200);
+    assert_eq!(ask("127.0.0.43", Method::POST, asmx, "wrong").await, 401);
+    assert_eq!(ask("127.0.0.43", Method::POST, asmx, "wrong").await, 401);
+    assert_eq!(ask("127.0.0.41", Method::POST, asmx, "wrong").await, 503, "nobody has signed in there");
+    assert_eq!(ask("127.0.0.42", Method::POST, asmx, "Pass-word1").await, 200, "here ana has");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_guesses_at_once_no_more_reach_a_server_than_may_fail() {
+    let (asked, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (counts, waits) = (asked.clone(), answers.clone());
+    let back_end = play(move |_, mut wire: Wire| {
+        let (counts, waits) = (counts.clone(), waits.clone());
+        async move {
+            while wire.next_head().await.is_some() {
+                counts.fetch_add(1, Relaxed);
+                waits.acquire().await.expect("it stays open").forget();
+                let answer = "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"h\"\r\nContent-Length: 0";
+                wire.send(format!("HTTP/1.1 {answer}\r\n\r\n")).await;
+            }
+        }
+    })
+    .await;
+    let instead = vec![("ex03-lis.contoso.com:80", back_end)];
+    let further = "limits.failed_logons_per_user = 3".to_owned();
+    let house = Arc::new(House::planned(Plan { further, instead, ..Plan::default() }).await);
+    let mut guesses = JoinSet::new();
+    for number in 0..50 {
+        let house = house.clone();
+        guesses.spawn(async move { browse(&house, "127.0.0.51", &format!("guess {number}")).await });
+    }
+    for _ in 0..47 {
+        // The server has answered nobody, so none of them can have been counted yet.
+        let status = within("an answer of the edge's own", guesses.join_next()).await.expect("one").expect("a status");
+        assert_eq!(status, 503);
+    }
+    assert_eq!(asked.load(Relaxed), 3);
+    answers.add_permits(50);
+    let mut others = guesses.join_all().await;
+    others.dedup();
+    assert_eq!(others, [401]);
+    assert_eq!(browse(&house, "127.0.0.52", "Pass-word1").await, 503, "now they have failed");
+    assert_eq!(asked.load(Relaxed), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_with_an_old_password_does_not_shut_its_owner_out() {
+    let house = House::with("limits.failed_logons_per_user = 3").await;
+    assert_eq!(sync(&house, "127.0.0.61", "bruno", "Pass-word1").await.status, 200);
+    for time in 1..=4 {
+        let told = sync(&house, "127.0.0.61", "bruno", "old").await.status;
+        assert_eq!(told, if time <= 3 { 401 } else { 503 }, "time {time}");
+    }
+    for guess in ["guess 2", "guess 3"] {
+        assert_eq!(sync(&house, "127.0.0.61", "bruno", guess).await.status, 401, "the old one was one");
+    }
+    assert_eq!(sync(&house, "127.0.0.61", "bruno", "guess 4").await.status, 503);
+    assert_eq!(sync(&house, "127.0.0.61", "bruno", "Pass-word1").await.status, 200, "the right one always passes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_nobody_can_read_counts_for_its_client() {
+    let house = House::with("limits.failed_logons_per_client = 3").await;
+    let ask = async |from: &str| {
+        let mut client = Client::over(stream_from(from, house.plain()).await).await;
+        let asking = client.ask(Method::POST, SYNC).header("Authorization", "Basic OnBhc3M="); // no name
+        asking.send().await.status.as_u16()
+    };
+    assert_eq!([ask("127.0.0.71").await, ask("127.0.0.71").await, ask("127.0.0.71").await], [401; 3]);
+    assert_eq!(ask("127.0.0.71").await, 503);
+    assert_eq!(ask("127.0.0.72").await, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_limits_that_one_failure_reaches_are_told() {
+    let house = House::with("limits.failed_logons_per_user = 1\nlimits.failed_logons_per_client = 1").await;
+    assert_eq!(sync(&house, "127.0.0.81", "bruno", "wrong").await.status, 401);
+    record::line(&["event=FC138", "1 logons of bruno have failed"]).await;
+    record::line(&["event=FC137", "1 logons from 127.0.0.81 have failed"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -169,9 +169,12 @@ async fn a_balancer_that_speaks_for_itself_keeps_its_own_address() {
         for byte in header {
             wire.send([*byte]).await; // a header may come in pieces
         }
-        wire.send(request("/owa/", "")).await;
+        let lies = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Request-Id: the-clients-own\r\n";
+        wire.send(request("/owa/", lies)).await;
         let (_, seen) = answered(&mut wire).await;
         assert!(seen.contains("\nx-forwarded-for: 127.0.0.1\n"), "{seen}");
+        assert!(seen.contains("\nx-forwarded-proto: http\n"), "{seen}");
+        assert!(!seen.contains("the-clients-own"), "{seen}");
     }
 }
 

@@ -35,6 +35,7 @@ async fn a_trusted_proxy_numbers_requests() {
     let proxys = house.edge.as_ref().expect("it runs").addresses()[2];
     let mut client = crate::harness::Client::connect(proxys).await;
     let asking = client.get("/owa/").basic("ana", "Pass-word1").header("X-Contoso-Echo", "1");
+    let asking = asking.header("X-Request-Id", "the-clients-own");
     let answer = asking.header("X-Request-Id", "7f3a.proxy:1").send().await;
     assert_eq!(answer.header("X-Request-Id"), "7f3a.proxy:1");
     assert_eq!(field(&answer.body, "x-request-id"), "7f3a.proxy:1");
