@@ -149,10 +149,14 @@ async fn a_page_that_is_open_to_everybody_makes_nobody_known() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_servers_health_page_makes_nobody_known() {
-    let rewrite: fn(&str) -> String =
-        |ldif| ldif.replace("Version 8.3 (Build 30083.6)", "Version 15.2 (Build 31118.7)");
+    /// Exchange 2007 SP3 becomes 2013 CU23, whose page asks nobody who they are.
+    fn to_2013(ldif: &str) -> String {
+        let version = 0x7000_0000 | 15 << 22 | 0x8000 | 0x05d9;
+        let ldif = ldif.replace("versionNumber: 1912832083", &format!("versionNumber: {version}"));
+        ldif.replace("msExchCurrentServerRoles: 4\n", "msExchCurrentServerRoles: 16384\n")
+    }
     let further = "limits.failed_logons_per_user = 2".to_owned();
-    let house = House::planned(Plan { further, rewrite: Some(rewrite), ..Plan::default() }).await;
+    let house = House::planned(Plan { further, rewrite: Some(to_2013), ..Plan::default() }).await;
     let ask = async |from: &str, method: Method, path: &str, password: &str| {
         let mut client = Client::over(stream_from(from, house.plain()).await).await;
         client.ask(method, path).basic("ana", password).send().await.status.as_u16()
