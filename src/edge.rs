@@ -386,11 +386,18 @@ impl ProxyHttp for Edge {
         // end, unless the client may have kept it back.
         let goes_on = answered.token.is_some() && !session.req_header().headers.contains_key(EXPECT);
         session.as_downstream_mut().set_close_on_response_before_downstream_finish(is_final && !goes_on);
+        let opens_another_protocol = response.status == 101; // the last answer there is
+        if is_final || opens_another_protocol {
+            response.insert_header(tracing::REQUEST_ID, &context.story.request)?;
+        }
         if !is_final {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
-        response.insert_header(tracing::REQUEST_ID, &context.story.request)?;
+        if let Some(server) = context.story.server {
+            let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
+            context.in_force.organisation.health.answered(server, protocol);
+        }
         if context.client.pinned().is_none() && ends_here(context) {
             session.set_keepalive(None); // of a pinned client the gate says it
         }
