@@ -68,7 +68,7 @@ use crate::{
     routing::{Pool, protocol::Protocol, topology::ServerId},
 };
 use acceptance::Claim;
-use client::{Client, Passage};
+use client::{Client, Passage, Proven};
 use course::Course;
 use health::{Fault, InFlight};
 use in_force::InForce;
@@ -96,6 +96,8 @@ pub struct Context {
     passage: Option<Passage>,
     /// The name it signs in with, to be proven by the server's answer.
     claim: Option<Claim>,
+    /// Who has proven who they are, by what came before the request or with it; a password is not verified for this.
+    proven: Option<Arc<Proven>>,
     /// The name and password, or proof of one, that it brings.
     attempt: Option<Attempt>,
     /// An answer of the edge's that takes the place of the server's.
@@ -157,6 +159,7 @@ impl ProxyHttp for Edge {
             carries: Carries::Nothing,
             passage: None,
             claim: None,
+            proven: None,
             attempt: None,
             instead: None,
             socket: None,

@@ -18,6 +18,11 @@ impl Config {
             kept.push("process.pid_file stays as it is".to_owned());
             self.pid_file.clone_from(&in_force.pid_file);
         }
+        let idle = (self.timeouts.client_keepalive, in_force.timeouts.client_keepalive);
+        let speaks_http2 = |listener: &Listener| listener.tls.as_ref().is_some_and(|tls| tls.http2);
+        if idle.0 != idle.1 && in_force.listeners.iter().any(speaks_http2) {
+            kept.push("over HTTP/2 timeouts.client_keepalive stays as it was at the start".to_owned());
+        }
         let wanted = std::mem::take(&mut self.listeners);
         let in_force = numbered(&in_force.listeners);
         let mut wanted = numbered(&wanted);
