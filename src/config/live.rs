@@ -80,6 +80,7 @@ fn keep<T: PartialEq + std::fmt::Display>(key: &str, new: &mut T, in_force: T, k
 #[allow(clippy::expect_used)] // a test may fail by panicking
 mod tests {
     use super::*;
+    use crate::config::ListenerTls;
 
     fn config(listeners: &str, further: &str) -> Config {
         let folder = tempfile::tempdir().expect("a folder");
@@ -132,6 +133,17 @@ mod tests {
         assert_eq!(new.listeners, old.listeners);
         assert_eq!(new.pid_file, None);
         assert_eq!(new.admin, None);
+    }
+
+    #[test]
+    fn how_long_idle_http2_connections_stay_is_said_to_stay_as_it_is() {
+        let mut old = config(&plain(80, ""), "");
+        let mut new = config(&plain(80, ""), "[timeouts]\nclient_keepalive = \"7s\"");
+        assert_eq!(new.keep_what_cannot_change(&old), Vec::<String>::new(), "nobody speaks HTTP/2");
+        old.listeners[0].tls = Some(ListenerTls { certificates: Vec::new(), http2: true, clients: None });
+        new.listeners.clone_from(&old.listeners);
+        let kept = new.keep_what_cannot_change(&old);
+        assert_eq!(kept, ["over HTTP/2 timeouts.client_keepalive stays as it was at the start"]);
     }
 
     #[test]

@@ -51,11 +51,7 @@ pub struct Places {
 
 impl Door {
     /// A door in front of this proxy.
-    pub fn new(
-        proxy: HttpProxy<Edge>,
-        in_force: Arc<ArcSwap<InForce>>,
-        idle_end: CancellationToken,
-    ) -> Self {
+    pub fn new(proxy: HttpProxy<Edge>, in_force: Arc<ArcSwap<InForce>>, idle_end: CancellationToken) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(in_force.load().config.timeouts.client_keepalive);
         let (_, never) = watch::channel(false);
