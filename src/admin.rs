@@ -70,8 +70,9 @@ impl Admin {
 
     async fn serve(&self, session: &mut ServerSession) -> Result<()> {
         session.set_keepalive(None);
-        if !session.read_request().await? {
-            return Ok(());
+        let is_there = timeout(HEADER_PATIENCE, session.read_request()).await;
+        if !is_there.unwrap_or(Ok(false))? {
+            return Ok(()); // it closed, or says nothing while others wait for its place
         }
         session.set_keepalive(None); // the request's own wish does not count: a connection for each is cheap, and bounded
         let request = session.req_header();
@@ -129,6 +130,7 @@ impl Admin {
             "/healthz" => Answer::text(200, "alive\n"),
             "/readyz" if self.is_stopping() => Answer::text(503, "draining: no new clients are taken\n"),
             "/readyz" => Answer::text(200, "ready\n"),
+            "/explain" if is_led_here(request) => Answer::text(403, "another site's page may not ask the directory\n"),
             "/explain" => explained(&in_force, request.uri.query().unwrap_or_default()).await,
             _ => Answer::text(404, "there is /, /status.json, /metrics, /healthz, /readyz and /explain\n"),
         }
@@ -207,6 +209,12 @@ fn is_known(host: &str, names: &[String]) -> bool {
             || names.iter().any(|known| name.eq_ignore_ascii_case(known)))
 }
 
+/// Whether a browser says that a page of somebody else's sends it.
+fn is_led_here(request: &RequestHeader) -> bool {
+    let mut says = request.headers.get_all("Sec-Fetch-Site").iter();
+    says.any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
+}
+
 /// The page, whole.
 const PAGE: &str = include_str!("admin/page.html");
 
@@ -227,6 +235,9 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 
 /// A few administrators, and what collects metrics.
 const CONNECTIONS_MAX: usize = 32;
+
+/// How long a connection may take until its request is there: idle ones must not keep out who asks whether the edge is ready.
+const HEADER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long one request may take, from connecting to the end of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -68,7 +68,7 @@ use crate::{
     routing::{Pool, protocol::Protocol, topology::ServerId},
 };
 use acceptance::Claim;
-use client::{Client, Passage};
+use client::{Client, Passage, Proven};
 use course::Course;
 use health::{Fault, InFlight};
 use in_force::InForce;
@@ -96,6 +96,8 @@ pub struct Context {
     passage: Option<Passage>,
     /// The name it signs in with, to be proven by the server's answer.
     claim: Option<Claim>,
+    /// Who has proven who they are, by what came before the request or with it; a password is not verified for this.
+    proven: Option<Arc<Proven>>,
     /// The name and password, or proof of one, that it brings.
     attempt: Option<Credentials>,
     /// An answer of the edge's that takes the place of the server's.
@@ -157,6 +159,7 @@ impl ProxyHttp for Edge {
             carries: Carries::Nothing,
             passage: None,
             claim: None,
+            proven: None,
             attempt: None,
             instead: None,
             socket: None,
@@ -386,11 +389,18 @@ impl ProxyHttp for Edge {
         // end, unless the client may have kept it back.
         let goes_on = answered.token.is_some() && !session.req_header().headers.contains_key(EXPECT);
         session.as_downstream_mut().set_close_on_response_before_downstream_finish(is_final && !goes_on);
+        let opens_another_protocol = response.status == 101; // the last answer there is
+        if is_final || opens_another_protocol {
+            response.insert_header(tracing::REQUEST_ID, &context.story.request)?;
+        }
         if !is_final {
             return Ok(());
         }
         context.story.answered = Some(Instant::now());
-        response.insert_header(tracing::REQUEST_ID, &context.story.request)?;
+        if let Some(server) = context.story.server {
+            let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
+            context.in_force.organisation.health.answered(server, protocol);
+        }
         if context.client.pinned().is_none() && ends_here(context) {
             session.set_keepalive(None); // of a pinned client the gate says it
         }

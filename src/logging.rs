@@ -59,7 +59,7 @@ impl log::Log for InForce {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if let Some(logger) = LOGGER.get().filter(|_| may_be_told(record.metadata())) {
+        if let Some(logger) = LOGGER.get().filter(|_| may_be_told(record.metadata()) && !is_of_handshake(record)) {
             logger.load().log(record);
         }
     }
@@ -71,6 +71,13 @@ impl log::Log for InForce {
 fn may_be_told(of: &Metadata<'_>) -> bool {
     let ours = of.target() == OURS || of.target().starts_with("firstcas::");
     ours || of.level() <= Level::Info
+}
+
+/// Pingora writes a line for every TLS handshake that fails, as each scanner's does, and for every connection that is closed
+/// before one, which an event tells of where it matters. Anybody could fill the disk with them.
+fn is_of_handshake(record: &Record<'_>) -> bool {
+    record.target() == "pingora_core::services::listening"
+        && record.args().to_string().starts_with("Downstream handshake ")
 }
 
 const OURS: &str = "firstcas";
@@ -192,6 +199,23 @@ mod tests {
         ] {
             let metadata = Metadata::builder().target(target).level(level).build();
             assert_eq!(may_be_told(&metadata), told, "{target} {level}");
+        }
+    }
+
+    #[test]
+    fn failed_handshakes_are_not_written_and_connections_that_cannot_be_accepted_are() {
+        let address = "192.0.2.7:61000";
+        for (target, message, is_left_out) in [
+            ("pingora_core::services::listening", format!("Downstream handshake error from {address}: why"), true),
+            ("pingora_core::services::listening", "Downstream handshake error: why".to_owned(), true),
+            ("pingora_core::services::listening", "Downstream handshake timeout".to_owned(), true),
+            ("pingora_core::services::listening", "Accept() failed Too many open files".to_owned(), false),
+            ("pingora_core::services", "Downstream handshake timeout".to_owned(), false),
+            ("firstcas::event", "Downstream handshake timeout".to_owned(), false),
+        ] {
+            let args = format_args!("{message}");
+            let record = Record::builder().target(target).level(Level::Error).args(args).build();
+            assert_eq!(is_of_handshake(&record), is_left_out, "{target} {message}");
         }
     }
 

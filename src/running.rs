@@ -198,9 +198,9 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
     let (idle_end, end) = (CancellationToken::new(), CancellationToken::new());
     let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
-        let door = door(&config, edge.clone(), places.clone(), idle_end.clone());
+        let door = door(&config, edge.clone(), idle_end.clone());
         let arrival = Arrival::new(in_force.clone());
-        let porch = Porch::new(arrival.clone(), door, connections.clone());
+        let porch = Porch::new(arrival.clone(), door, places.clone(), connections.clone());
         let serving = service(arrival, porch, &addresses, &certificates)?;
         serve(format!("edge-{number}"), serving, own(&listening)?, stopped.clone(), end.clone())?;
     }
@@ -314,7 +314,7 @@ pub fn run(config: Config, file: &Path, is_upgrade: bool) -> Result<(), StartErr
 }
 
 /// The door of one thread, with server connections of its own behind it.
-fn door(config: &Config, edge: Edge, places: Arc<Places>, idle_end: CancellationToken) -> Door {
+fn door(config: &Config, edge: Edge, idle_end: CancellationToken) -> Door {
     let server = ServerConf {
         threads: 1,
         upstream_keepalive_pool_size: idle_connections_max(config),
@@ -322,7 +322,7 @@ fn door(config: &Config, edge: Edge, places: Arc<Places>, idle_end: Cancellation
         ..ServerConf::default()
     };
     let in_force = edge.in_force().clone();
-    Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, places, idle_end)
+    Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, idle_end)
 }
 
 /// What one thread serves: all listeners.

@@ -105,7 +105,7 @@ impl Numbers {
 
     fn connections(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let (clients, clients_max) = self.clients.taken();
-        sheet.gauge("firstcas_client_connections", "Open client connections; over HTTP/2, requests", alone(clients))?;
+        sheet.gauge("firstcas_client_connections", "Open client connections", alone(clients))?;
         sheet.gauge("firstcas_client_connections_max", "As many as there may be", alone(clients_max))?;
         let (new, reused) = self.in_force.shared.metrics.upstream_connections();
         sheet.counter(

@@ -31,6 +31,11 @@ impl Config {
             kept.push("process.pid_file stays as it is".to_owned());
             self.pid_file.clone_from(&in_force.pid_file);
         }
+        let idle = (self.timeouts.client_keepalive, in_force.timeouts.client_keepalive);
+        let speaks_http2 = |listener: &Listener| listener.tls.as_ref().is_some_and(|tls| tls.http2);
+        if idle.0 != idle.1 && in_force.listeners.iter().any(speaks_http2) {
+            kept.push("over HTTP/2 timeouts.client_keepalive stays as it was at the start".to_owned());
+        }
         let wanted = std::mem::take(&mut self.listeners);
         let in_force = numbered(&in_force.listeners);
         let mut wanted = numbered(&wanted);
@@ -91,6 +96,7 @@ fn keep<T: PartialEq + std::fmt::Display>(key: &str, new: &mut T, in_force: T, k
 #[allow(clippy::expect_used)] // a test may fail by panicking
 mod tests {
     use super::*;
+    use crate::config::ListenerTls;
 
     fn config(listeners: &str, further: &str) -> Config {
         let folder = tempfile::tempdir().expect("a folder");
@@ -144,6 +150,17 @@ mod tests {
         assert_eq!(new.listeners, old.listeners);
         assert_eq!(new.pid_file, None);
         assert_eq!(new.admin, None);
+    }
+
+    #[test]
+    fn how_long_idle_http2_connections_stay_is_said_to_stay_as_it_is() {
+        let mut old = config(&plain(80, ""), "");
+        let mut new = config(&plain(80, ""), "[timeouts]\nclient_keepalive = \"7s\"");
+        assert_eq!(new.keep_what_cannot_change(&old), Vec::<String>::new(), "nobody speaks HTTP/2");
+        old.listeners[0].tls = Some(ListenerTls { certificates: Vec::new(), http2: true, clients: None });
+        new.listeners.clone_from(&old.listeners);
+        let kept = new.keep_what_cannot_change(&old);
+        assert_eq!(kept, ["over HTTP/2 timeouts.client_keepalive stays as it was at the start"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     callers::{Caller, Staying},
-    door::Door,
+    door::{Door, Places},
     in_force::InForce,
     proxy_protocol::{self, HeaderError},
 };
@@ -36,6 +36,7 @@ pub struct Arrival {
 pub struct Porch {
     arrival: Arrival,
     door: Arc<Door>,
+    places: Arc<Places>,
     connections: TaskTracker,
 }
 
@@ -132,9 +133,9 @@ impl PreTlsProcess for Arrival {
 }
 
 impl Porch {
-    /// In front of this door; `connections` are those that are open.
-    pub fn new(arrival: Arrival, door: Door, connections: TaskTracker) -> Self {
-        Porch { arrival, door: Arc::new(door), connections }
+    /// In front of this door, with so many places for clients; `connections` are those that are open.
+    pub fn new(arrival: Arrival, door: Door, places: Arc<Places>, connections: TaskTracker) -> Self {
+        Porch { arrival, door: Arc::new(door), places, connections }
     }
 }
 
@@ -146,6 +147,7 @@ impl ServerApp for Porch {
             Some(_) => None, // it has been counted since before its handshake
             None => self.arrival.take(&mut *stream).await.ok()?,
         };
+        let _place = self.places.take()?; // until the connection ends, however many requests come over it
         self.door.process_new(stream, shutdown).await
     }
 

@@ -118,6 +118,9 @@ impl InForce {
         let speaker;
         (speaker, context.claim) = self.speaker(&identity, proven, bound.is_some(), session).await;
         context.story.speaks(&speaker);
+        if let Speaker::Proven(person) | Speaker::Certified(person) = &speaker {
+            context.proven = Some(person.clone());
+        }
         // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
         // A credential that says itself who asks may go elsewhere.
         let says_who = context.carries == Carries::PerRequest
@@ -187,7 +190,9 @@ impl InForce {
     /// mailbox is, so it too is told to proven identities only, and others are challenged as if nothing were wrong.
     pub(super) async fn none_answers(&self, session: &Session, context: &mut Context) -> Result<Destination, Denial> {
         let (organisation, protocol) = (context.in_force.organisation.clone(), context.story.protocol);
-        if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
+        if let Some(person) = &context.proven {
+            context.story.proven = Some(person.entry_name.clone());
+        } else if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
             let authorization = session.req_header().headers.get(AUTHORIZATION);
             let credential =
                 authorization.map_or(Credential::None, |value| authorization::credential(value.as_bytes()));

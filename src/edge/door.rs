@@ -36,7 +36,6 @@ pub struct Door {
     proxy: Arc<HttpProxy<Edge>>,
     in_force: Arc<ArcSwap<InForce>>,
     options: HttpServerOptions,
-    places: Arc<Places>,
     /// Idle clients of an edge that does not listen any more are let go.
     idle_end: CancellationToken,
     /// What Pingora looks at to end connections itself: always false.
@@ -52,16 +51,11 @@ pub struct Places {
 
 impl Door {
     /// A door in front of this proxy.
-    pub fn new(
-        proxy: HttpProxy<Edge>,
-        in_force: Arc<ArcSwap<InForce>>,
-        places: Arc<Places>,
-        idle_end: CancellationToken,
-    ) -> Self {
+    pub fn new(proxy: HttpProxy<Edge>, in_force: Arc<ArcSwap<InForce>>, idle_end: CancellationToken) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(in_force.load().config.timeouts.client_keepalive);
         let (_, never) = watch::channel(false);
-        Door { proxy: Arc::new(proxy), in_force, options, places, idle_end, never }
+        Door { proxy: Arc::new(proxy), in_force, options, idle_end, never }
     }
 }
 
@@ -93,7 +87,7 @@ impl Places {
     }
 
     /// A place for one more client; `None`: all are taken. Said once, and again only after a twentieth became free.
-    fn take(&self) -> Option<SemaphorePermit<'_>> {
+    pub(super) fn take(&self) -> Option<SemaphorePermit<'_>> {
         let place = self.free.try_acquire().ok();
         if place.is_none() && !self.was_full.swap(true, Relaxed) {
             Event::TooManyClients.report(format_args!("all {} places for clients are taken", self.in_all));
@@ -112,7 +106,6 @@ impl HttpServerApp for Door {
         mut session: ServerSession,
         _: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let _place = self.places.take()?;
         if session.as_http1().is_none() {
             return self.proxy.process_new_http(session, &self.never).await; // over HTTP/2 the header is here already
         }

@@ -1,8 +1,12 @@
 //! Which servers answer, and which of their virtual directories work.
 //!
-//! A *place*, where a server is reached, is out at once when it refuses a request's connection or cannot be believed. Where
-//! virtual directories are checked there, the checks say when it is back ([`rounds`]); else it is tried again after a while.
-//! A *virtual directory* is out when checks find it so ([`judgement`] says what they look for).
+//! A *place*, where a server is reached, is out at once, and for a while, when it refuses a request's connection or cannot
+//! be believed; the next connection that it accepts brings it back. What checks ([`rounds`]) find out stays so until checks
+//! find otherwise. A *virtual directory* is out when checks find it so ([`judgement`] says what they look for).
+//!
+//! Where no server is left, one request a second tries each that is out, whoever took it out: one lost packet, or a check
+//! that is mistaken, does not take a site away. That one request waits for as long as connecting to a server may take, and
+//! where the server lets it in, for as long as an answer may take; all others are told at once.
 //!
 //! Everything is out of the way of requests: they read one word a place and one a virtual directory.
 
@@ -76,7 +80,7 @@ struct Place {
     turn: Arc<Turn>,
     /// Milliseconds from which a request may probe it although it is out.
     probe_from_ms: Arc<AtomicU64>,
-    /// Checks say when it is back.
+    /// Checks are made here.
     is_watched: bool,
 }
 
@@ -99,8 +103,8 @@ pub enum Fault {
 pub struct InFlight(Arc<AtomicUsize>);
 
 impl Health {
-    /// Everything in, except what `previous` knows to be out. Where checks do not say when a place is back, it is tried
-    /// again after `retry_after`.
+    /// Everything in, except what `previous` knows to be out. What a request has taken out is tried again after
+    /// `retry_after`.
     pub fn new(
         settings: config::Health,
         retry_after: Duration,
@@ -148,16 +152,16 @@ impl Health {
         })
     }
 
-    /// Whether a request may find out that a server is back, because no checks do.
-    pub fn is_probed(&self, server: ServerId, protocol: Protocol) -> bool {
-        self.way(server, protocol).is_some_and(|(place, _)| !place.is_watched)
+    /// Whether a server accepts connections, whatever became of its virtual directory.
+    pub fn is_reached(&self, server: ServerId, protocol: Protocol) -> bool {
+        self.way(server, protocol).is_some_and(|(place, _)| place.standing.is_in(now_ms))
     }
 
-    /// Whether this request may, because no other server is left: one a second may. So a site with one server loses a
-    /// moment to one lost packet, and not the whole time for which a dead server is left alone.
+    /// Whether this request may try a server that is out, because no other is left: one a second may. So a site with one
+    /// server loses a moment to one lost packet, and not the whole time for which a dead server is left alone.
     pub fn may_probe(&self, server: ServerId, protocol: Protocol) -> bool {
         const EVERY_MS: u64 = 1000;
-        let Some((place, _)) = self.way(server, protocol).filter(|(place, _)| !place.is_watched) else { return false };
+        let Some((place, _)) = self.way(server, protocol) else { return false };
         let (now, from) = (now_ms(), place.probe_from_ms.load(Relaxed));
         now >= from && place.probe_from_ms.compare_exchange(from, now + EVERY_MS, Relaxed, Relaxed).is_ok()
     }
@@ -165,12 +169,7 @@ impl Health {
     /// A request found that a server does not let it in.
     pub fn refused(&self, server: ServerId, protocol: Protocol, fault: &Fault) {
         let Some((place, _)) = self.way(server, protocol) else { return };
-        let phase = if place.is_watched {
-            Phase::Out(Phase::FOR_GOOD)
-        } else {
-            Phase::Out(now_ms().saturating_add(self.retry_after_ms))
-        };
-        if place.standing.take_out(phase, &fault.reason()) {
+        if place.standing.take_out(now_ms().saturating_add(self.retry_after_ms), &fault.reason()) {
             fault.tell(&self.servers[server.0].name);
             if let Some(interval) = self.settings.interval {
                 place.turn.soon(now_ms(), interval);
@@ -178,12 +177,22 @@ impl Health {
         }
     }
 
-    /// A request's new connection was accepted. Where checks are made they say when a server is back, so that one which
-    /// accepts some connections and refuses others is not news each time.
+    /// A request's new connection was accepted. That brings back what a request took out. What checks took out they bring
+    /// back, and are asked to look soon: else many could wait for a server that takes one connection of a hundred.
     pub fn accepted(&self, server: ServerId, protocol: Protocol) {
-        let Some((place, _)) = self.way(server, protocol).filter(|(place, _)| !place.is_watched) else { return };
+        let Some((place, _)) = self.way(server, protocol) else { return };
         if place.standing.bring_back(now_ms()) {
             self.tell_back(server);
+        } else if let (Phase::Out(_), Some(interval)) = (place.standing.phase(), self.settings.interval) {
+            place.turn.soon(now_ms(), interval);
+        }
+    }
+
+    /// A request was answered, though badly perhaps. Where checks wait in vain and requests do not, these go on until the
+    /// next check: a check can be mistaken.
+    pub fn answered(&self, server: ServerId, protocol: Protocol) {
+        if let Some((_, Some(directory))) = self.way(server, protocol) {
+            directory.answers();
         }
     }
 

@@ -13,8 +13,8 @@ use crate::{
     routing::{self, choice, protocol::Protocol, topology::ServerId},
 };
 
-/// Picks the server: among those that are well, the one the key belongs to; where none is, one that at least answers; where
-/// nobody else finds out who is back, one to probe. `None`: none is left.
+/// Picks the server: among those that are well, the one the key belongs to; where none is, one that at least answers; now
+/// and then one to probe, sooner one that accepts connections. `None`: none is left.
 pub(super) fn choose<'o>(
     destination: Destination,
     protocol: Protocol,
@@ -34,7 +34,8 @@ pub(super) fn choose<'o>(
                 .or_else(|| pick(&|server| health.is_alive(server, protocol)))
                 .or_else(|| pick(&|server| health.answers(server, protocol)))
                 .or_else(|| {
-                    pick(&|server| health.is_probed(server, protocol))
+                    pick(&|server| health.is_reached(server, protocol))
+                        .or_else(|| pick(&|_| true))
                         .filter(|server| health.may_probe(*server, protocol))
                 })
         }

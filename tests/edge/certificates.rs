@@ -507,6 +507,18 @@ async fn a_certificate_without_a_name_that_the_directory_knows_proves_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_a_certificate_is_told_that_no_server_answers() {
+    let (safe, house, address) = asking("").await;
+    for server in ["cas-opo-1", "cas-opo-2"] {
+        house.contoso.server(server).stop().await;
+    }
+    let told = curl(&safe, address, Some("bruno"), &[]).await.expect("an answer");
+    assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+    let without = curl(&safe, address, None, &[]).await.expect("an answer");
+    assert!(without.starts_with("HTTP/1.1 401 "), "who has none is challenged: {without}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_http2_a_certificate_proves_as_much() {
     let (safe, _house, address) = asking("http2 = true").await;
     let page = curl(&safe, address, Some("carla"), &["--http2"]).await.expect("an answer");

@@ -140,6 +140,29 @@ async fn over_http2_basic_works_and_windows_authentication_is_sent_to_http1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn over_http2_a_connection_has_its_place_also_while_it_asks_nothing() {
+    let house = House::with("# http2\nlimits.client_connections = 2\nlimits.connections_per_client = 100").await;
+    let mut inside = Vec::new();
+    for _ in 0..2 {
+        let stream = connect(&house, TLS13, &["h2"]).await;
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (mut sender, connection) = within("h2", handshake).await.expect("h2");
+        tokio::spawn(connection);
+        let request =
+            Request::builder().uri("https://mail.contoso.com/owa/").header("Authorization", credential("ana"));
+        let request = request.body(Empty::<bytes::Bytes>::new()).expect("a request");
+        let answer = within("h2", sender.send_request(request)).await.expect("an answer");
+        within("h2", answer.into_body().collect()).await.expect("a body");
+        inside.push(sender);
+    }
+    let outside = house.client().await.get("/owa/").try_send().await;
+    assert!(outside.is_err(), "{outside:?}");
+    drop(inside);
+    let next = async { while house.client().await.get("/owa/").try_send().await.is_err() {} };
+    within("a free place", next).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_http2_a_header_over_its_limit_is_refused() {
     let house = House::with("# http2\nlimits.header = \"65536\"").await;
     let stream = connect(&house, TLS13, &["h2"]).await;

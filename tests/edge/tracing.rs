@@ -1,8 +1,9 @@
 //! A request is found again by its number, in every log that it has left a line in.
 
 use crate::{
-    harness::{House, Plan},
+    harness::{House, Plan, credential},
     record,
+    wire::{self, play},
 };
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -71,4 +72,23 @@ async fn a_trace_passes_as_it_came() {
         assert_eq!(field(&answer.body, "tracestate").is_empty(), parent.is_empty());
         record::line(&["firstcas::access", &format!(" path={path} "), &format!(" trace={logged} ")]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_opens_another_protocol_has_its_number_too() {
+    let back_end = play(async |_, mut wire| {
+        wire.head().await;
+        wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello").await;
+    });
+    let instead = vec![("ex03-lis.contoso.com:80", back_end.await)];
+    let house = House::planned(Plan { instead, ..Plan::default() }).await;
+    let mut wire = house.wire().await;
+    let elsa = credential("elsa");
+    wire.send(format!(
+        "GET /exchange/elsa/ HTTP/1.1\r\nHost: h\r\nAuthorization: {elsa}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    ))
+    .await;
+    let head = wire.head().await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(wire::field(&head, "X-Request-Id").is_some_and(|number| !number.is_empty()), "{head}");
 }

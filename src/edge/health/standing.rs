@@ -21,7 +21,7 @@ pub enum Phase {
     In,
     /// It serves again, since then.
     Back(u64),
-    /// It gets no requests until then; [`Phase::FOR_GOOD`]: until it is brought back.
+    /// It gets no requests until then; [`Phase::FOR_GOOD`]: until checks find it good.
     Out(u64),
     /// It gets no requests while there is another; but it answers.
     Poor,
@@ -66,6 +66,10 @@ impl Phase {
     fn is_out(self) -> bool {
         matches!(self, Phase::Out(_) | Phase::Poor)
     }
+
+    fn is_out_for_a_while(self) -> bool {
+        matches!(self, Phase::Out(until) if until != Phase::FOR_GOOD)
+    }
 }
 
 impl Standing {
@@ -95,19 +99,29 @@ impl Standing {
         let _ = self.phase.compare_exchange(from, to, Relaxed, Relaxed); // else it is out again
     }
 
-    /// Takes it out at once. `true`: that is news.
-    pub fn take_out(&self, phase: Phase, reason: &str) -> bool {
+    /// Takes it out at once until then; what checks took out stays out. `true`: that is news.
+    pub fn take_out(&self, until: u64, reason: &str) -> bool {
         let mut record = self.record.lock();
         record.against = 0;
-        self.out(phase, reason, &mut record)
+        let is_for_good = self.phase() == Phase::Out(Phase::FOR_GOOD);
+        self.out(Phase::Out(if is_for_good { Phase::FOR_GOOD } else { until }), reason, &mut record)
     }
 
-    /// Brings it back at once. `true`: that is news.
+    /// Brings back at once what is out for a while. `true`: that is news.
     pub fn bring_back(&self, now_ms: u64) -> bool {
-        if !self.phase().is_out() {
+        if !self.phase().is_out_for_a_while() {
             return false; // the way of nearly every new connection, without a lock
         }
-        self.back(now_ms, &mut self.record.lock())
+        let mut record = self.record.lock();
+        self.phase().is_out_for_a_while() && self.back(now_ms, &mut record) // a check may have been first
+    }
+
+    /// Has it answer, badly, if it was out for good because it did not.
+    pub fn answers(&self) {
+        let silent = Phase::Out(Phase::FOR_GOOD);
+        if self.phase() == silent {
+            let _ = self.phase.compare_exchange(silent.packed(), Phase::Poor.packed(), Relaxed, Relaxed);
+        }
     }
 
     /// A check was bad; with the last of `fall` in a row it is out. `true`: that is news.
@@ -204,22 +218,37 @@ mod tests {
     #[test]
     fn out_for_a_while_ends_by_itself_and_out_for_good_does_not() {
         let standing = Standing::new();
-        standing.take_out(Phase::Out(100), "refused");
+        standing.take_out(100, "refused");
         assert!(!standing.is_in(|| 99) && standing.is_in(|| 100));
-        assert!(!standing.take_out(OUT, "refused"), "nobody has brought it back in between");
+        assert!(!standing.was_bad(3, OUT, "silent"), "nobody has brought it back in between");
         assert!(!standing.is_in(|| u64::MAX));
+    }
+
+    #[test]
+    fn what_checks_took_out_no_request_brings_back_or_takes_out_for_a_while_only() {
+        let standing = Standing::new();
+        assert!(standing.was_bad(1, OUT, "silent"));
+        assert!(!standing.take_out(100, "refused") && !standing.bring_back(5));
+        assert_eq!(standing.phase(), OUT);
+        standing.answers();
+        assert_eq!(standing.phase(), Phase::Poor);
+        assert!(!standing.was_bad(3, OUT, "silent"), "no news");
+        assert_eq!(standing.phase(), OUT, "the last check counts");
+        standing.was_good(1, 6);
+        standing.answers();
+        assert_eq!(standing.phase(), Phase::Back(6));
     }
 
     #[test]
     fn a_slow_start_that_is_over_does_not_hide_that_it_is_out_again() {
         let standing = Standing::new();
-        standing.take_out(OUT, "refused");
+        standing.take_out(100, "refused");
         assert!(standing.bring_back(5) && !standing.bring_back(6));
         standing.settle(4);
         assert_eq!(standing.phase(), Phase::Back(5), "that was another slow start");
-        standing.take_out(OUT, "refused");
+        standing.take_out(100, "refused");
         standing.settle(5);
-        assert_eq!(standing.phase(), OUT);
+        assert_eq!(standing.phase(), Phase::Out(100));
         standing.bring_back(6);
         standing.settle(6);
         assert_eq!(standing.phase(), Phase::In);
@@ -241,7 +270,7 @@ mod tests {
                 let (is_news, goes_out) = match what {
                     0 => (standing.was_bad(3, OUT, ""), true),
                     1 => (standing.was_good(2, 1), false),
-                    2 => (standing.take_out(OUT, ""), true),
+                    2 => (standing.take_out(100, ""), true),
                     _ => (standing.bring_back(1), false),
                 };
                 prop_assert_eq!(is_in(&standing), if is_news { !goes_out } else { was_in });

@@ -58,25 +58,52 @@ fn without_checks_a_dead_server_is_left_alone_until_its_time_is_over() {
 }
 
 #[test]
-fn without_checks_a_dead_server_is_probed_once_a_second_at_most() {
-    let health = health(unchecked(), &["cas-1"]);
-    health.refused(FIRST, Protocol::Owa, &unreachable());
-    assert!(health.may_probe(FIRST, Protocol::Owa));
-    let at_once = (0..100).filter(|_| health.may_probe(FIRST, Protocol::Owa)).count();
-    assert!(at_once <= 1, "{at_once} probes in no time");
+fn a_dead_server_is_probed_once_a_second_at_most_with_checks_and_without() {
+    for settings in [unchecked(), checked()] {
+        let health = health(settings, &["cas-1"]);
+        health.refused(FIRST, Protocol::Owa, &unreachable());
+        assert!(health.may_probe(FIRST, Protocol::Owa));
+        let at_once = (0..100).filter(|_| health.may_probe(FIRST, Protocol::Owa)).count();
+        assert!(at_once <= 1, "{at_once} probes in no time");
+    }
 }
 
 #[test]
-fn with_checks_no_request_waits_for_a_dead_server_until_they_have_found_it_twice() {
+fn what_a_request_took_out_the_next_connection_brings_back_though_checks_are_made() {
     let health = health(checked(), &["cas-1"]);
     health.refused(FIRST, Protocol::Owa, &unreachable());
     assert_eq!(alive(&health, FIRST), [false, false, true]);
-    assert!(!health.is_probed(FIRST, Protocol::Owa) && !health.may_probe(FIRST, Protocol::Owa));
-    health.accepted(FIRST, Protocol::Owa); // a request that was under way
+    health.accepted(FIRST, Protocol::Owa);
+    assert_eq!(alive(&health, FIRST), [true; 3]);
+}
+
+#[test]
+fn what_checks_took_out_is_back_when_they_have_found_it_twice() {
+    let health = health(checked(), &["cas-1"]);
+    health.refused(FIRST, Protocol::Owa, &unreachable());
+    health.check_refused(FIRST, 0, &unreachable());
+    health.refused(FIRST, Protocol::Owa, &unreachable()); // the one that probed it
+    health.accepted(FIRST, Protocol::Owa); // of a hundred, one is lucky
     health.check_accepted(FIRST, 0);
     assert!(!health.is_alive(FIRST, Protocol::Owa));
     health.check_accepted(FIRST, 0);
     assert_eq!(alive(&health, FIRST), [true; 3]);
+}
+
+#[test]
+fn a_virtual_directory_that_keeps_silent_towards_checks_only_serves_where_no_other_is_left() {
+    let health = health(checked(), &["cas-1"]);
+    let silent = || Err(Illness { reason: String::new(), answers: false });
+    for _ in 0..3 {
+        health.check_judged(FIRST, Protocol::Owa, silent());
+    }
+    assert_eq!(alive(&health, FIRST), [false, true, true]);
+    assert!(health.is_reached(FIRST, Protocol::Owa) && !health.answers(FIRST, Protocol::Owa));
+    assert!(health.may_probe(FIRST, Protocol::Owa));
+    health.answered(FIRST, Protocol::Owa);
+    assert!(health.answers(FIRST, Protocol::Owa) && !health.is_alive(FIRST, Protocol::Owa));
+    health.check_judged(FIRST, Protocol::Owa, silent());
+    assert!(!health.answers(FIRST, Protocol::Owa), "nobody may wait for a server that hangs");
 }
 
 #[test]
