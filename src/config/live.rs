@@ -156,11 +156,11 @@ mod tests {
     fn how_long_idle_http2_connections_stay_is_said_to_stay_as_it_is() {
         let mut old = config(&plain(80, ""), "");
         let mut new = config(&plain(80, ""), "[timeouts]\nclient_keepalive = \"7s\"");
-        assert_eq!(new.keep_what_cannot_change(&old), Vec::<String>::new(), "nobody speaks HTTP/2");
+        assert_eq!(new.keep_what_cannot_change(&old).waits, Vec::<String>::new(), "nobody speaks HTTP/2");
         old.listeners[0].tls = Some(ListenerTls { certificates: Vec::new(), http2: true, clients: None });
         new.listeners.clone_from(&old.listeners);
         let kept = new.keep_what_cannot_change(&old);
-        assert_eq!(kept, ["over HTTP/2 timeouts.client_keepalive stays as it was at the start"]);
+        assert_eq!(kept.waits, ["over HTTP/2 timeouts.client_keepalive stays as it was at the start"]);
     }
 
     #[test]
