@@ -586,9 +586,10 @@ mod tests {
         let mut long = UnixStream::connect(&place).expect("it listens");
         let endless = thread::spawn(move || while long.write_all(&[b'x'; 4096]).is_ok() {});
         let mut caller = UnixStream::connect(&place).expect("it listens");
-        writeln!(caller, "{{\"Hello\":{{\"pid\":7}}}}").expect("it reads");
-        let (_, pid, _) = meeting.caller(soon(), || true).expect("a caller");
-        assert_eq!(pid, 7);
+        let hello = Word::Hello { pid: 7, patience: MEETING };
+        writeln!(caller, "{}", serde_json::to_string(&hello).expect("JSON")).expect("it reads");
+        let (_, pid, patience) = meeting.caller(soon(), || true).expect("a caller");
+        assert_eq!((pid, patience), (7, MEETING));
         endless.join().expect("it was hung up on");
         assert!(matches!(meeting.caller(soon(), || false), Err(HandoverError::Gone)));
     }
