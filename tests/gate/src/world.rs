@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::{
     dice::Dice,
     identity::token::Leg,
-    pin::{Answered, Bounds, Carries, Closed, Expect, Gate, ORIGINS_MAX, SignIn},
+    pin::{Answered, Bounds, Carries, Closed, Expect, Gate, KEYS_END, ORIGINS_MAX, SignIn},
 };
 
 /// What must not happen, and did.
@@ -71,7 +71,7 @@ struct Connection {
     personal: bool,
 }
 
-const SHARED: u64 = 0;
+const SHARED: u64 = KEYS_END;
 
 struct Client {
     here: bool,
