@@ -110,6 +110,8 @@ local_site = "Lisbon"
 failed_logons_per_user = 1000000
 failed_logons_per_client = 1000000
 activesync_requests_per_minute = 1000000
+[health]
+interval = "0s" # not all servers of the directory are there
 [upstream]
 ca = "{pki}/ca.pem"
 {more}
@@ -121,7 +123,7 @@ ca = "{pki}/ca.pem"
 def make_certificates(pki):
     """A CA, and certificates of its for the servers and for the edge."""
     pki.mkdir()
-    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj",
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "60", "-subj",
             "/CN=Contoso Test CA", "-keyout", pki / "ca.key", "-out", pki / "ca.pem")
     names = {"servers": [f"{server}.contoso.com" for server in SERVERS], "edge": [PUBLIC_NAME]}
     for leaf, hosts in names.items():
@@ -130,7 +132,7 @@ def make_certificates(pki):
         openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={hosts[0]}",
                 "-keyout", pki / f"{leaf}.key", "-out", pki / f"{leaf}.csr")
         openssl("x509", "-req", "-in", pki / f"{leaf}.csr", "-CA", pki / "ca.pem", "-CAkey", pki / "ca.key",
-                "-CAcreateserial", "-days", "2", "-extfile", pki / f"{leaf}.ext", "-out", pki / f"{leaf}.pem")
+                "-CAcreateserial", "-days", "60", "-extfile", pki / f"{leaf}.ext", "-out", pki / f"{leaf}.pem")
 
 
 def openssl(*arguments):
