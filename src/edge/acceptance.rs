@@ -67,7 +67,7 @@ impl InForce {
         let (Some(pinned), Some(passage)) = (context.client.pinned().cloned(), context.passage) else { return Ok(()) };
         let bound = || {
             let server = context.story.server?;
-            Some(Bound { name: context.in_force.organisation.topology.server(server).name.clone(), server })
+            Some(Bound { name: self.organisation.topology.server(server).name.clone(), server })
         };
         let request = session.req_header();
         let asked = match context.carries.pins() {
@@ -97,8 +97,7 @@ impl InForce {
                 self.follow(next, session, response, context).await
             }
             SignIn::Rejected if context.claim.as_ref().is_some_and(Claim::is_channel_bound) => {
-                let server =
-                    context.story.server.map(|server| &context.in_force.organisation.topology.server(server).name);
+                let server = context.story.server.map(|server| &self.organisation.topology.server(server).name);
                 let server = server.map_or("a server", String::as_str);
                 if self.shared.lately.is_news(Event::ExtendedProtection, server).await {
                     Event::ExtendedProtection.report(format_args!(
@@ -130,7 +129,7 @@ impl InForce {
                 Ok(())
             }
             Next::Decided(decision, lookup) => {
-                let organisation = context.in_force.organisation.clone();
+                let organisation = &self.organisation;
                 context.story.decided(&decision, course::whose(&lookup), &organisation.topology);
                 course::report(&decision, context.story.user.as_ref(), Some(&lookup));
                 match respond::decided(&decision, protocol) {

@@ -79,7 +79,7 @@ enum Proof {
 impl InForce {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
     pub(super) async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
-        let organisation = context.in_force.organisation.clone();
+        let organisation = &self.organisation;
         if header_bytes(session) > self.config.limits.header_bytes {
             return Err(Denial::HeaderTooLarge);
         }
@@ -145,18 +145,18 @@ impl InForce {
                 }
                 (_, Proof::Proven(entry)) => context.story.proven = Some(entry.name),
                 (_, Proof::Wrong) => return Err(Denial::WrongPassword),
-                (_, Proof::Absent) => decision = local_challenge(&request, &organisation),
+                (_, Proof::Absent) => decision = local_challenge(&request, organisation),
             }
         }
         let stays = |server| {
             context.carries == Carries::Token(Leg::Next)
-                || leads_to(&decision, server, &organisation)
+                || leads_to(&decision, server, organisation)
                 || matches!(decision, Decision::Proxy(..)) && organisation.serves(server, protocol)
         };
         if let Decision::Proxy(..) | Decision::BackEnd(..) = decision
             && let Some(server) = bound.filter(|server| stays(*server))
         {
-            if let Some(claim) = self.claim(&identity, &request, server, &organisation).await {
+            if let Some(claim) = self.claim(&identity, &request, server, organisation).await {
                 context.claim = Some(claim);
             }
             context.story.decided(&decision, whose, &organisation.topology);
@@ -189,7 +189,7 @@ impl InForce {
     /// Where to send a request that no server of its destination answered: that a site is down would tell where the
     /// mailbox is, so it too is told to proven identities only, and others are challenged as if nothing were wrong.
     pub(super) async fn none_answers(&self, session: &Session, context: &mut Context) -> Result<Destination, Denial> {
-        let (organisation, protocol) = (context.in_force.organisation.clone(), context.story.protocol);
+        let (organisation, protocol) = (&self.organisation, context.story.protocol);
         if let Some(person) = &context.proven {
             context.story.proven = Some(person.entry_name.clone());
         } else if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
@@ -202,7 +202,7 @@ impl InForce {
                 Proof::Absent => {
                     context.is_about_mailbox = false;
                     let request = Request { protocol, path: protocol.default_path(), eas_version: None };
-                    if let Decision::Proxy(pool, _) = local_challenge(&request, &organisation) {
+                    if let Decision::Proxy(pool, _) = local_challenge(&request, organisation) {
                         return Ok(Destination::Pool { pool, key: client_key(context.sender.ip) });
                     }
                 }
