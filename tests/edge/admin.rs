@@ -97,6 +97,18 @@ async fn a_quiet_morning(house: &House) {
     until("ten requests have ended", async || house.metrics().await.sum("firstcas_requests_total", &[]) >= 10).await;
 }
 
+/// A Ping of bruno's that its server holds for longer than any test lasts.
+async fn held_ping(house: &House) -> Wire {
+    let mut held = house.wire().await;
+    held.send(format!(
+        "POST /Microsoft-Server-ActiveSync?Cmd=Ping&User=bruno HTTP/1.1\r\nHost: h\r\nAuthorization: {}\r\n\
+         X-Contoso-Hold-Ms: 600000\r\nContent-Length: 0\r\n\r\n",
+        credential("bruno")
+    ))
+    .await;
+    held
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_reads_the_numbers_and_finds_nothing_to_say_about_their_names() {
     let house = House::with(ADMIN).await;
@@ -147,13 +159,7 @@ async fn every_request_is_counted_once_where_it_belongs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_open_is_counted_while_it_is_open() {
     let house = House::with(ADMIN).await;
-    let mut held = house.wire().await;
-    held.send(format!(
-        "POST /Microsoft-Server-ActiveSync?Cmd=Ping&User=bruno HTTP/1.1\r\nHost: h\r\nAuthorization: {}\r\n\
-         X-Contoso-Hold-Ms: 600000\r\nContent-Length: 0\r\n\r\n",
-        credential("bruno")
-    ))
-    .await;
+    let held = held_ping(&house).await;
     let mut pinned = house.client().await;
     pinned.get("/owa/").header("Authorization", "NTLM TlRMTVNTUAABAAAA").send().await;
     until("the Ping is held in Porto", async || {
@@ -357,13 +363,7 @@ async fn a_browser_shows_the_page_with_what_is_so_on_desk_and_phone() {
     for user in ["gil", "helena", "<b>nobody</b>"] {
         house.get(user, "/owa/").await;
     }
-    let mut held = house.wire().await;
-    held.send(format!(
-        "POST /Microsoft-Server-ActiveSync?Cmd=Ping&User=bruno HTTP/1.1\r\nHost: h\r\nAuthorization: {}\r\n\
-         X-Contoso-Hold-Ms: 600000\r\nContent-Length: 0\r\n\r\n",
-        credential("bruno")
-    ))
-    .await;
+    let _held = held_ping(&house).await;
     until("the Ping is held in Porto", async || house.metrics().await.sum("firstcas_held_requests", &[]) == 1).await;
 
     let shown = chromium(&house, "#user=bruno&protocol=owa", "1280,1500", &["--dump-dom".into()]).await;
