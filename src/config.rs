@@ -62,6 +62,8 @@ pub struct Config {
     pub affinity: Affinity,
     /// The service account's keys, which open the Kerberos tickets that clients send.
     pub keytab: Option<Arc<Keytab>>,
+    /// How the edge signs in to servers for users; `None`: it does not, and passes on what clients send.
+    pub sign_in: Option<SignIn>,
     /// Where administrators look at the edge; `None`: nowhere.
     pub admin: Option<Admin>,
     /// How the log is written.
@@ -301,6 +303,32 @@ pub struct Affinity {
     pub keys: Vec<Secret>,
     /// How long it is believed.
     pub lifetime: Duration,
+}
+
+/// How the edge signs in to servers for users, by Kerberos.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignIn {
+    /// By what it gets their tickets, the preferred first; at least one.
+    pub by: Vec<SignInBy>,
+    /// MIT keytab of the edge's own account, for delegation.
+    pub keytab: Option<PathBuf>,
+    /// That account, as `firstcas@CONTOSO.COM`; `None` without a keytab.
+    pub account: Option<String>,
+    /// Whether a name and password are passed on to servers that accept Basic, too.
+    pub pass_basic_on: bool,
+    /// How long a request may wait for tickets.
+    pub timeout: Duration,
+    /// Users whose tickets are kept at one time.
+    pub users_max: u64,
+}
+
+/// By what the edge gets a user's tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignInBy {
+    /// By the password that the user has sent.
+    Password,
+    /// By its own account, which may sign in for others (S4U2Self and S4U2Proxy, [MS-SFU]).
+    Delegation,
 }
 
 /// Where administrators look at the edge: the status page, and the metrics.

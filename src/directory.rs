@@ -164,6 +164,9 @@ pub struct Entry {
     pub mailbox: Option<Mailbox>,
     /// `msExchMasterAccountSid` of a linked mailbox: the account of another forest that signs in to it.
     pub master_account: Option<Sid>,
+    /// Kerberos principal name (RFC 4120 section 6.2): the `sAMAccountName` and its domain's name in capitals, as realm.
+    /// `None`: the directory shows no account name, or the account is another forest's.
+    pub principal: Option<String>,
 }
 
 /// `objectGUID` or `entryUUID`; where the directory shows neither, the hash of the DN.

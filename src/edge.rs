@@ -21,6 +21,7 @@ pub mod client;
 mod course;
 pub mod decisions;
 pub mod door;
+mod form;
 pub mod health;
 pub mod hygiene;
 pub mod in_force;
@@ -100,6 +101,8 @@ pub struct Context {
     proven: Option<Arc<Proven>>,
     /// The name and password, or proof of one, that it brings.
     attempt: Option<Credentials>,
+    /// The credential is the logon form's, and not in the request.
+    is_by_form: bool,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
@@ -161,6 +164,7 @@ impl ProxyHttp for Edge {
             claim: None,
             proven: None,
             attempt: None,
+            is_by_form: false,
             instead: None,
             socket: None,
             is_isolated: false,

@@ -25,6 +25,22 @@ use crate::routing::Refusal;
 /// Something worth an administrator's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
+    /// A server did not take the ticket that the edge signed in with for a user, or has no service principal name.
+    ProxySignInFailed,
+    /// No Kerberos key distribution centre answers.
+    KdcAway,
+    /// One answers again.
+    KdcBack,
+    /// This machine's clock and the key distribution centre's differ too much.
+    ClockSkew,
+    /// The key distribution centre does not let the edge's account sign in for a user.
+    DelegationRefused,
+    /// The edge's own account cannot sign in.
+    EdgeAccountUnusable,
+    /// A user's account cannot be signed in with: password expired, locked, disabled.
+    AccountUnusable,
+    /// A ticket could not be had for another reason.
+    SignInFailed,
     /// A device was sent to another site by a 451.
     ActiveSyncRedirected,
     /// A 2003 back-end challenged without Integrated Windows authentication.
@@ -172,6 +188,14 @@ impl Event {
         Event::ExtendedProtection,
         Event::TicketNotOpened,
         Event::ConnectionNotOwn,
+        Event::ProxySignInFailed,
+        Event::KdcAway,
+        Event::KdcBack,
+        Event::ClockSkew,
+        Event::DelegationRefused,
+        Event::EdgeAccountUnusable,
+        Event::AccountUnusable,
+        Event::SignInFailed,
         Event::RequestRefused,
         Event::Reloaded,
         Event::ReloadRefused,
@@ -222,6 +246,14 @@ impl Event {
             Event::ConnectionNotOwn => "FC141",
             Event::TicketNotOpened => "FC142",
             Event::RequestRefused => "FC131",
+            Event::ProxySignInFailed => "OWA71",
+            Event::KdcAway => "FC180",
+            Event::KdcBack => "FC181",
+            Event::ClockSkew => "FC182",
+            Event::DelegationRefused => "FC183",
+            Event::EdgeAccountUnusable => "FC184",
+            Event::AccountUnusable => "FC185",
+            Event::SignInFailed => "FC186",
             Event::Reloaded => "FC160",
             Event::ReloadRefused => "FC161",
             Event::WaitsForUpgrade => "FC162",
@@ -241,6 +273,7 @@ impl Event {
     pub fn severity(self) -> Severity {
         match self {
             Event::ServerBack
+            | Event::KdcBack
             | Event::VirtualDirectoryBack
             | Event::DirectoryBack
             | Event::DirectoryServerBack
@@ -252,6 +285,7 @@ impl Event {
             | Event::TookOver
             | Event::MalformedRequest => Severity::Information,
             Event::ActiveSyncRedirected
+            | Event::AccountUnusable
             | Event::DirectoryOddity
             | Event::DirectoryServerAway
             | Event::DirectoryCertificate
@@ -269,6 +303,12 @@ impl Event {
             | Event::CutOff
             | Event::ExtendedProtection => Severity::Warning,
             Event::BackEndWithoutIntegratedAuthentication
+            | Event::ProxySignInFailed
+            | Event::KdcAway
+            | Event::ClockSkew
+            | Event::DelegationRefused
+            | Event::EdgeAccountUnusable
+            | Event::SignInFailed
             | Event::ProxyTargetNotUsable
             | Event::ProxyTargetWithoutSsl
             | Event::ProxyTargetVersion
@@ -458,6 +498,30 @@ impl Event {
                 "A server refused a sign-in by Windows authentication that it had itself begun, most likely because it \
                  demands Extended Protection."
             }
+            Event::ProxySignInFailed => {
+                "The edge could not sign in to a server for a user: the server has no service principal name, or did not take \
+                 the Kerberos ticket."
+            }
+            Event::KdcAway => {
+                "No Kerberos key distribution centre answers. Users whose tickets are at hand go on until those end; others \
+                 are asked to try again."
+            }
+            Event::KdcBack => "A Kerberos key distribution centre answers again.",
+            Event::ClockSkew => {
+                "This machine's clock differs from the domain controllers' by more than Kerberos allows (5 minutes), so nobody \
+                 can be signed in to a server."
+            }
+            Event::DelegationRefused => {
+                "The key distribution centre does not let the edge's account sign in to a server for a user (constrained \
+                 delegation)."
+            }
+            Event::EdgeAccountUnusable => {
+                "The edge's own account, sign_in.keytab, cannot sign in, so it can sign in nobody by delegation."
+            }
+            Event::AccountUnusable => {
+                "A user's account cannot be used: its password has expired, or it is locked, disabled or expired."
+            }
+            Event::SignInFailed => "The Kerberos library could not get a ticket for a user, for another reason.",
             Event::TicketNotOpened => {
                 "A client's Kerberos ticket could not be opened with kerberos.keytab, so the edge does not know whose it is."
             }
@@ -542,6 +606,28 @@ impl Event {
                 "set the virtual directory's ExtendedProtectionTokenChecking to None: it asks for the client's own TLS \
                  channel to the server, which ends at the edge"
             }
+            Event::ProxySignInFailed => {
+                "give the service account of the server HTTP/<host of the InternalURL> (setspn -S HTTP/host account), once in \
+                 the forest; name a host in the InternalURL, not an address; let IIS offer Negotiate, not NTLM alone"
+            }
+            Event::KdcAway => "start a domain controller, or correct /etc/krb5.conf or DNS (_kerberos._tcp)",
+            Event::KdcBack => "nothing to do",
+            Event::ClockSkew => {
+                "set the clock of this machine by the domain's time service (chrony or systemd-timesyncd)"
+            }
+            Event::DelegationRefused => {
+                "allow the account delegation to HTTP/<host> with any authentication protocol (msDS-AllowedToDelegateTo and \
+                 TRUSTED_TO_AUTH_FOR_DELEGATION), set forwardable = true in krb5.conf, and see that the user is neither \
+                 'sensitive and cannot be delegated' nor in Protected Users"
+            }
+            Event::EdgeAccountUnusable => {
+                "export the account's keytab again if its password was changed, name the right one in sign_in.account, enable \
+                 the account"
+            }
+            Event::AccountUnusable => {
+                "as the line says: let the user change the password, or unlock or enable the account"
+            }
+            Event::SignInFailed => "see the reason, and the domain controller's log",
             Event::TicketNotOpened => {
                 "see the reason; until then the client goes where hints say, and its server judges it"
             }

@@ -49,6 +49,7 @@ pub mod error_chain;
 pub mod events;
 pub mod explain;
 pub mod identity;
+pub mod kerberos;
 pub mod logging;
 pub mod metrics;
 pub mod routing;

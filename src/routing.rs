@@ -12,6 +12,7 @@ pub mod differences;
 pub mod mailbox;
 pub mod protocol;
 pub mod reasons;
+pub mod sign_in;
 pub mod topology;
 pub mod version;
 

@@ -19,7 +19,8 @@ use toml::de::DeValue;
 
 use super::{
     Admin, Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
-    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, Timeouts, Trust, Upgrade, Upstream, UpstreamTls,
+    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, SignIn, SignInBy, Timeouts, Trust, Upgrade, Upstream,
+    UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -65,6 +66,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let pins = pins(&root.section("pins"), &limits);
     let affinity = affinity(&root.section("affinity"), surroundings);
     let keytab = keytab(&root.section("kerberos"), surroundings);
+    let sign_in = sign_in(&root.section("sign_in"), directory.as_ref(), surroundings);
     let admin = admin(&root.section("admin"), &listeners);
     let log = log(&root.section("log"));
 
@@ -90,6 +92,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         pins,
         affinity,
         keytab,
+        sign_in,
         admin,
         log,
         threads: process.threads,
@@ -710,6 +713,50 @@ fn affinity(section: &Section<'_>, surroundings: &Surroundings) -> Affinity {
 
 fn keytab(section: &Section<'_>, surroundings: &Surroundings) -> Option<Arc<Keytab>> {
     section.get("keytab", |value| surroundings.keytab(value)).map(Arc::new)
+}
+
+fn sign_in(section: &Section<'_>, directory: Option<&Directory>, surroundings: &Surroundings) -> Option<SignIn> {
+    if !section.is_present() {
+        return None;
+    }
+    if !cfg!(feature = "gssapi") {
+        let problem = "this firstcas was built without Kerberos";
+        section.note(wrong(problem, "build it with its default features, or remove [sign_in]"));
+    }
+    let by = section.list("by", |value| match text(value)? {
+        "password" => Ok(SignInBy::Password),
+        "delegation" => Ok(SignInBy::Delegation),
+        other => Err(wrong(format!("`{other}` is not known"), "write \"password\" or \"delegation\"")),
+    });
+    let by = by.unwrap_or_else(|| vec![SignInBy::Password]);
+    if by.is_empty() {
+        section.note_at("by", wrong("nobody could be signed in", "write by = [\"password\"], or remove [sign_in]"));
+    }
+    let account = section.get("account", owned_text);
+    let keytab = section.get("keytab", |value| Ok((surroundings.keytab(value)?, surroundings.file(value)?)));
+    if by.contains(&SignInBy::Delegation) && !section.has("keytab") {
+        let cure = "add keytab, the file with the keys of the edge's own account, or take \"delegation\" out of by";
+        section.note_at("by", wrong("delegation needs the edge's own account", cure));
+    }
+    if let (Some((_, path)), Some(other)) = (&keytab, directory.and_then(Directory::keytab))
+        && path != other
+    {
+        let problem = format!("only one keytab can be used, and the directory's bind_keytab is {}", other.display());
+        section.note_at("keytab", wrong(problem, "name the same file in both places"));
+    }
+    // A principal with a slash is a service's; the account itself has none.
+    let first = keytab.as_ref().and_then(|(keys, _)| {
+        let names = || keys.keys().iter().map(|key| key.principal.as_str());
+        names().find(|name| !name.contains('/')).or_else(|| names().next()).map(str::to_owned)
+    });
+    Some(SignIn {
+        by,
+        account: keytab.is_some().then_some(()).and(account.or(first)),
+        keytab: keytab.map(|(_, path)| path),
+        pass_basic_on: section.get("pass_basic_on", switch).unwrap_or(false),
+        timeout: section.get("timeout", duration(SHORT)).unwrap_or(Duration::from_secs(10)),
+        users_max: section.get("users_max", number(1..=1_000_000)).unwrap_or(20_000),
+    })
 }
 
 fn admin(section: &Section<'_>, listeners: &[Listener]) -> Option<Admin> {

@@ -371,6 +371,8 @@ struct PersonBody {
     name: String,
     mailbox: Option<MailboxBody>,
     master_account: Option<String>,
+    #[serde(default)]
+    principal: Option<String>,
     read_at: u64,
 }
 
@@ -461,6 +463,7 @@ impl PersonBody {
                 home_database: mailbox.home_database.as_deref().map(place),
             }),
             master_account: entry.master_account.as_ref().map(|sid| STANDARD.encode(&sid.0)),
+            principal: entry.principal.clone(),
             read_at: seconds(*read_at),
         }
     }
@@ -491,7 +494,14 @@ impl PersonBody {
         };
         Some(Remembered {
             names: self.names.into_iter().map(name).collect::<Option<_>>()?,
-            entry: Entry { id: EntryId(sixteen(&self.id)?), dn: self.dn, name: self.name, mailbox, master_account },
+            entry: Entry {
+                id: EntryId(sixteen(&self.id)?),
+                dn: self.dn,
+                name: self.name,
+                mailbox,
+                master_account,
+                principal: self.principal,
+            },
             read_at: time(self.read_at)?,
         })
     }
@@ -729,6 +739,7 @@ mod tests {
                     name: address.clone(),
                     mailbox: Some(Mailbox { key, home_server: address.as_str().into(), home_database: None }),
                     master_account: None,
+                    principal: Some(address.clone()),
                 },
                 read_at: UNIX_EPOCH,
             };

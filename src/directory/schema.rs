@@ -263,7 +263,18 @@ pub fn entry(record: &Record) -> Entry {
         name: name.to_owned(),
         mailbox,
         master_account: master_account(record),
+        principal: principal(record),
     }
+}
+
+/// The account of a linked mailbox is another one, of which this entry knows only the SID.
+fn principal(record: &Record) -> Option<String> {
+    let account = record.text(attribute::SAM_ACCOUNT_NAME)?;
+    let own =
+        record.text(attribute::MASTER_ACCOUNT_SID).is_none() && record.values(attribute::MASTER_ACCOUNT_SID).is_empty();
+    let folded = fold_dn(&record.dn);
+    let labels: Vec<_> = folded.split(',').filter_map(|part| part.strip_prefix("dc=")).collect();
+    (own && !labels.is_empty()).then(|| format!("{account}@{}", labels.join(".").to_uppercase()))
 }
 
 /// A person and every name that [`Directory::find`](super::Directory::find) finds it by.

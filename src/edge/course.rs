@@ -10,7 +10,9 @@ use super::{
     Context, Destination,
     acceptance::{Claim, Next},
     client::Proven,
-    content_length, hygiene,
+    content_length,
+    form::{Form, LoggedOn},
+    hygiene,
     in_force::InForce,
     organisation::Organisation,
     path,
@@ -87,6 +89,11 @@ impl InForce {
         hygiene::check(received.version, &received.headers).map_err(Denial::Malformed)?;
         check_framing(session)?;
 
+        let logged_on = match self.form(session, context).await? {
+            Form::Apart => None,
+            Form::Answer(answer) => return Ok(Course::Answer(answer)),
+            Form::LoggedOn(person) => Some(person),
+        };
         let (path, query) = path_and_query(session.req_header())?;
         let protocol = self.config.routing.protocol_of(&path).ok_or(Denial::PathNotServed)?;
         context.story.protocol = Some(protocol);
@@ -101,7 +108,11 @@ impl InForce {
             authorization: header(AUTHORIZATION.as_str()),
             anchor_mailbox: header("X-AnchorMailbox"),
         };
-        let identity = identity::identify(&facts);
+        let mut identity = identity::identify(&facts);
+        if let Some(LoggedOn { user, password: Some(password) }) = &logged_on {
+            identity.credential = Credential::Basic { user: user.clone(), password: password.clone() };
+            context.is_by_form = true;
+        }
         let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
         context.story.identified(&identity);
         tell_unreadable(&identity.credential, &facts);

@@ -187,6 +187,7 @@ fn person(number: u8, name: &str, server: Option<&str>) -> Entry {
             home_database: Some(format!("cn=database of {server}").into()),
         }),
         master_account: None,
+        principal: None,
     }
 }
 

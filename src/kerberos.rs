@@ -1,0 +1,48 @@
+//! Kerberos: the edge signs in to servers for users (RFC 4559 with one leg).
+//!
+//! [`tickets::Tickets`] keeps what has been got; [`library`] gets it, and is the one place that speaks to the Kerberos
+//! library, on threads of its own, because that library waits. It is MIT's, by `libgssapi`: it finds domain controllers,
+//! follows referrals between domains, and knows constrained delegation (S4U2Self, S4U2Proxy). Of the libraries in pure Rust
+//! `sspi` has no constrained delegation and `picky-krb` is the messages alone, so a client would have been ours to write.
+
+pub mod library;
+pub mod negotiate;
+pub mod tickets;
+
+/// Why the edge cannot sign in for a user.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KerberosError {
+    /// The password is wrong.
+    #[error("the password is wrong")]
+    WrongPassword,
+    /// The realm knows nobody of this name.
+    #[error("the realm has no account of this name")]
+    UnknownAccount,
+    /// The password has to be changed first.
+    #[error("the password has expired")]
+    PasswordExpired,
+    /// The account is locked, disabled or expired; Kerberos does not say which.
+    #[error("the account is locked, disabled or expired")]
+    AccountUnusable,
+    /// No account has the server's service principal name, or several do.
+    #[error("no account has the service principal name {0}")]
+    NoServicePrincipalName(String),
+    /// The domain controllers do not let the edge's account sign in for this user to this server.
+    #[error("delegation to {0} is not allowed")]
+    DelegationNotAllowed(String),
+    /// The edge's own account cannot sign in.
+    #[error("the edge's own account cannot sign in: {0}")]
+    OwnAccount(String),
+    /// The clocks differ too much.
+    #[error("the clock of this machine and the domain controller's differ too much")]
+    ClockSkew,
+    /// No domain controller answers, or none is known.
+    #[error("no key distribution centre answers: {0}")]
+    Away(String),
+    /// As many tickets are being got as may be at a time, or the time is over that a request may wait.
+    #[error("the tickets did not come in time")]
+    TimedOut,
+    /// Something else.
+    #[error("the Kerberos library says: {0}")]
+    Other(String),
+}

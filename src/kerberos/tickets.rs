@@ -1,0 +1,1 @@
+//! Whose tickets are kept, and whose connections are whose.
