@@ -30,6 +30,12 @@ pub enum KerberosError {
     /// The domain controllers do not let the edge's account sign in for this user to this server.
     #[error("delegation to {0} is not allowed")]
     DelegationNotAllowed(String),
+    /// The domain controllers let the edge's account sign in for nobody, or not for this user.
+    #[error(
+        "the edge's account may not sign in for this user: it has no service principal name of its own, the user's domain \
+         is not known to it, or the user may not be delegated"
+    )]
+    NotForUser,
     /// The edge's own account cannot sign in.
     #[error("the edge's own account cannot sign in: {0}")]
     OwnAccount(String),

@@ -220,6 +220,7 @@ fn pause(error: &KerberosError) -> Duration {
         }
         KerberosError::NoServicePrincipalName(_)
         | KerberosError::DelegationNotAllowed(_)
+        | KerberosError::NotForUser
         | KerberosError::OwnAccount(_)
         | KerberosError::ClockSkew
         | KerberosError::Away(_)

@@ -325,6 +325,7 @@ impl InForce {
             KerberosError::DelegationNotAllowed(service) => {
                 (Event::DelegationRefused, service.as_str(), Failure::OfServer)
             }
+            KerberosError::NotForUser => (Event::DelegationRefused, name, Failure::Denied(Denial::CannotSignIn)),
             KerberosError::OwnAccount(_) => (Event::EdgeAccountUnusable, "", Failure::Denied(Denial::CannotSignIn)),
             KerberosError::UnknownAccount | KerberosError::Other(_) => {
                 (Event::SignInFailed, name, Failure::Denied(Denial::CannotSignIn))
