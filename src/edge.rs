@@ -21,6 +21,7 @@ pub mod client;
 mod course;
 pub mod decisions;
 pub mod door;
+pub mod errand;
 mod form;
 pub mod health;
 pub mod hygiene;
