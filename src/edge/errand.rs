@@ -30,7 +30,7 @@
 
 use std::fmt;
 
-use super::pin::{Answered, PinNumber};
+use super::pin::{Answered, KEYS_END, PinNumber};
 
 /// In whose name the edge signs in, and what entitles it. Tickets are kept by it: for another mandate there are others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -141,9 +141,11 @@ impl Errand {
         Errand { number, is_fresh, is_asked: false, sent: false }
     }
 
-    /// What keeps its connections apart from all others.
-    pub fn number(&self) -> PinNumber {
-        self.number
+    /// The part of Pingora's reuse key that keeps its connections apart from all others. `shared`: that of the shared
+    /// connections to the same server, which stands for the way in which the server is trusted.
+    pub fn group_key(&self, shared: u64) -> u64 {
+        const NUMBER_BITS: u32 = 40; // nobody ever counts so far
+        shared << NUMBER_BITS & !KEYS_END | self.number.group_key()
     }
 
     /// Pingora has found a connection. Returns whether a token goes with the request; `may_repeat`: its body will be at
@@ -228,9 +230,13 @@ mod tests {
                             Verdict::Served | Verdict::Refused => continue,
                             Verdict::AgainWithToken => assert!(!sent),
                             Verdict::AgainWithTicket => {
-                                let before = errand.number();
+                                let before = errand.group_key(KEYS_END);
                                 errand.renewed(PinNumber::next());
-                                assert_ne!(errand.number(), before, "the old connections are not used again");
+                                assert_ne!(
+                                    errand.group_key(KEYS_END),
+                                    before,
+                                    "the old connections are not used again"
+                                );
                             }
                         }
                         assert!(may_repeat, "a body that is gone is not sent again: {errand:?}");
@@ -331,6 +337,15 @@ mod tests {
         }
         let numbers: std::collections::HashSet<_> = kept.values().collect();
         assert_eq!(numbers.len(), principals.len() * proofs.len());
+    }
+
+    #[test]
+    fn connections_are_kept_apart_by_the_ticket_and_by_the_way_their_server_is_trusted() {
+        let (one, other) = (errand(true), errand(true));
+        let ways = [KEYS_END, KEYS_END | 1, u64::MAX];
+        let keys = ways.iter().flat_map(|way| [one.group_key(*way), other.group_key(*way)]);
+        let keys: std::collections::HashSet<_> = keys.chain(ways).collect();
+        assert_eq!(keys.len(), 9, "none of them is that of shared connections either");
     }
 
     #[test]
