@@ -18,7 +18,7 @@ use pingora_proxy::Session;
 use super::{
     Context, Destination, content_length,
     course::{Proof, Speaker},
-    errand::{Errand, Mandate, Verdict},
+    errand::{Errand, Mandate, Verdict, may_keep},
     in_force::InForce,
     mandates::{By, Tickets},
     pin::Answered,
@@ -70,8 +70,8 @@ struct Kerberos {
     errand: Errand,
     /// One that was made when its ticket was got.
     token: Option<HeaderValue>,
-    /// Whether a token goes with the request.
-    sends: bool,
+    /// Whether the connection had served the same tickets before.
+    reused: bool,
     /// The server has not taken these tickets.
     is_refused: bool,
 }
@@ -195,9 +195,9 @@ impl InForce {
                     Way::Kerberos(before) if before.server == server => Some(before),
                     Way::Kerberos(_) | Way::Basic | Way::AsSent => None,
                 };
-                match self.kerberos(mandate, by, before, server, service.clone(), peer.group_key, patience).await {
+                match self.kerberos(mandate, by, before, server, service, patience).await {
                     Ok(kerberos) => {
-                        peer.group_key = kerberos.errand.number().group_key();
+                        peer.group_key = kerberos.errand.group_key(peer.group_key);
                         Way::Kerberos(Box::new(kerberos))
                     }
                     Err(error) => {
@@ -212,7 +212,6 @@ impl InForce {
         Ok(matches!(on_behalf.way, Way::Kerberos(_)))
     }
 
-    #[allow(clippy::too_many_arguments)] // all that an errand begins with
     async fn kerberos(
         &self,
         mandate: &Mandate,
@@ -220,7 +219,6 @@ impl InForce {
         before: Option<Box<Kerberos>>,
         server: ServerId,
         service: String,
-        trust: u64,
         patience: Duration,
     ) -> Result<Kerberos, KerberosError> {
         let mandates = &self.shared.mandates;
@@ -228,21 +226,21 @@ impl InForce {
             Some(before) if before.is_refused => mandates.renew(mandate, &before.tickets, by, patience).await?,
             Some(_) | None => mandates.tickets(mandate, by, patience).await?,
         };
-        let number = tickets.number(trust);
+        let number = tickets.number();
         let errand = match before {
             Some(before) if before.is_refused => {
                 let mut errand = before.errand;
                 errand.renewed(number);
                 errand
             }
-            Some(before) if before.errand.number() == number => before.errand,
+            Some(before) if Arc::ptr_eq(&before.tickets, &tickets) => before.errand,
             Some(_) | None => Errand::new(number, tickets.are_fresh()),
         };
         let token = match tickets.has(&service) {
             true => None,
             false => Some(mandates.token(&tickets, &service, patience).await?),
         };
-        Ok(Kerberos { server, service, tickets, errand, token, sends: true, is_refused: false })
+        Ok(Kerberos { server, service, tickets, errand, token, reused: false, is_refused: false })
     }
 
     /// Says who it is in a request that is about to go to the chosen server.
@@ -253,7 +251,7 @@ impl InForce {
                 let field = on_behalf.password.as_ref().and_then(|(user, password)| basic(user, password));
                 set(request, field)
             }
-            Way::Kerberos(kerberos) if !kerberos.sends => {
+            Way::Kerberos(kerberos) if !kerberos.errand.sent_token() => {
                 request.remove_header(&AUTHORIZATION);
                 Ok(())
             }
@@ -282,14 +280,14 @@ impl InForce {
     ) -> Result<Signed, (Box<Error>, Option<Denial>)> {
         let Way::Kerberos(kerberos) = &mut on_behalf.way else { return Ok(Signed::NotByUs) };
         let mandates = &self.shared.mandates;
-        let habit = mandates.habit(&kerberos.service).learned(kerberos.sends, answered);
+        let habit = mandates.habit(&kerberos.service).learned(kerberos.errand.sent_token(), answered);
         mandates.learned(&kerberos.service, habit);
         let again = |why| Err((Error::explain(AGAIN, why), None));
         match kerberos.errand.answered(answered, !session.as_ref().retry_buffer_truncated()) {
             Verdict::Served => {
                 response.remove_header(&WWW_AUTHENTICATE);
                 response.remove_header(&PERSISTENT_AUTH);
-                Ok(if kerberos.errand.may_keep(answered) { Signed::In } else { Signed::Doubtful })
+                Ok(if may_keep(kerberos.reused, answered) { Signed::In } else { Signed::Doubtful })
             }
             Verdict::AgainWithToken => again("the server asks for a token"),
             Verdict::AgainWithTicket => {
@@ -363,7 +361,8 @@ impl OnBehalf {
     pub(super) fn connected(&mut self, reused: bool, session: &mut Session, in_force: &InForce) {
         if let Way::Kerberos(kerberos) = &mut self.way {
             let habit = in_force.shared.mandates.habit(&kerberos.service);
-            kerberos.sends = kerberos.errand.connected(reused, habit, may_repeat(session));
+            kerberos.reused = reused;
+            kerberos.errand.connected(reused, habit, may_repeat(session));
         }
     }
 

@@ -496,8 +496,8 @@ impl World {
             Brings::Basic(_) if fails => (it.login, refusal, None),
             // The server takes the whole connection for that user, and says so.
             Brings::Basic(user) if unasked => {
-                let persistent = dice.one_in(2);
-                let token = (!persistent).then_some(None);
+                let persistent = dice.one_in(2).then_some(true);
+                let token = persistent.is_none().then_some(None);
                 (Login::SignedIn(user), Answered { persistent, token, ..success }, Some(user))
             }
             Brings::Basic(user) => (it.login, success, Some(user)),
@@ -512,7 +512,7 @@ impl World {
                 (Login::Nobody, refusal, None)
             }
             Brings::Ticket(user) | Brings::Answer(user, _) => {
-                let persistent = dice.one_in(2);
+                let persistent = dice.one_in(2).then_some(true);
                 (Login::SignedIn(user), Answered { persistent, ..success }, Some(user))
             }
         };
@@ -610,7 +610,9 @@ impl World {
         let told = match says.status {
             401 if says.token.is_some() => Login::Challenged,
             401 => Login::Nobody,
-            _ if request.brings.is_token() || says.token.is_some() || says.persistent => Login::SignedIn(0),
+            _ if request.brings.is_token() || says.token.is_some() || says.persistent == Some(true) => {
+                Login::SignedIn(0)
+            }
             _ => self.connections[connection].told,
         };
         if told != Login::Nobody && self.clients[index].gate.is_some() {
