@@ -216,7 +216,8 @@ fn pause(error: &KerberosError) -> Duration {
         KerberosError::UnknownAccount | KerberosError::PasswordExpired | KerberosError::AccountUnusable => {
             Duration::from_secs(60)
         }
-        KerberosError::NoServicePrincipalName(_)
+        KerberosError::NoPrincipal
+        | KerberosError::NoServicePrincipalName(_)
         | KerberosError::DelegationNotAllowed(_)
         | KerberosError::NotForUser
         | KerberosError::OwnAccount(_)

@@ -16,7 +16,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
-    Context, Destination, content_length,
+    Context, Destination,
+    client::Proven,
+    content_length,
     course::{Proof, Speaker},
     errand::{Errand, Mandate, Verdict, may_keep},
     in_force::InForce,
@@ -47,6 +49,8 @@ pub(super) struct OnBehalf {
     means: Option<(Mandate, By)>,
     /// What they have signed in with.
     password: Option<(MailboxName, Secret)>,
+    /// The request does not carry that itself.
+    is_by_form: bool,
     /// Some server could not be signed in to.
     has_failed: bool,
     /// At the server that was chosen last.
@@ -57,7 +61,7 @@ pub(super) struct OnBehalf {
 enum Way {
     /// The request says it, or nothing does.
     AsSent,
-    /// The edge adds the name and password.
+    /// The name and password do; those of the logon form the edge adds.
     Basic,
     /// The edge signs in.
     Kerberos(Box<Kerberos>),
@@ -99,6 +103,10 @@ impl InForce {
         destination: Destination,
         context: &mut Context,
     ) -> Result<Option<OnBehalf>, Denial> {
+        let is_by_form = context.is_by_form;
+        if self.config.sign_in.is_none() && !is_by_form {
+            return Ok(None); // nothing is to be added to what the client sends
+        }
         let password = match (credential, speaker) {
             (Credential::Basic { user, password }, _) => Some((user.clone(), password.clone())),
             (Credential::None, Speaker::Proven(_) | Speaker::Certified(_)) => None,
@@ -112,14 +120,17 @@ impl InForce {
         });
         let Some((_, by)) = wanted else {
             let name = String::new(); // no event tells of it
-            let adds = context.is_by_form && password.is_some();
-            let on_behalf = OnBehalf { name, means: None, password, has_failed: false, way: Way::AsSent };
+            let adds = is_by_form && password.is_some();
+            let on_behalf = OnBehalf { name, means: None, password, is_by_form, has_failed: false, way: Way::AsSent };
             return Ok(adds.then_some(on_behalf));
         };
         let Some(entry) = self.proven(credential, speaker, &by).await? else { return Ok(None) };
         context.story.proven = Some(entry.name.clone());
+        if let (None, Some(name)) = (&context.proven, speaker.name()) {
+            context.proven = Some(Arc::new(Proven { name: name.clone(), entry_name: entry.name.clone() }));
+        }
         let means = entry.principal.as_deref().map(|principal| (self.shared.mandates.mandate(principal, &by), by));
-        Ok(Some(OnBehalf { name: entry.name, means, password, has_failed: false, way: Way::AsSent }))
+        Ok(Some(OnBehalf { name: entry.name, means, password, is_by_form, has_failed: false, way: Way::AsSent }))
     }
 
     /// Whether some server there is signed in to by a ticket, if one can be had.
@@ -207,6 +218,11 @@ impl InForce {
                 }
             }
             (SignIn::Basic, _) => Way::Basic,
+            // Known by name, and by nothing that this server takes.
+            (_, None) if on_behalf.password.is_some() && !on_behalf.name.is_empty() => {
+                let error = KerberosError::NoPrincipal;
+                return Err(self.cannot_sign_in(&error, &on_behalf.name, server).await);
+            }
             (SignIn::Kerberos | SignIn::AsSent, _) => Way::AsSent,
         };
         Ok(matches!(on_behalf.way, Way::Kerberos(_)))
@@ -246,11 +262,11 @@ impl InForce {
     /// Says who it is in a request that is about to go to the chosen server.
     pub(super) async fn sign(&self, on_behalf: &mut OnBehalf, request: &mut RequestHeader) -> Result<(), Failure> {
         match &mut on_behalf.way {
-            Way::AsSent => Ok(()),
-            Way::Basic => {
+            Way::Basic if on_behalf.is_by_form => {
                 let field = on_behalf.password.as_ref().and_then(|(user, password)| basic(user, password));
                 set(request, field)
             }
+            Way::AsSent | Way::Basic => Ok(()),
             Way::Kerberos(kerberos) if !kerberos.errand.sent_token() => {
                 request.remove_header(&AUTHORIZATION);
                 Ok(())
@@ -325,7 +341,7 @@ impl InForce {
             }
             KerberosError::NotForUser => (Event::DelegationRefused, name, Failure::Denied(Denial::CannotSignIn)),
             KerberosError::OwnAccount(_) => (Event::EdgeAccountUnusable, "", Failure::Denied(Denial::CannotSignIn)),
-            KerberosError::UnknownAccount | KerberosError::Other(_) => {
+            KerberosError::UnknownAccount | KerberosError::NoPrincipal | KerberosError::Other(_) => {
                 (Event::SignInFailed, name, Failure::Denied(Denial::CannotSignIn))
             }
         };
@@ -364,6 +380,12 @@ impl OnBehalf {
             kerberos.reused = reused;
             kerberos.errand.connected(reused, habit, may_repeat(session));
         }
+    }
+
+    /// The credential of the logon form, which is not in the request.
+    pub(super) fn credential(&self) -> Option<Credential> {
+        let (user, password) = self.password.clone().filter(|_| self.is_by_form)?;
+        Some(Credential::Basic { user, password })
     }
 
     /// Whether a server was passed over because it could not be signed in to.
