@@ -322,6 +322,9 @@ pub struct SignIn {
     pub users_max: u64,
 }
 
+/// Unless the settings say otherwise.
+pub const USERS_MAX: u64 = 20_000;
+
 /// By what the edge gets a user's tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignInBy {

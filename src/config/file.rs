@@ -19,8 +19,8 @@ use toml::de::DeValue;
 
 use super::{
     Admin, Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
-    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, SignIn, SignInBy, Timeouts, Trust, Upgrade, Upstream,
-    UpstreamTls,
+    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, SignIn, SignInBy, Timeouts, Trust, USERS_MAX, Upgrade,
+    Upstream, UpstreamTls,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -755,7 +755,7 @@ fn sign_in(section: &Section<'_>, directory: Option<&Directory>, surroundings: &
         keytab: keytab.map(|(_, path)| path),
         pass_basic_on: section.get("pass_basic_on", switch).unwrap_or(false),
         timeout: section.get("timeout", duration(SHORT)).unwrap_or(Duration::from_secs(10)),
-        users_max: section.get("users_max", number(1..=1_000_000)).unwrap_or(20_000),
+        users_max: section.get("users_max", number(1..=1_000_000)).unwrap_or(USERS_MAX),
     })
 }
 

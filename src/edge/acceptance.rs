@@ -177,7 +177,7 @@ fn is_navigation(method: &Method, protocol: Protocol) -> bool {
     is_browsers && matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// By which IIS says that the connection is authenticated from now on.
+/// By which IIS says whether the connection is authenticated from now on.
 const PERSISTENT_AUTH: HeaderName = HeaderName::from_static("persistent-auth");
 
 /// What the header of an answer says about the connection it came over.
@@ -191,6 +191,7 @@ pub(super) fn read(response: &ResponseHeader) -> Answered {
         field.is_some_and(|field| field.as_bytes().trim_ascii().eq_ignore_ascii_case(value.as_bytes()))
     };
     answered.persistent = is(&PERSISTENT_AUTH, "true");
+    answered.asks_each_time = is(&PERSISTENT_AUTH, "false");
     answered.closes = is(&CONNECTION, "close") || response.version == http::Version::HTTP_10;
     answered
 }

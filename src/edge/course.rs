@@ -69,7 +69,7 @@ impl Speaker<'_> {
 }
 
 /// What is known of the one who asks.
-enum Proof {
+pub(super) enum Proof {
     /// The directory accepted the password.
     Proven(Entry),
     /// It did not, or knows nobody of that name.
@@ -162,7 +162,9 @@ impl InForce {
         let stays = |server| {
             context.carries == Carries::Token(Leg::Next)
                 || leads_to(&decision, server, organisation)
-                || matches!(decision, Decision::Proxy(..)) && organisation.serves(server, protocol)
+                || matches!(decision, Decision::Proxy(..))
+                    && organisation.serves(server, protocol)
+                    && !self.delegates(&identity.credential, &speaker)
         };
         if let Decision::Proxy(..) | Decision::BackEnd(..) = decision
             && let Some(server) = bound.filter(|server| stays(*server))
@@ -188,13 +190,15 @@ impl InForce {
                 client_key(context.sender.ip)
             }
         };
-        Ok(Course::Onward(match decision {
+        let destination = match decision {
             Decision::Proxy(pool, _) => Destination::Pool { pool, key },
             Decision::BackEnd(server, _) => Destination::BackEnd(server),
             Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
                 return Err(Denial::Internal);
             }
-        }))
+        };
+        context.on_behalf = self.on_behalf(&identity.credential, &speaker, destination, context).await?;
+        Ok(Course::Onward(destination))
     }
 
     /// Where to send a request that no server of its destination answered: that a site is down would tell where the
@@ -374,12 +378,12 @@ impl InForce {
         Some((person, next))
     }
 
-    async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
+    pub(super) async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
         self.in_time("a mailbox look-up", self.directory.find(name)).await
     }
 
     /// Verifies the credential of a request whose answer tells something about a mailbox.
-    async fn prove(&self, credential: &Credential) -> Result<Proof, Denial> {
+    pub(super) async fn prove(&self, credential: &Credential) -> Result<Proof, Denial> {
         let Credential::Basic { user, password } = credential else {
             return Ok(Proof::Absent);
         };

@@ -50,6 +50,8 @@ pub struct Answered {
     pub token: Option<Option<ntlm::Challenge>>,
     /// `Persistent-Auth: true`, by which IIS says that the connection is authenticated from now on.
     pub persistent: bool,
+    /// `Persistent-Auth: false`, by which it says that each request has to sign in anew.
+    pub asks_each_time: bool,
     /// The server will close the connection.
     pub closes: bool,
     /// A connection-bound scheme is offered, or used.
@@ -357,7 +359,7 @@ impl Login {
     }
 }
 
-/// A number that no other pin of this process ever had.
+/// A number that no other pin of this process ever had, and no ticket that [`errand`](super::errand)s go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PinNumber(u64);
 
@@ -367,7 +369,8 @@ impl PinNumber {
         self.0
     }
 
-    fn next() -> Self {
+    /// The next that nobody has had.
+    pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         PinNumber(NEXT.fetch_add(1, Relaxed))
     }
@@ -389,7 +392,14 @@ mod tests {
     const THERE: Origin = 2;
     const BEGIN: Carries = Carries::Token(Leg::First);
     const REPLY: Carries = Carries::Token(Leg::Next);
-    const OK: Answered = Answered { status: 200, token: None, persistent: false, closes: false, offers_windows: false };
+    const OK: Answered = Answered {
+        status: 200,
+        token: None,
+        persistent: false,
+        asks_each_time: false,
+        closes: false,
+        offers_windows: false,
+    };
     const REFUSAL: Answered = Answered { status: 401, offers_windows: true, ..OK };
     const NTLM: ntlm::Challenge = ntlm::Challenge { unicode: true };
     const CHALLENGE: Answered = Answered { token: Some(Some(NTLM)), ..REFUSAL };
