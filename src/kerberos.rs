@@ -18,6 +18,9 @@ pub enum KerberosError {
     /// The realm knows nobody of this name.
     #[error("the realm has no account of this name")]
     UnknownAccount,
+    /// The directory does not show whom to ask tickets for.
+    #[error("the directory has no Kerberos name for them: a linked mailbox, or an account without sAMAccountName")]
+    NoPrincipal,
     /// The password has to be changed first.
     #[error("the password has expired")]
     PasswordExpired,
@@ -30,6 +33,12 @@ pub enum KerberosError {
     /// The domain controllers do not let the edge's account sign in for this user to this server.
     #[error("delegation to {0} is not allowed")]
     DelegationNotAllowed(String),
+    /// The domain controllers let the edge's account sign in for nobody, or not for this user.
+    #[error(
+        "the edge's account may not sign in for this user: it has no service principal name of its own, the user's domain \
+         is not known to it, or the user may not be delegated"
+    )]
+    NotForUser,
     /// The edge's own account cannot sign in.
     #[error("the edge's own account cannot sign in: {0}")]
     OwnAccount(String),

@@ -110,13 +110,14 @@ mod gssapi {
                 C_PRINCIPAL_UNKNOWN => KerberosError::UnknownAccount,
                 PREAUTH_FAILED | BAD_INTEGRITY => KerberosError::WrongPassword,
                 KEY_EXPIRED => KerberosError::PasswordExpired,
-                CLIENT_REVOKED | NAME_EXPIRED => KerberosError::AccountUnusable,
-                _ => self.of_any(error, ""),
+                CLIENT_REVOKED | NAME_EXPIRED | POLICY => KerberosError::AccountUnusable,
+                S_PRINCIPAL_UNKNOWN | BAD_OPTION => KerberosError::NotForUser, // S4U2Self alone
+                _ => self.of_any(error),
             }
         }
 
         fn of_own_account(self, error: Error) -> KerberosError {
-            match self.of_any(error, "") {
+            match self.of_any(error) {
                 known @ (KerberosError::ClockSkew | KerberosError::Away(_)) => known,
                 _ => KerberosError::OwnAccount(error.to_string()),
             }
@@ -126,14 +127,15 @@ mod gssapi {
         fn of_service(self, error: Error, service: &str) -> KerberosError {
             match self.0 {
                 S_PRINCIPAL_UNKNOWN | PRINCIPAL_NOT_UNIQUE => KerberosError::NoServicePrincipalName(service.to_owned()),
-                CLIENT_REVOKED => KerberosError::AccountUnusable,
-                _ => self.of_any(error, service),
+                POLICY | BAD_OPTION => KerberosError::DelegationNotAllowed(service.to_owned()),
+                KEY_EXPIRED => KerberosError::PasswordExpired,
+                CLIENT_REVOKED | NAME_EXPIRED => KerberosError::AccountUnusable,
+                _ => self.of_any(error),
             }
         }
 
-        fn of_any(self, error: Error, service: &str) -> KerberosError {
+        fn of_any(self, error: Error) -> KerberosError {
             match self.0 {
-                POLICY | BAD_OPTION if !service.is_empty() => KerberosError::DelegationNotAllowed(service.to_owned()),
                 AP_ERR_SKEW => KerberosError::ClockSkew,
                 REALM_UNKNOWN | KDC_UNREACHABLE | REALM_CANNOT_RESOLVE => KerberosError::Away(error.to_string()),
                 _ => other(error),
