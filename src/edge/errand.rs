@@ -13,7 +13,7 @@
 //! | says `Persistent-Auth: true` | keeps |
 //! | says `Persistent-Auth: false` | asks |
 //! | answers a request without token otherwise than by 401 | keeps |
-//! | answers a request without token by 401 | asks |
+//! | answers a request without token by 401 | asks, if it had not kept before, or does so twice |
 //!
 //! and a request is sent, and perhaps sent again (a 401 proves that it was not served), so:
 //!
@@ -128,7 +128,9 @@ impl Habit {
     #[must_use]
     pub fn learned(self, sent: bool, answer: Answered) -> Habit {
         match (answer.persistent, sent, answer.status) {
-            (Some(false), _, _) | (None, false, 401) => Habit::Asks,
+            (Some(false), _, _) => Habit::Asks,
+            (None, false, 401) if self == Habit::Keeps => Habit::Unknown, // a sign-in may end with its ticket
+            (None, false, 401) => Habit::Asks,
             (Some(true), _, _) | (None, false, _) => Habit::Keeps,
             (None, true, _) => self,
         }
@@ -309,7 +311,9 @@ mod tests {
             }
             assert_eq!(before.learned(false, OK), Habit::Keeps);
             assert_eq!(before.learned(false, Answered { status: 403, ..OK }), Habit::Keeps);
-            assert_eq!(before.learned(false, REFUSAL), Habit::Asks);
+            let once = before.learned(false, REFUSAL);
+            assert_eq!(once, if before == Habit::Keeps { Habit::Unknown } else { Habit::Asks });
+            assert_eq!(once.learned(false, REFUSAL), Habit::Asks);
         }
     }
 
