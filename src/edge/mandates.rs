@@ -231,6 +231,7 @@ fn counted(error: &KerberosError) -> TicketsOutcome {
     match error {
         KerberosError::WrongPassword
         | KerberosError::UnknownAccount
+        | KerberosError::NoPrincipal
         | KerberosError::PasswordExpired
         | KerberosError::AccountUnusable
         | KerberosError::NotForUser => TicketsOutcome::Refused,
