@@ -21,13 +21,16 @@ pub mod client;
 mod course;
 pub mod decisions;
 pub mod door;
+pub mod errand;
 mod form;
 pub mod health;
 pub mod hygiene;
 pub mod in_force;
 mod lately;
 mod logons;
+mod mandates;
 pub mod notices;
+mod on_behalf;
 pub mod organisation;
 pub mod path;
 pub mod pin;
@@ -73,6 +76,7 @@ use client::{Client, Passage, Proven};
 use course::Course;
 use health::{Fault, InFlight};
 use in_force::InForce;
+use on_behalf::{AGAIN, Failure, OnBehalf, Signed};
 use pin::{Carries, Closed};
 use respond::{Answer, Denial};
 use restraint::Credentials;
@@ -103,6 +107,8 @@ pub struct Context {
     attempt: Option<Credentials>,
     /// The credential is the logon form's, and not in the request.
     is_by_form: bool,
+    /// For whom the edge may have to sign in to the server.
+    on_behalf: Option<OnBehalf>,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
@@ -165,6 +171,7 @@ impl ProxyHttp for Edge {
             proven: None,
             attempt: None,
             is_by_form: false,
+            on_behalf: None,
             instead: None,
             socket: None,
             is_isolated: false,
@@ -248,12 +255,22 @@ impl ProxyHttp for Edge {
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
         let organisation = context.in_force.organisation.clone();
-        let (server, target) = loop {
+        let (server, mut peer, is_own) = loop {
             let chosen = context
                 .destination
                 .and_then(|destination| pools::choose(destination, protocol, &organisation, &context.tried));
-            if let Some(chosen) = chosen {
-                break chosen;
+            if let Some((server, target)) = chosen {
+                let mut peer = target.peer.clone();
+                let Some(on_behalf) = &mut context.on_behalf else { break (server, peer, false) };
+                match context.in_force.approach(on_behalf, server, protocol, &mut peer).await {
+                    Ok(is_own) => break (server, peer, is_own),
+                    Err(Failure::OfServer) => context.tried.push(server),
+                    Err(Failure::Denied(denial)) => return cannot_sign_in(denial, session, context),
+                }
+                continue;
+            }
+            if context.on_behalf.as_ref().is_some_and(OnBehalf::has_failed) {
+                return cannot_sign_in(Denial::CannotSignIn, session, context);
             }
             match context.in_force.clone().none_answers(session, context).await {
                 Ok(challenge) => context.destination = Some(challenge),
@@ -267,10 +284,10 @@ impl ProxyHttp for Edge {
         };
         context.story.server = Some(server);
         context.in_flight_behind = Some(organisation.health.enter(server));
-        let mut peer = target.peer.clone();
         peer.options.read_timeout = Some(context.in_force.config.timeouts.server(protocol));
         peer.options.write_timeout = Some(context.in_force.config.timeouts.client);
-        if let Some(pinned) = context.client.pinned() {
+        context.passage = None;
+        if let Some(pinned) = context.client.pinned().filter(|_| !is_own) {
             peer.options.idle_timeout = Some(context.in_force.config.pins.idle_timeout); // as long as its client may pause
             match pinned.approach(&mut peer, context.carries) {
                 Ok(passage) => context.passage = Some(passage),
@@ -292,7 +309,7 @@ impl ProxyHttp for Edge {
 
     async fn connected_to_upstream(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         reused: bool,
         peer: &HttpPeer,
         socket: RawFd,
@@ -305,6 +322,9 @@ impl ProxyHttp for Edge {
             && let Err(closed) = pinned.connected(passage, reused, digest)
         {
             return closed_to(closed, context);
+        }
+        if let Some(on_behalf) = &mut context.on_behalf {
+            on_behalf.connected(reused, session, &context.in_force);
         }
         let Some(server) = context.story.server else { return Ok(()) };
         let name = &context.in_force.organisation.topology.server(server).name;
@@ -323,7 +343,7 @@ impl ProxyHttp for Edge {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -356,7 +376,12 @@ impl ProxyHttp for Edge {
             request.insert_header("Front-End-Https", "On")?;
         }
         request.insert_header(tracing::REQUEST_ID, &context.story.request)?;
-        Ok(())
+        let Some(on_behalf) = &mut context.on_behalf else { return Ok(()) };
+        match context.in_force.sign(on_behalf, request).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Denied(denial)) => cannot_sign_in(denial, session, context),
+            Err(Failure::OfServer) => cannot_sign_in(Denial::CannotSignIn, session, context),
+        }
     }
 
     async fn request_body_filter(
@@ -388,6 +413,18 @@ impl ProxyHttp for Edge {
     ) -> Result<()> {
         let is_final = !response.status.is_informational();
         let answered = acceptance::read(response);
+        let signed = match &mut context.on_behalf {
+            Some(on_behalf) if is_final => {
+                match context.in_force.signed_in(on_behalf, session, response, answered).await {
+                    Ok(signed) => signed,
+                    Err((error, denial)) => {
+                        context.story.denial = denial;
+                        return Err(error);
+                    }
+                }
+            }
+            Some(_) | None => Signed::NotByUs,
+        };
         // Pingora closes a connection that is answered before the request's body is all there. A `100 Continue` is no answer;
         // and a handshake must go on over its connection, so the body of a message that is challenged is passed on to its
         // end, unless the client may have kept it back.
@@ -405,7 +442,7 @@ impl ProxyHttp for Edge {
             let protocol = context.story.protocol.unwrap_or(Protocol::Opened);
             context.in_force.organisation.health.answered(server, protocol);
         }
-        if context.client.pinned().is_none() && ends_here(context) {
+        if context.passage.is_none() && ends_here(context) {
             session.set_keepalive(None); // of a pinned client the gate says it
         }
         if response.status == 401 {
@@ -414,15 +451,23 @@ impl ProxyHttp for Edge {
                 response.insert_header(respond::PROXY_SUPPORT.0, respond::PROXY_SUPPORT.1)?;
             }
         }
-        if context.client.pinned().is_some() {
+        if context.passage.is_some() {
             let signed_in = context.in_force.clone().signed_in_or_not(session, response, context, answered).await;
             context.in_force.note_answer(response, context);
             signed_in?;
         } else {
             context.in_force.note_answer(response, context);
-            if answered.pins() {
-                isolate(session, response, context);
+            match signed {
+                Signed::NotByUs if answered.pins() => {
+                    isolate(response, session, context);
+                    unasked(session, context);
+                }
+                Signed::Doubtful => isolate(response, session, context),
+                Signed::NotByUs | Signed::In => {}
             }
+        }
+        if response.status == 401 && answered.token.is_none() && context.in_force.config.sign_in.is_some() {
+            respond::offer_basic(response)?; // the server need not take it, the edge does
         }
         if let Some(Destination::BackEnd(server)) = context.destination
             && response.status == 401
@@ -458,6 +503,10 @@ impl ProxyHttp for Edge {
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("server {}", peer._address));
+        if error.etype() == &AGAIN {
+            error.set_retry(true); // a 401 proves that it was not served, and its body is still there
+            return error;
+        }
         if error.etype() == &REOPENED {
             error.set_retry(true); // the old connection was gone before anything was sent
             return error;
@@ -471,7 +520,7 @@ impl ProxyHttp for Edge {
         // that had been idle and belongs to nobody is tried again.
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
-            && context.client.pinned().is_none();
+            && context.passage.is_none();
         if repeatable {
             error.retry.decide_reuse(reused);
         } else {
@@ -516,21 +565,32 @@ impl ProxyHttp for Edge {
     }
 }
 
-/// A server has authenticated a shared connection, or begun to, although nobody asked for it. Nobody may use that
-/// connection any more: nothing is ever sent over it again, and once its answer has come it is closed, so that Pingora
-/// does not keep it.
-fn isolate(session: &mut Session, response: &ResponseHeader, context: &mut Context) {
+/// Nobody may use this connection any more: nothing is ever sent over it again, and once its answer has come it is closed,
+/// so that Pingora does not keep it.
+fn isolate(response: &ResponseHeader, session: &Session, context: &mut Context) {
     let is_whole = session.req_header().method == http::Method::HEAD
         || matches!(response.status.as_u16(), 204 | 304)
         || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
     close(context.socket, if is_whole { Shutdown::Both } else { Shutdown::Write });
     context.is_isolated = true;
+}
+
+/// A server has authenticated a shared connection, or begun to, although nobody asked for it.
+fn unasked(session: &mut Session, context: &Context) {
     let server = context.story.server.map(|server| &context.in_force.organisation.topology.server(server).name);
     Event::ConnectionNotOwn.report(format_args!(
         "{} authenticated a connection without being asked; it was closed",
         server.map_or("a server", String::as_str)
     ));
     session.set_keepalive(None);
+}
+
+/// Ends a request that no server can be told who sends it.
+fn cannot_sign_in<T>(denial: Denial, session: &mut Session, context: &mut Context) -> Result<T> {
+    context.story.denial = Some(denial);
+    context.in_force.note_own_answer(context);
+    session.set_keepalive(None);
+    Error::e_explain(ErrorType::InternalError, "the server cannot be told who asks")
 }
 
 /// Closes a connection that is in use, and so cannot have become another one's descriptor.
@@ -628,6 +688,8 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
         | Denial::HandshakeLost
         | Denial::TooManyPins
         | Denial::TooManyRequests { .. }
+        | Denial::CannotSignIn
+        | Denial::SignInAway
         | Denial::DirectoryAway
         | Denial::UpstreamFailed
         | Denial::UpstreamTimedOut

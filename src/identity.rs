@@ -14,7 +14,7 @@ pub mod name;
 pub mod ntlm;
 #[cfg(test)]
 mod samples;
-mod spnego;
+pub mod spnego;
 pub mod token;
 
 pub use name::MailboxName;

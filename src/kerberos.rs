@@ -1,13 +1,13 @@
-//! Kerberos: the edge signs in to servers for users (RFC 4559 with one leg).
+//! Kerberos: tickets by which the edge signs in to servers for users (RFC 4559 with one leg).
 //!
-//! [`tickets::Tickets`] keeps what has been got; [`library`] gets it, and is the one place that speaks to the Kerberos
-//! library, on threads of its own, because that library waits. It is MIT's, by `libgssapi`: it finds domain controllers,
-//! follows referrals between domains, and knows constrained delegation (S4U2Self, S4U2Proxy). Of the libraries in pure Rust
-//! `sspi` has no constrained delegation and `picky-krb` is the messages alone, so a client would have been ours to write.
+//! [`desk`] lets requests wait for them, [`library`] gets them, [`negotiate`] writes them into a field. The library is MIT's,
+//! by `libgssapi`: it finds domain controllers, follows referrals between domains, and knows constrained delegation
+//! (S4U2Self, S4U2Proxy). Of those in pure Rust `sspi` has no constrained delegation and `picky-krb` is the messages alone, so
+//! that a client would have been ours to write.
 
+pub mod desk;
 pub mod library;
 pub mod negotiate;
-pub mod tickets;
 
 /// Why the edge cannot sign in for a user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum KerberosError {
     /// The realm knows nobody of this name.
     #[error("the realm has no account of this name")]
     UnknownAccount,
+    /// The directory does not show whom to ask tickets for.
+    #[error("the directory has no Kerberos name for them: a linked mailbox, or an account without sAMAccountName")]
+    NoPrincipal,
     /// The password has to be changed first.
     #[error("the password has expired")]
     PasswordExpired,
@@ -30,6 +33,12 @@ pub enum KerberosError {
     /// The domain controllers do not let the edge's account sign in for this user to this server.
     #[error("delegation to {0} is not allowed")]
     DelegationNotAllowed(String),
+    /// The domain controllers let the edge's account sign in for nobody, or not for this user.
+    #[error(
+        "the edge's account may not sign in for this user: it has no service principal name of its own, the user's domain \
+         is not known to it, or the user may not be delegated"
+    )]
+    NotForUser,
     /// The edge's own account cannot sign in.
     #[error("the edge's own account cannot sign in: {0}")]
     OwnAccount(String),

@@ -17,6 +17,7 @@
 //! 5. `edge::course` carries out 1 to 4; [`edge::respond`] turns redirects and refusals into answers.
 //! 6. [`edge::pools`] picks the server, among those that [`edge::health`] finds well; [`edge::pin`] says whose connection may be used, [`edge::client`] holds the pinned
 //!    ones together with their client.
+//!    Where the server wants a ticket of the user's, [`edge::errand`] and `edge::on_behalf` sign in for them ([`kerberos`]).
 //! 7. Pingora proxies. Where the answer shows that somebody has signed in ([`edge::proof`]), `edge::acceptance` does what
 //!    should have been decided at first, and [`edge::affinity`] remembers it in a cookie. One access log line tells the whole
 //!    story.
@@ -28,7 +29,8 @@
 //! # Invariants
 //!
 //! 1. No client byte chooses an upstream address.
-//! 2. A connection that ever carried a connection-bound credential (NTLM, Negotiate) belongs to one client connection.
+//! 2. A connection that ever carried a connection-bound credential (NTLM, Negotiate) belongs to one client connection; where
+//!    the edge itself has signed in, to one person and one proof of who they are.
 //! 3. A shared connection never carries a connection-bound credential.
 //! 4. A request that may have been delivered is never delivered twice.
 //! 5. Where a mailbox lives is told only to someone who proved who they are.

@@ -162,6 +162,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         Some(_) | None => Affinity::new(&config.affinity.keys, config.affinity.lifetime),
     }?;
 
+    let users_max = config.sign_in.as_ref().map_or(crate::config::USERS_MAX, |settings| settings.users_max);
     let in_force = Arc::new(ArcSwap::from_pointee(InForce {
         config: config.clone(),
         directory: cached,
@@ -170,7 +171,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         addresses: addresses.clone(),
         version: 1,
         since,
-        shared: Arc::new(Shared::new(config.pins.connections_max, notices.clone())),
+        shared: Arc::new(Shared::new(config.pins.connections_max, users_max, notices.clone())),
     }));
     notices.started(&in_force, beginning.without_directory);
     let certificates = certificates(&config)?;
@@ -551,7 +552,7 @@ impl Running {
             upgrade: in_force.config.upgrade.clone(),
             sockets: self.sockets.clone(),
             affinity_key,
-            keytab: in_force.config.directory.keytab().map(Path::to_owned),
+            keytab: in_force.config.client_keytab().map(Path::to_owned),
             is_stopping: is_stopping.clone(),
         }
     }

@@ -177,7 +177,7 @@ fn is_navigation(method: &Method, protocol: Protocol) -> bool {
     is_browsers && matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// By which IIS says that the connection is authenticated from now on.
+/// By which IIS says whether the connection is authenticated from now on.
 const PERSISTENT_AUTH: HeaderName = HeaderName::from_static("persistent-auth");
 
 /// What the header of an answer says about the connection it came over.
@@ -190,7 +190,8 @@ pub(super) fn read(response: &ResponseHeader) -> Answered {
         let field = response.headers.get(name);
         field.is_some_and(|field| field.as_bytes().trim_ascii().eq_ignore_ascii_case(value.as_bytes()))
     };
-    answered.persistent = is(&PERSISTENT_AUTH, "true");
+    answered.persistent =
+        [("true", true), ("false", false)].iter().find(|(value, _)| is(&PERSISTENT_AUTH, value)).map(|(_, says)| *says);
     answered.closes = is(&CONNECTION, "close") || response.version == http::Version::HTTP_10;
     answered
 }

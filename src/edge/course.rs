@@ -14,6 +14,7 @@ use super::{
     form::{Form, LoggedOn},
     hygiene,
     in_force::InForce,
+    on_behalf::OnBehalf,
     organisation::Organisation,
     path,
     pin::Carries,
@@ -165,7 +166,9 @@ impl InForce {
         let stays = |server| {
             context.carries == Carries::Token(Leg::Next)
                 || leads_to(&decision, server, organisation)
-                || matches!(decision, Decision::Proxy(..)) && organisation.serves(server, protocol)
+                || matches!(decision, Decision::Proxy(..))
+                    && organisation.serves(server, protocol)
+                    && !self.delegates(&identity.credential, &speaker)
         };
         if let Decision::Proxy(..) | Decision::BackEnd(..) = decision
             && let Some(server) = bound.filter(|server| stays(*server))
@@ -191,13 +194,15 @@ impl InForce {
                 client_key(context.sender.ip)
             }
         };
-        Ok(Course::Onward(match decision {
+        let destination = match decision {
             Decision::Proxy(pool, _) => Destination::Pool { pool, key },
             Decision::BackEnd(server, _) => Destination::BackEnd(server),
             Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
                 return Err(Denial::Internal);
             }
-        }))
+        };
+        context.on_behalf = self.on_behalf(&identity.credential, &speaker, destination, context).await?;
+        Ok(Course::Onward(destination))
     }
 
     /// Where to send a request that no server of its destination answered: that a site is down would tell where the
@@ -208,8 +213,8 @@ impl InForce {
             context.story.proven = Some(person.entry_name.clone());
         } else if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
             let authorization = session.req_header().headers.get(AUTHORIZATION);
-            let credential =
-                authorization.map_or(Credential::None, |value| authorization::credential(value.as_bytes()));
+            let sent = || authorization.map_or(Credential::None, |value| authorization::credential(value.as_bytes()));
+            let credential = context.on_behalf.as_ref().and_then(OnBehalf::credential).unwrap_or_else(sent);
             match self.prove(&credential).await? {
                 Proof::Proven(entry) => context.story.proven = Some(entry.name),
                 Proof::Unusable(why) => return Err(Denial::of_unusable(why)),
@@ -378,12 +383,12 @@ impl InForce {
         Some((person, next))
     }
 
-    async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
+    pub(super) async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
         self.in_time("a mailbox look-up", self.directory.find(name)).await
     }
 
     /// Verifies the credential of a request whose answer tells something about a mailbox.
-    async fn prove(&self, credential: &Credential) -> Result<Proof, Denial> {
+    pub(super) async fn prove(&self, credential: &Credential) -> Result<Proof, Denial> {
         let Credential::Basic { user, password } = credential else {
             return Ok(Proof::Absent);
         };

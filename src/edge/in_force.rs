@@ -23,6 +23,7 @@ use super::{
     keep_alive,
     lately::{Lately, Sent},
     logons::Logons,
+    mandates::Mandates,
     notices::Notices,
     organisation::Organisation,
     pin::Bounds,
@@ -71,6 +72,8 @@ pub struct Shared {
     pub(super) devices: Tally,
     /// What requests are counted by.
     pub metrics: Arc<Metrics>,
+    /// Tickets of users, by which the edge signs in for them.
+    pub(super) mandates: Mandates,
     /// Some of the last decisions.
     pub decisions: Decisions,
     /// How the last attempt ended to bring another configuration in force; `None`: there was none.
@@ -89,7 +92,7 @@ pub struct LastReload {
 
 impl Shared {
     /// Nothing has happened yet. `notices` know whether the directory is away.
-    pub fn new(pins_max: usize, notices: Arc<Notices>) -> Self {
+    pub fn new(pins_max: usize, users_max: u64, notices: Arc<Notices>) -> Self {
         let (sent, lately, numbers) = (Sent::new(), Lately::new(), Numbers::default());
         Shared {
             pins: Arc::new(Semaphore::new(pins_max)),
@@ -101,6 +104,7 @@ impl Shared {
             logons: Logons::new(),
             devices: Tally::new(DEVICES_MAX),
             metrics: Arc::default(),
+            mandates: Mandates::new(users_max),
             decisions: Decisions::new(),
             last_reload: Mutex::default(),
             is_leaving: AtomicBool::new(false),

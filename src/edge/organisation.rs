@@ -30,7 +30,7 @@ use crate::{
     routing::{
         self, Policy, Pool, Verdict,
         protocol::Protocol,
-        topology::{Server, ServerId, Topology},
+        topology::{AuthenticationMethods, Server, ServerId, Topology},
         version::Generation,
     },
 };
@@ -213,6 +213,16 @@ impl Organisation {
         let (tls, host, port) = address_of(self.topology.server(server), protocol);
         let origin = self.origins[server.0].iter().find(|origin| origin.is(tls, host, port))?;
         Some(Target { peer: origin.peer.as_ref()?, trust: &origin.trust })
+    }
+
+    /// What a virtual directory accepts as proof of who somebody is; `None`: it is no object that the edge reads.
+    pub fn accepts(&self, server: ServerId, protocol: Protocol) -> Option<AuthenticationMethods> {
+        Some(self.topology.server(server).virtual_directory(protocol)?.internal_authentication)
+    }
+
+    /// The service principal name of a server where it serves a protocol, such as `HTTP/cas-opo-1.contoso.com`.
+    pub fn service(&self, server: ServerId, protocol: Protocol) -> String {
+        format!("HTTP/{}", address_of(self.topology.server(server), protocol).1)
     }
 
     /// What `Host` calls a server where it serves a protocol.

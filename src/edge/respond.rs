@@ -74,6 +74,10 @@ pub enum Denial {
     HandshakeLost,
     /// As many clients as may be have signed in by Windows authentication.
     TooManyPins,
+    /// The edge cannot sign in to the server for the user, until somebody mends what the event says.
+    CannotSignIn,
+    /// The edge cannot sign in now: no key distribution centre answers.
+    SignInAway,
     /// Too many passwords were wrong.
     TooManyFailedLogons {
         /// After so many seconds they are forgotten.
@@ -127,6 +131,8 @@ impl Denial {
             Denial::TooManyPins => "too-many-pins",
             Denial::TooManyFailedLogons { .. } => "too-many-failed-logons",
             Denial::TooManyRequests { .. } => "too-many-requests",
+            Denial::CannotSignIn => "cannot-sign-in",
+            Denial::SignInAway => "sign-in-away",
             Denial::DirectoryAway => "directory-away",
             Denial::UpstreamFailed => "upstream-failed",
             Denial::UpstreamTimedOut => "upstream-timed-out",
@@ -213,6 +219,14 @@ pub fn anonymise(challenge: &mut ResponseHeader) -> pingora_core::Result<()> {
             let offer = if is_basic(&offer) { HeaderValue::from_static(BASIC) } else { offer };
             challenge.append_header(WWW_AUTHENTICATE, offer)?;
         }
+    }
+    Ok(())
+}
+
+/// Lets a challenge ask for a name and password, too.
+pub fn offer_basic(challenge: &mut ResponseHeader) -> pingora_core::Result<()> {
+    if !offers_basic(challenge) {
+        challenge.append_header(WWW_AUTHENTICATE, BASIC)?;
     }
     Ok(())
 }
@@ -329,6 +343,21 @@ impl Words {
                 503,
                 "Try again soon",
                 "This device sends too many requests. Let it rest for a minute.",
+                None,
+            ),
+            Denial::CannotSignIn => words(
+                403,
+                403,
+                "You cannot be signed in",
+                "The mail server of your mailbox could not be signed in to for you. Tell your administrator when it \
+                 happened.",
+                Some("ErrorProxyServiceDiscoveryFailed"),
+            ),
+            Denial::SignInAway => words(
+                503,
+                503,
+                "Try again soon",
+                "The mail service cannot sign you in right now. Try again in a minute.",
                 None,
             ),
             Denial::DirectoryAway => words(

@@ -15,6 +15,7 @@ use super::{
     acceptance::REPLACED,
     course::Speaker,
     decisions::{self, Decided},
+    on_behalf::OnBehalf,
     respond::Denial,
     tracing,
 };
@@ -226,6 +227,7 @@ fn write_line(session: &Session, context: &Context, error: Option<&pingora_core:
         path = request.uri.path(),
         protocol = story.protocol.map_or(dash, Protocol::name),
         credential = story.credential,
+        sign_in = context.on_behalf.as_ref().map_or(dash, OnBehalf::way),
         workstation = if story.workstation.is_empty() { dash } else { &story.workstation },
         hint = hint.as_deref().unwrap_or(dash),
         user = user.as_deref().unwrap_or(dash),

@@ -1,22 +1,30 @@
 """The checks of `tests/samba/forest check`: what firstcas' tests take for granted about the forest."""
-import base64, contextlib, re, socket, struct, sys, tempfile, time, traceback
+import base64, contextlib, os, re, shutil, signal, socket, struct, sys, tempfile, time, traceback
 from collections import Counter
 from pathlib import Path
 
-from forest import (BASE, CONFIGURATION, DOMAIN, LOCKOUT_THRESHOLD, PASSWORD, PORTS, REALM, ROOT, Forest, home_of,
-                    records, wait_for)
+from forest import (BASE, CONFIGURATION, DOMAIN, LOCKOUT_THRESHOLD, PASSWORD, PORTS, REALM, ROOT, Forest, ForestError,
+                    home_of, records, wait_for)
 
-CHECKS = []
 LISBON_OWA = ("CN=owa (Default Web Site),CN=HTTP,CN=Protocols,CN=cas-lis-1,CN=Servers,CN=Exchange Administrative Group "
               "(FYDIBOHF23SPDLT),CN=Administrative Groups,CN=Contoso,CN=Microsoft Exchange,CN=Services,"
               f"{CONFIGURATION}")
 
 
-def check(what):
-    def register(function):
-        CHECKS.append((what, function))
-        return function
-    return register
+def checks():
+    """A list of checks, and what registers a function as one of them, by a sentence."""
+    registered = []
+
+    def check(what):
+        def register(function):
+            registered.append((what, function))
+            return function
+        return register
+
+    return registered, check
+
+
+CHECKS, check = checks()
 
 
 def sign_in(forest, port, *credentials, dc=None, more=(), host=None):
@@ -405,3 +413,39 @@ def one(subject, what, function, after_failure=lambda: None):
         with contextlib.suppress(Exception):
             after_failure()
         return "FAILED"
+
+
+def shows(text, *patterns):
+    """Every pattern is found in the text; those after `!` are not."""
+    for pattern in patterns:
+        unwanted, pattern = pattern.startswith("!"), pattern.removeprefix("!")
+        found = re.search(pattern, text, re.M | re.I)
+        assert bool(found) != unwanted, f"{pattern!r} is {'' if unwanted else 'not '}in\n{text[:3000]}"
+
+
+def within(seconds, condition, what):
+    """Waits until `condition`, for so many seconds at most; how many it took."""
+    began = time.monotonic()
+    assert wait_for(condition, seconds), f"not within {seconds} s: {what}"
+    return time.monotonic() - began
+
+
+def staged(name, make, run):
+    """Runs checks on the stage that `make` makes in a directory of its own, and ends all that they started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    sys.stdout.reconfigure(line_buffering=True)
+    directory = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    stage = make(directory)
+    try:
+        return run(stage)
+    except ForestError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 1
+    finally:
+        stage.stop()
+        if os.environ.get("KEEP"):
+            print(f"logs: {directory}")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Contoso's servers, the edge in front of them with a forest as its directory, and the clients of both."""
-import base64, http.client, itertools, os, re, subprocess, threading, time
-from dataclasses import dataclass
+import base64, http.client, itertools, re, subprocess, threading, time
+from dataclasses import dataclass, field
+from email.message import Message
 
 import forest
 import processes
@@ -39,9 +40,13 @@ class Contoso:
 class Edge:
     """The edge with conf/firstcas.toml, but for its listeners and its directory."""
 
-    def __init__(self, name, binary, directory, contoso, ldap, options=""):
-        """`ldap`: lines of [directory.ldap]; `options`: of [directory]."""
+    def __init__(self, name, binary, directory, contoso, ldap, options="", changes=(), through=(), env=None):
+        """`ldap`: lines of [directory.ldap]; `options`: of [directory]; `changes`: of the file, each of what and to what.
+
+        It is started with `env` in its environment, through a command (`through`) if there is one.
+        """
         self.name, self.binary, self.directory, self.started = name, binary, directory, 0
+        self.through, self.env = through, env
         self.state, self.config, self.processes = directory / f"{name}-state", directory / f"{name}.toml", None
         text = contoso.config
         for old, new in [('"127.0.0.1:8080"', '"127.0.0.1:0"'), ('"127.0.0.1:8443"', '"127.0.0.1:0"'),
@@ -49,7 +54,7 @@ class Edge:
                          ('\nldif = "conf/contoso.ldif"\n', f"\n{options}\n"),
                          ("\n#failed_logons_per_user = 9\n", "\nfailed_logons_per_user = 1000000\n"),  # the directory's count is tried
                          ('\n#state_dir = "/var/lib/firstcas"\n', f'\nstate_dir = "{self.state}"\n'),
-                         ("\n#[directory.ldap]\n", f"\n[directory.ldap]\n{ldap}\n")]:
+                         ("\n#[directory.ldap]\n", f"\n[directory.ldap]\n{ldap}\n"), *changes]:
             assert text.count(old) == 1, f"conf/firstcas.toml has not one {old.strip()} any more"
             text = text.replace(old, new)
         self.config.write_text(text)
@@ -60,7 +65,8 @@ class Edge:
         self.started += 1
         self.log_file = self.directory / f"{self.name}-{self.started}.log"
         self.processes, began = processes.Processes(), time.monotonic()
-        self.process = self.processes.start(self.name, [self.binary, "run", "-c", self.config], self.log_file)
+        self.process = self.processes.start(self.name, [*self.through, self.binary, "run", "-c", self.config],
+                                            self.log_file, self.env)
         ready = wait_for(lambda: "firstcas is ready" in self.log() or self.process.poll() is not None, 60)
         if not ready or self.process.poll() is not None:
             raise RuntimeError(f"the edge did not start:\n{self.log()[-3000:]}")
@@ -84,11 +90,11 @@ class Edge:
         found = re.findall(r'target=firstcas::event msg="((?:[^"\\]|\\.)*)" event=(\S+)', self.log()[since:])
         return [sentence for sentence, event in found if event == id]
 
-    def ask(self, user, path="/owa/", password=PASSWORD):
+    def ask(self, user, path="/owa/", password=PASSWORD, method="GET"):
         """One answer, over a connection of its own."""
         client = Client(self)
         try:
-            return client.ask(user, path, password)
+            return client.ask(user, path, password, method)
         finally:
             client.close()
 
@@ -107,6 +113,8 @@ class Answer:
     seconds: float = 0.0
     status: int = 0
     server: str = "-"
+    as_whom: str = "-"  # whom the server took the request to come from
+    headers: Message = field(default_factory=Message)
     retry_after: str | None = None
     body: str = ""
     error: str = ""  # if there was no answer at all
@@ -118,17 +126,23 @@ class Answer:
 class Client:
     """A connection that is kept for as long as the edge keeps it."""
 
-    def __init__(self, edge):
-        self.connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=30)
+    def __init__(self, edge, tls=None):
+        """`tls`: what an ssl.SSLContext says of it; None is plain http."""
+        self.connection = (http.client.HTTPSConnection("127.0.0.1", edge.tls_port, timeout=30, context=tls) if tls
+                           else http.client.HTTPConnection("127.0.0.1", edge.port, timeout=30))
 
-    def ask(self, user, path="/owa/", password=PASSWORD):
-        answer = Answer(user, time.monotonic())
+    def ask(self, user, path="/owa/", password=PASSWORD, method="GET"):
         credential = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return self.request(user, method, path, {"Authorization": f"Basic {credential}"})
+
+    def request(self, user, method, path, headers, body=None):
+        answer = Answer(user, time.monotonic())
         try:
-            self.connection.request("GET", path, headers={"Authorization": f"Basic {credential}"})
+            self.connection.request(method, path, body, headers)
             response = self.connection.getresponse()
             answer.body, answer.status = response.read().decode("utf-8", "replace"), response.status
-            answer.server = response.headers.get("X-Contoso-Server", "-")
+            answer.headers = response.headers
+            answer.server, answer.as_whom = (response.headers.get(f"X-Contoso-{it}") or "-" for it in ["Server", "User"])
             answer.retry_after = response.headers.get("Retry-After")
         except (OSError, http.client.HTTPException) as error:
             answer.error = f"{type(error).__name__}: {error}"
@@ -146,11 +160,11 @@ class Load:
     Two threads for each known one, two for all others; each has a connection of its own and pauses after each answer.
     """
 
-    def __init__(self, edge, names):
+    def __init__(self, edge, names, known=KNOWN):
         self.edge, self.names, self.lock, self.over = edge, names, threading.Lock(), threading.Event()
         self.known, self.unknown = [], []
         self.threads = [threading.Thread(target=self.run, args=(self.known, lambda user=user: user, 0.05))
-                        for user, _ in KNOWN * 2]
+                        for user, _ in known * 2]
         self.threads += [threading.Thread(target=self.run, args=(self.unknown, self.next_name, 0.1)) for _ in range(2)]
 
     def __enter__(self):

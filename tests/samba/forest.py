@@ -13,7 +13,7 @@ password and keytab; Contoso from conf/contoso.ldif, whose people are accounts w
 Nothing outside the directory is read or written: names are resolved by a hosts file of its own, which libnss_wrapper
 shows to Samba and to every program started with `Forest.run`. Packages: see PACKAGES.
 """
-import base64, contextlib, errno, os, re, shutil, signal, socket, subprocess, time
+import base64, contextlib, errno, os, re, signal, socket, subprocess, time
 from pathlib import Path
 
 import exchange_schema
@@ -39,13 +39,14 @@ class ForestError(Exception):
 
 
 class Forest:
-    def __init__(self, directory, controllers=2, people=0):
+    def __init__(self, directory, controllers=2, people=0, password=None):
         """`controllers` is 1 or 2. `people` is how many are added to Contoso's own: person-00001 and so on, at mbx-lis.
+        They have no password unless one is given.
 
         A directory that already holds a forest is taken as it is.
         """
         self.directory = Path(directory).resolve()
-        self.people = people
+        self.people, self.password = people, password
         self.dc1 = DomainController(self, "dc1", "Lisbon", "127.0.10.1")
         self.dc2 = DomainController(self, "dc2", "Porto", "127.0.10.2")
         made = [dc for dc in (self.dc1, self.dc2) if dc.sam.exists()]
@@ -115,6 +116,12 @@ class Forest:
         return records(self.run("ldapsearch", "-H", (dc or self.dc1).url(port), *self.sign_in, "-LLL", "-o",
                                 "ldif-wrap=no", "-b", base, "-s", scope, *more, filter, *attributes))
 
+    def wrong_passwords_counted(self, user, dc=None):
+        """The badPwdCount that a DC, dc1 unless one is named, has for somebody."""
+        found = self.run("ldapsearch", "-H", (dc or self.dc1).url("ldaps"), "-x", "-D", ADMINISTRATOR, "-y",
+                         self.administrator_password, "-LLL", "-b", self.dn_of(user), "badPwdCount")
+        return int((re.search(r"^badPwdCount: (\d+)$", found, re.M) or [0, 0])[1])
+
     def replicate(self, source=None, target=None, naming_context=BASE):
         """Lets one DC fetch now what the other has; without it, changes travel within some seconds."""
         source, target = source or self.dc1, target or self.dc2
@@ -158,7 +165,7 @@ class Forest:
             self._load(f"schema-{number}.ldif", ldif)
         self._load("contoso.ldif", contoso())
         if self.people:
-            self._load("people.ldif", crowd(self.people), "-o", "batch_mode:1")  # eight times as fast
+            self._load("people.ldif", crowd(self.people, self.password), "-o", "batch_mode:1")  # eight times as fast
         self.samba_tool("domain", "exportkeytab", self.keytab, f"--principal=firstcas@{REALM}", dc=self.dc1)
         self._register_services(self.dc1)
         self.dc1.spawn()
@@ -427,17 +434,17 @@ def account(password):
     return f"userAccountControl: 66048\nclearTextPassword:: {encoded}"
 
 
-def crowd(number):
-    """People person-00001@contoso.com ... with mailboxes on mbx-lis and no passwords.
+def crowd(number, password=None):
+    """People person-00001@contoso.com ... with mailboxes on mbx-lis, and no password or this one.
 
     Their homeMDB is left out: Samba keeps the links of a database in one value, and takes a minute for thousands.
     """
-    home = home_of("mbx-lis")
+    home, more = home_of("mbx-lis"), f"{account(password)}\n" if password else ""
     return f"dn: OU=Crowd,{BASE}\nchangetype: add\nobjectClass: organizationalUnit\n\n" + "".join(
         f"dn: CN={name},OU=Crowd,{BASE}\nchangetype: add\nobjectClass: user\nsAMAccountName: {name}\n"
         f"userPrincipalName: {name}@{DOMAIN}\nmail: {name}@{DOMAIN}\nproxyAddresses: SMTP:{name}@{DOMAIN}\n"
         f"mailNickname: {name}\nmsExchHomeServerName: {home['msExchHomeServerName']}\n"
-        f"msExchMailboxGuid:: {base64.b64encode(b'contoso' + number.to_bytes(9, 'big')).decode()}\n\n"
+        f"msExchMailboxGuid:: {base64.b64encode(b'contoso' + number.to_bytes(9, 'big')).decode()}\n{more}\n"
         for number in range(1, number + 1) for name in [f"person-{number:05}"])
 
 
@@ -474,18 +481,25 @@ def records(ldif):
 
 def make_certificates(directory, controllers):
     """A CA, and a certificate of its for each DC, by name and address."""
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    ca, ca_key = directory / "ca.pem", directory / "ca.key"
-    openssl("req", "-x509", *curve, "-days", "30", "-subj", "/CN=Contoso Test CA", "-keyout", ca_key, "-out", ca)
+    openssl("req", "-x509", *NEW_KEY, "-days", "30", "-subj", "/CN=Contoso Test CA", "-keyout", directory / "ca.key",
+            "-out", directory / "ca.pem")
     for dc in controllers:
         dc.directory.mkdir()
-        key, request, extensions = (dc.directory / name for name in ["key.pem", "request.pem", "extensions"])
-        extensions.write_text(f"subjectAltName = DNS:{dc.host},DNS:{DOMAIN},IP:{dc.address}\n"
-                              "extendedKeyUsage = serverAuth\nbasicConstraints = CA:FALSE\n")
-        openssl("req", *curve, "-subj", f"/CN={dc.host}", "-keyout", key, "-out", request)
-        openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "30",
-                "-extfile", extensions, "-out", dc.directory / "certificate.pem")
-        key.chmod(0o600)
+        names = f"DNS:{dc.host},DNS:{DOMAIN},IP:{dc.address}"
+        certify(directory, dc.directory / "certificate.pem", dc.directory / "key.pem", dc.host, names)
+
+
+def certify(ca, certificate, key, title, names, usage="serverAuth"):
+    """A key, and a certificate for it by the CA in the directory `ca`; `names` are its subjectAltName."""
+    request, extensions = certificate.with_suffix(".request"), certificate.with_suffix(".extensions")
+    extensions.write_text(f"subjectAltName = {names}\nextendedKeyUsage = {usage}\nbasicConstraints = CA:FALSE\n")
+    openssl("req", *NEW_KEY, "-subj", f"/CN={title}", "-keyout", key, "-out", request)
+    openssl("x509", "-req", "-in", request, "-CA", ca / "ca.pem", "-CAkey", ca / "ca.key", "-CAcreateserial", "-days",
+            "30", "-extfile", extensions, "-out", certificate)
+    key.chmod(0o600)
+
+
+NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
 
 
 def openssl(*arguments):

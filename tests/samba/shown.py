@@ -1,39 +1,17 @@
 """The checks of tests/samba/run."""
-import contextlib, os, re, shutil, signal, statistics, sys, tempfile, time
+import contextlib, os, re, signal, statistics, sys, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from check import LISBON_OWA, one, person, sign_in
+from check import LISBON_OWA, checks, one, person, shows, sign_in, staged, within
 from edge import KNOWN, Contoso, Edge, Load, names_of_crowd
-from forest import (ACCOUNT, ADMINISTRATOR, CONFIGURATION, DOMAIN, PASSWORD, Forest, ForestError, home_of, wait_for)
+from forest import ACCOUNT, CONFIGURATION, DOMAIN, PASSWORD, Forest, ForestError, home_of, wait_for
 
 PEOPLE = 1500  # of the crowd; each is unknown to the edge only once
 NOTICED = 10  # seconds, within which a moved mailbox is served from its new place
 TIMEOUT = 10  # seconds, timeouts.directory
-CHECKS = []
-
-
-def check(what):
-    def register(function):
-        CHECKS.append((what, function))
-        return function
-    return register
-
-
-def shows(text, *patterns):
-    """Every pattern is found in the text; those after `!` are not."""
-    for pattern in patterns:
-        unwanted, pattern = pattern.startswith("!"), pattern.removeprefix("!")
-        found = re.search(pattern, text, re.M | re.I)
-        assert bool(found) != unwanted, f"{pattern!r} is {'' if unwanted else 'not '}in\n{text[:3000]}"
-
-
-def within(seconds, condition, what):
-    """Waits until `condition`, for so many seconds at most; how many it took."""
-    began = time.monotonic()
-    assert wait_for(condition, seconds), f"not within {seconds} s: {what}"
-    return time.monotonic() - began
+CHECKS, check = checks()
 
 
 # ---- Finding it ------------------------------------------------------------------------------------------------------
@@ -122,13 +100,10 @@ def _(it):
 
 @check("a keytab in place of the password: explain by Kerberos within TLS, which dc2 takes")
 def _(it):
-    binary = os.environ.get("FIRSTCAS_GSSAPI")
-    if not binary:
-        return "skipped: no binary with gssapi"
     key = f'bind_keytab = "{it.forest.keytab}"\nca = "{it.forest.ca}"\n'
     for name, where in [("gssapi-ldaps", listed("ldaps", 636, 3269, ["dc2"])),
                         ("gssapi-starttls", listed("ldap", 389, 3268, ["dc2"]) + "start_tls = true\n")]:
-        explains(it, it.edge_with(name, where + key, binary=Path(binary).resolve()), "bruno", "owa", *PORTO)
+        explains(it, it.edge_with(name, where + key), "bruno", "owa", *PORTO)
 
 
 # ---- The main job ----------------------------------------------------------------------------------------------------
@@ -421,12 +396,6 @@ def _(it):
 
 # ---- Sparing it ------------------------------------------------------------------------------------------------------
 
-def wrong_passwords_counted(it, dc, user):
-    done = it.forest.run("ldapsearch", "-H", dc.url("ldaps"), "-x", "-D", ADMINISTRATOR, "-y",
-                         it.forest.administrator_password, "-LLL", "-b", it.forest.dn_of(user), "badPwdCount")
-    return int((re.search(r"^badPwdCount: (\d+)$", done, re.M) or [0, 0])[1])
-
-
 @check("50 wrong passwords of carla: the directory is asked about three at most, and her account is not locked")
 def _(it):
     assert sign_in(it.forest, "ldaps", *person("carla"))[0] == 0  # which forgets earlier ones
@@ -434,7 +403,7 @@ def _(it):
     with ThreadPoolExecutor(10) as several:
         answers = list(several.map(lambda number: it.edge.ask("carla", password=f"Wrong-word{number}"), range(50)))
     assert all(answer.status == 401 and "madrid" not in answer.body for answer in answers), Counter(map(str, answers))
-    counted = [wrong_passwords_counted(it, dc, "carla") for dc in it.forest.controllers]
+    counted = [it.forest.wrong_passwords_counted("carla", dc) for dc in it.forest.controllers]
     assert 1 <= max(counted) and sum(counted) <= 3, counted
     for dc in it.forest.controllers:
         status, said = sign_in(it.forest, "ldaps", *person("carla"), dc=dc)
@@ -485,8 +454,8 @@ class Surroundings:
         if self.edge:
             wait_for(lambda: self.edge.ask("bruno").server == "cas-opo-1", 30)
 
-    def edge_with(self, name, ldap, options="", binary=None):
-        return Edge(name, binary or self.folder / "firstcas", self.directory, self.contoso, ldap, options)
+    def edge_with(self, name, ldap, options=""):
+        return Edge(name, self.folder / "firstcas", self.directory, self.contoso, ldap, options)
 
     def stop(self):
         for started in [self.edge, self.contoso, self.forest]:
@@ -499,23 +468,7 @@ def main(folder):
         if not os.access(binary, os.X_OK):
             print(f"{binary} is not there: make build", file=sys.stderr)
             return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    sys.stdout.reconfigure(line_buffering=True)
-    directory = Path(tempfile.mkdtemp(prefix="samba-"))
-    surroundings = Surroundings(folder, directory)
-    try:
-        return run(surroundings)
-    except ForestError as error:
-        print(f"samba: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 1
-    finally:
-        surroundings.stop()
-        if os.environ.get("KEEP"):
-            print(f"logs: {directory}")
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+    return staged("samba", lambda directory: Surroundings(folder, directory), run)
 
 
 def run(surroundings):

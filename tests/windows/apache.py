@@ -1,7 +1,7 @@
 """Second CASs played by Apache with mod_auth_gssapi and gss-ntlmssp: one instance a site, one port a server.
 
-The credential is bound to the connection (`GssapiConnectionBound On`). A new handshake on an authenticated connection
-is answered 401, which is how this kind differs from IIS.
+Where the credential is bound to the connection (`GssapiConnectionBound On`), a new handshake on an authenticated
+connection is answered 401, which is how this kind differs from IIS. Where it is not, each request needs one of its own.
 """
 import os, shutil
 from pathlib import Path
@@ -10,8 +10,12 @@ import processes
 
 
 class Apache:
-    def __init__(self, directory, started, site, servers, pki, kdc, ntlm_users):
-        """`servers` is a list of names; `self.ports` tells where each listens."""
+    def __init__(self, directory, started, site, servers, pki, kdc, ntlm_users=None, connection_bound=True, plain=()):
+        """`servers` is a list of names, of which those in `plain` have no TLS; `self.ports` tells where each listens.
+
+        `kdc` says `env`, the environment in which its realm is found, and `keytab`. Without `ntlm_users` it is Kerberos
+        alone.
+        """
         self.directory = Path(directory) / f"apache-{site}"
         temporary = self.directory / "tmp"  # the Kerberos replay cache lives there, one for each instance
         temporary.mkdir(parents=True)
@@ -19,17 +23,21 @@ class Apache:
         self.ports = {server: processes.free_port() for server in servers}
         handler = self.directory / "answer.lua"
         handler.write_text(HANDLER)
-        config = CONFIG.format(directory=self.directory, log=self.log, handler=handler, modules=MODULES)
+        config = CONFIG.format(directory=self.directory, log=self.log, handler=handler, modules=MODULES,
+                               bound="On" if connection_bound else "Off",
+                               ntlm="GssapiAllowedMech ntlmssp" if ntlm_users else "")
         if os.geteuid() == 0:
             config += "User www-data\nGroup www-data\n"
             shutil.chown(temporary, "www-data", "www-data")
         for server, port in self.ports.items():
-            config += VIRTUAL_HOST.format(server=server, port=port, pki=pki)
+            config += VIRTUAL_HOST.format(server=server, port=port, tls="" if server in plain else TLS.format(pki=pki))
         (self.directory / "apache.conf").write_text(config)
         output = self.directory / "output"
         command = ["/usr/sbin/apache2", "-d", self.directory, "-f", "apache.conf", "-DFOREGROUND"]
-        env = {**kdc.env, "KRB5_KTNAME": str(kdc.keytab), "TMPDIR": str(temporary), "NTLM_USER_FILE": str(ntlm_users),
-               "NETBIOS_DOMAIN_NAME": "CONTOSO", "NETBIOS_COMPUTER_NAME": site.upper()}
+        env = {**kdc.env, "KRB5_KTNAME": str(kdc.keytab), "TMPDIR": str(temporary)}
+        if ntlm_users:
+            env |= {"NTLM_USER_FILE": str(ntlm_users), "NETBIOS_DOMAIN_NAME": "CONTOSO",
+                    "NETBIOS_COMPUTER_NAME": site.upper()}
         apache = started.start(f"Apache of {site}", command, output, env)
         for port in self.ports.values():
             processes.wait_for_port(port, apache, output)
@@ -66,9 +74,9 @@ LuaMapHandler .* {handler}
 <Location />
     AuthType GSSAPI
     AuthName contoso
-    GssapiConnectionBound On
+    GssapiConnectionBound {bound}
     GssapiAllowedMech krb5
-    GssapiAllowedMech ntlmssp
+    {ntlm}
     GssapiSSLonly Off
     Require valid-user
 </Location>
@@ -78,12 +86,14 @@ VIRTUAL_HOST = """
 Listen 127.0.0.1:{port}
 <VirtualHost 127.0.0.1:{port}>
     ServerName {server}.contoso.com
-    SSLEngine on
-    SSLCertificateFile {pki}/servers.pem
-    SSLCertificateKeyFile {pki}/servers.key
     Header always set X-Contoso-Server {server}
+    {tls}
 </VirtualHost>
 """
+
+TLS = """SSLEngine on
+    SSLCertificateFile {pki}/servers.pem
+    SSLCertificateKeyFile {pki}/servers.key"""
 
 # Takes the whole body in, as a CAS would, and says what it was.
 HANDLER = """

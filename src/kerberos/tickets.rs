@@ -1,1 +1,0 @@
-//! Whose tickets are kept, and whose connections are whose.

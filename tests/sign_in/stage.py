@@ -1,0 +1,113 @@
+"""Contoso whose servers take Kerberos alone: a domain controller, Apache as every server, and edges that sign in."""
+import re
+from types import SimpleNamespace
+
+import processes
+from apache import Apache
+from edge import Edge
+from forest import ACCOUNT, DOMAIN, KRB5_CONF, PASSWORD, REALM, ROOT, Forest, certify, openssl
+
+# One Apache each: its servers, those of them without TLS, and whether it keeps a connection's sign-in.
+SITES = {"Lisbon": (["cas-lis-1", "cas-lis-2", "ex03-lis"], ["ex03-lis"], True),
+         "Porto": (["cas-opo-1", "cas-opo-2", "ex03-opo"], ["ex03-opo"], False),
+         "Madrid": (["cas-mad-1"], [], True)}
+SERVERS = [server for servers, _, _ in SITES.values() for server in servers]
+PUBLIC_NAME = f"mail.{DOMAIN}"
+EDGES_ACCOUNT, SERVERS_ACCOUNT = "svc-firstcas", "svc-cas"
+PEOPLE = 6  # of the crowd, for whom something will be wrong
+
+
+def service(server):
+    """A server's service principal name."""
+    return f"HTTP/{server}.{DOMAIN}"
+
+
+class Stage:
+    def __init__(self, binary, directory):
+        self.binary, self.directory, self.started, self.edges = binary, directory, processes.Processes(), []
+        self.forest = Forest(directory / "forest", controllers=1, people=PEOPLE, password=PASSWORD)
+        self.krb5_conf = self.forest.krb5_conf
+
+    def start(self):
+        self.directory.chmod(0o755)  # Apache's own user reads what is in it
+        self.forest.start()
+        self.make_accounts()
+        pki = self.make_certificates()
+        servers = SimpleNamespace(env={"KRB5_CONFIG": str(self.krb5_conf)},
+                                  keytab=self.keytab_of(SERVERS_ACCOUNT, "servers.keytab"))
+        servers.keytab.chmod(0o644)  # nothing of it outlives the test
+        self.keytab = self.keytab_of(EDGES_ACCOUNT, "edge.keytab")
+        apaches = [Apache(self.directory, self.started, site, names, pki, servers, connection_bound=bound, plain=plain)
+                   for site, (names, plain, bound) in SITES.items()]
+        self.config = configuration(pki, {name: port for apache in apaches for name, port in apache.ports.items()})
+
+    def stop(self):
+        for edge in self.edges:
+            edge.stop()
+        self.started.stop()
+        self.forest.stop()
+
+    def samba_tool(self, *command):
+        return self.forest.samba_tool(*command, dc=self.forest.dc1)
+
+    def make_accounts(self):
+        """One account that all servers are (Alternate Service Account), and the edge's, which may sign in for others."""
+        for account in [SERVERS_ACCOUNT, EDGES_ACCOUNT]:
+            self.samba_tool("user", "create", account, "--random-password")
+        for server in [*SERVERS, PUBLIC_NAME.removesuffix(f".{DOMAIN}")]:
+            self.samba_tool("spn", "add", service(server), SERVERS_ACCOUNT)
+        # An account without any cannot ask for tickets of others to itself, which is how delegation begins.
+        self.samba_tool("spn", "add", f"firstcas/edge.{DOMAIN}", EDGES_ACCOUNT)
+        self.samba_tool("delegation", "for-any-protocol", EDGES_ACCOUNT, "on")
+        for server in SERVERS:
+            self.samba_tool("delegation", "add-service", EDGES_ACCOUNT, service(server))
+
+    def keytab_of(self, account, name):
+        keytab = self.directory / name
+        self.samba_tool("domain", "exportkeytab", keytab, f"--principal={account}@{REALM}")
+        return keytab
+
+    def make_certificates(self):
+        """A directory with the certificates of the servers, of the edge and of who has one, and of their CA."""
+        pki, ca = self.directory / "pki", self.forest.directory
+        pki.mkdir()
+        (pki / "ca.pem").write_bytes(self.forest.ca.read_bytes())
+        names = ",".join(f"DNS:{server}.{DOMAIN}" for server in SERVERS)
+        certify(ca, pki / "servers.pem", pki / "servers.key", "Contoso's servers", names)
+        certify(ca, pki / "edge.pem", pki / "edge.key", PUBLIC_NAME, f"DNS:{PUBLIC_NAME},IP:127.0.0.1")
+        return pki
+
+    def certificate_of(self, person):
+        """curl's options to show somebody's certificate, as Active Directory's authority would issue it."""
+        pem, key = (self.directory / "pki" / f"{person}.{kind}" for kind in ["pem", "key"])
+        if not pem.exists():
+            names = f"otherName:1.3.6.1.4.1.311.20.2.3;UTF8:{person}@{DOMAIN}"
+            certify(self.forest.directory, pem, key, person, names, usage="clientAuth")
+        return ["--cert", str(pem), "--key", str(key)]
+
+    def edge(self, name, by, keytab=None, krb5_conf=None, through=()):
+        """An edge that signs in for users, started."""
+        ldap = (f'domain = "{DOMAIN}"\ndns_servers = ["{self.forest.dc1.address}"]\nbind_dn = "{ACCOUNT}"\n'
+                f'bind_password_file = "{self.forest.account_password}"\nca = "{self.forest.ca}"\n')
+        key = f'keytab = "{keytab or self.keytab}"\n' if by == "delegation" else ""
+        changes = [("\n#[sign_in]\n", f'\n[sign_in]\nby = ["{by}"]\ntimeout = "{TIMEOUT}s"\n{key}')]
+        edge = Edge(name, self.binary, self.directory, self, ldap, changes=changes, through=through,
+                    env={"KRB5_CONFIG": str(krb5_conf or self.krb5_conf)})
+        self.edges.append(edge)
+        edge.start()
+        return edge
+
+
+TIMEOUT = 3  # seconds, sign_in.timeout
+
+
+def configuration(pki, ports):
+    """conf/firstcas.toml, with the certificates in `pki` and the servers where they are."""
+    text = (ROOT / "conf/firstcas.toml").read_text().replace("state/demo", str(pki))
+    for server, port in ports.items():
+        text, found = re.subn(rf'^("{server}\.contoso\.com:\d+" = )".*"$', rf'\1"127.0.0.1:{port}"', text, flags=re.M)
+        assert found == 1, f"conf/firstcas.toml has not one {server} any more"
+    for option, value in [("client_ca", f'"{pki}/ca.pem"'), ("interval", '"0s"')]:  # not all of its servers are there
+        text, found = re.subn(rf"^#{option} = .*$", f"{option} = {value}", text, flags=re.M)
+        assert found == 1, f"conf/firstcas.toml has not one {option} any more"
+    return text
