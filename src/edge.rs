@@ -682,6 +682,8 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
         Denial::Routing(_)
         | Denial::PathNotServed
         | Denial::WrongPassword
+        | Denial::PasswordExpired
+        | Denial::AccountUnusable
         | Denial::SignInLost
         | Denial::HandshakeLost
         | Denial::TooManyPins

@@ -165,11 +165,11 @@ impl InForce {
         let mandate = |entry: &Entry| entry.principal.as_deref().map(|principal| mandates.mandate(principal, by));
         match self.prove(credential).await {
             Ok(Proof::Proven(entry)) => Ok(Some(entry)),
-            Ok(Proof::Wrong | Proof::Absent) => {
+            Ok(refused @ (Proof::Wrong | Proof::Unusable(_) | Proof::Absent)) => {
                 if let Some(mandate) = found(user).await?.as_ref().and_then(mandate) {
                     mandates.forget(&mandate).await; // it was right, if there were tickets
                 }
-                Err(Denial::WrongPassword)
+                Err(if let Proof::Unusable(why) = refused { Denial::of_unusable(why) } else { Denial::WrongPassword })
             }
             // The directory does not answer; whoever has tickets by this password has proved it.
             Err(away) => {
@@ -335,9 +335,9 @@ impl InForce {
             KerberosError::WrongPassword => return Failure::Denied(Denial::WrongPassword),
             KerberosError::Away(_) | KerberosError::TimedOut => return Failure::Denied(Denial::SignInAway),
             KerberosError::ClockSkew => (Event::ClockSkew, "", Failure::Denied(Denial::SignInAway)),
-            KerberosError::PasswordExpired | KerberosError::AccountUnusable => {
-                (Event::AccountUnusable, name, Failure::Denied(Denial::CannotSignIn))
-            }
+            // Whoever comes here has sent the right password, or is proven otherwise and cannot mend it by another.
+            KerberosError::PasswordExpired => (Event::AccountUnusable, name, Failure::Denied(Denial::PasswordExpired)),
+            KerberosError::AccountUnusable => (Event::AccountUnusable, name, Failure::Denied(Denial::AccountUnusable)),
             KerberosError::NoServicePrincipalName(service) => {
                 (Event::ProxySignInFailed, service.as_str(), Failure::OfServer)
             }
