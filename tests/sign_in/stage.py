@@ -1,11 +1,13 @@
 """Contoso whose servers take Kerberos alone: a domain controller, Apache as every server, and edges that sign in."""
-import re
+import base64, os, re, shutil, signal
 from types import SimpleNamespace
+
+import gssapi
 
 import processes
 from apache import Apache
 from edge import Edge
-from forest import ACCOUNT, DOMAIN, KRB5_CONF, PASSWORD, REALM, ROOT, Forest, certify, openssl
+from forest import ACCOUNT, DOMAIN, PASSWORD, REALM, ROOT, Forest, certify
 
 # One Apache each: its servers, those of them without TLS, and whether it keeps a connection's sign-in.
 SITES = {"Lisbon": (["cas-lis-1", "cas-lis-2", "ex03-lis"], ["ex03-lis"], True),
@@ -26,16 +28,16 @@ class Stage:
     def __init__(self, binary, directory):
         self.binary, self.directory, self.started, self.edges = binary, directory, processes.Processes(), []
         self.forest = Forest(directory / "forest", controllers=1, people=PEOPLE, password=PASSWORD)
-        self.krb5_conf = self.forest.krb5_conf
+        self.krb5_conf, self.has_form = self.forest.krb5_conf, False
 
     def start(self):
         self.directory.chmod(0o755)  # Apache's own user reads what is in it
         self.forest.start()
         self.make_accounts()
         pki = self.make_certificates()
-        servers = SimpleNamespace(env={"KRB5_CONFIG": str(self.krb5_conf)},
-                                  keytab=self.keytab_of(SERVERS_ACCOUNT, "servers.keytab"))
-        servers.keytab.chmod(0o644)  # nothing of it outlives the test
+        self.servers_keytab = self.keytab_of(SERVERS_ACCOUNT, "servers.keytab")
+        shutil.chown(self.servers_keytab, "www-data")
+        servers = SimpleNamespace(env={"KRB5_CONFIG": str(self.krb5_conf)}, keytab=self.servers_keytab)
         self.keytab = self.keytab_of(EDGES_ACCOUNT, "edge.keytab")
         apaches = [Apache(self.directory, self.started, site, names, pki, servers, connection_bound=bound, plain=plain)
                    for site, (names, plain, bound) in SITES.items()]
@@ -85,17 +87,57 @@ class Stage:
             certify(self.forest.directory, pem, key, person, names, usage="clientAuth")
         return ["--cert", str(pem), "--key", str(key)]
 
-    def edge(self, name, by, keytab=None, krb5_conf=None, through=()):
+    def edge(self, name, by, keytab=None, krb5_conf=None, through=(), changes=()):
         """An edge that signs in for users, started."""
         ldap = (f'domain = "{DOMAIN}"\ndns_servers = ["{self.forest.dc1.address}"]\nbind_dn = "{ACCOUNT}"\n'
                 f'bind_password_file = "{self.forest.account_password}"\nca = "{self.forest.ca}"\n')
         key = f'keytab = "{keytab or self.keytab}"\n' if by == "delegation" else ""
-        changes = [("\n#[sign_in]\n", f'\n[sign_in]\nby = ["{by}"]\ntimeout = "{TIMEOUT}s"\n{key}')]
+        changes = [("\n#[sign_in]\n", f'\n[sign_in]\nby = ["{by}"]\ntimeout = "{TIMEOUT}s"\n{key}'), *changes]
         edge = Edge(name, self.binary, self.directory, self, ldap, changes=changes, through=through,
                     env={"KRB5_CONFIG": str(krb5_conf or self.krb5_conf)})
         self.edges.append(edge)
         edge.start()
         return edge
+
+    def other_krb5_conf(self, name, what, otherwise=""):
+        """krb5.conf, but for one thing."""
+        path = self.directory / f"{name}.conf"
+        text = self.krb5_conf.read_text()
+        assert what in text, f"krb5.conf has no {what}"
+        path.write_text(text.replace(what, otherwise))
+        return path
+
+    def wrong_keytab(self):
+        """A keytab with the edge's account in it, and a key that is not its."""
+        path = self.directory / "wrong.keytab"
+        commands = f"addent -password -p {EDGES_ACCOUNT}@{REALM} -k 1 -e aes256-cts\nAnother-word1\nwkt {path}\nquit\n"
+        self.forest.run("ktutil", stdin=commands)
+        return path
+
+    def token(self, user):
+        """What a client of theirs sends to the public name: a Kerberos token, in base64."""
+        tickets = f"FILE:{self.directory}/tickets-{user}"
+        self.forest.run("kinit", "-c", tickets, f"{user}@{REALM}", stdin=PASSWORD + "\n")
+        os.environ["KRB5_CONFIG"] = str(self.krb5_conf)
+        credentials = gssapi.Credentials(usage="initiate", store={"ccache": tickets})
+        name = gssapi.Name(f"HTTP@{PUBLIC_NAME}", gssapi.NameType.hostbased_service)
+        return base64.b64encode(gssapi.SecurityContext(name=name, creds=credentials, usage="initiate").step()).decode()
+
+    def wrong_password(self, user):
+        self.forest.run("kinit", f"{user}@{REALM}", stdin="Wrong-word1\n", ok=False)
+
+    def freeze_kdc(self):
+        """The domain controller goes on, but for Kerberos: requests for tickets stay unanswered."""
+        self.signal_kdc(signal.SIGSTOP)
+
+    def thaw_kdc(self):
+        self.signal_kdc(signal.SIGCONT)
+
+    def signal_kdc(self, number):
+        pids = self.forest.dc1.processes_of("kdc")
+        assert pids, "there is no kdc process"
+        for pid in pids:
+            os.kill(pid, number)
 
 
 TIMEOUT = 3  # seconds, sign_in.timeout
