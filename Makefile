@@ -5,8 +5,9 @@ CARGO := cargo
 FUZZ_SECONDS ?= 10
 GATE_INTERLEAVINGS ?= 1000000
 
-# What the build needs: cmake (zlib-ng, BoringSSL), a C++ compiler (BoringSSL), libclang (BoringSSL's bindings).
-BUILD_PACKAGES := cmake g++ libclang-dev
+# What the build needs: cmake (zlib-ng, BoringSSL), a C++ compiler (BoringSSL), libclang (BoringSSL's and Kerberos' bindings),
+# the Kerberos library.
+BUILD_PACKAGES := cmake g++ libclang-dev libkrb5-dev pkg-config
 # What the tests need besides: OpenLDAP, an old TLS server, a browser and its letters, a client, kill.
 TEST_PACKAGES := slapd ldap-utils openssl curl chromium fonts-dejavu-core python3 procps
 # What reads metrics, dashboards' queries and rules as Prometheus does.
@@ -14,9 +15,9 @@ TEST_PACKAGES += prometheus
 # A Kerberos KDC, a server with Windows authentication, clients of both.
 TEST_PACKAGES += krb5-kdc krb5-admin-server krb5-user apache2-bin libapache2-mod-auth-gssapi gss-ntlmssp
 TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-exchangelib
-# An Active Directory forest of two domain controllers, and the Kerberos library for the edge's own sign-in to it.
+# An Active Directory forest of two domain controllers, and Kerberos for OpenLDAP's programs.
 TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
-TEST_PACKAGES += libsasl2-modules-gssapi-mit libkrb5-dev pkg-config
+TEST_PACKAGES += libsasl2-modules-gssapi-mit
 # The readers of the manual, the unit, the package and the examples.
 TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy keepalived
 
@@ -55,7 +56,7 @@ test: test-packages lint deny unit gate fuzz build windows samba packages
 lint: test-packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --features gssapi -- -D warnings
+	$(CARGO) clippy --locked --no-default-features -- -D warnings
 
 unit: test-packages
 	$(CARGO) test --locked
@@ -77,9 +78,8 @@ windows: test-packages build
 
 # A real Active Directory forest: the directory's tests against it, and the edge beside it, which also signs in by Kerberos.
 samba: test-packages build
-	$(CARGO) build --locked --features gssapi --bin firstcas
-	$(AS_ROOT) tests/samba/beside $(CARGO) test --locked --features gssapi --test directory --test command_line
-	$(AS_ROOT) FIRSTCAS_GSSAPI=target/debug/firstcas tests/samba/run
+	$(AS_ROOT) tests/samba/beside $(CARGO) test --locked --test directory --test command_line
+	$(AS_ROOT) tests/samba/run
 
 # What is installed, each part checked by the program that reads it; validators of Containerfiles and of Kubernetes come from
 # PyPI, cargo-deb from crates.io.

@@ -171,6 +171,7 @@ fn entry(number: u64) -> Entry {
             home_database: Some(home_database.into()),
         }),
         master_account: None,
+        principal: Some(format!("u{number:07}@CONTOSO.COM")),
     }
 }
 

@@ -1,30 +1,32 @@
-//! Tells the Kerberos library which keytab the edge signs in to the directory with.
+//! Tells the Kerberos library what the edge wants of it: with which keytab the edge signs in, that tickets stay in memory,
+//! and what it cannot do without of krb5.conf.
 //!
-//! The library (MIT Kerberos) takes it from the environment alone, and a running process cannot change its own safely.
-//! So the program starts itself anew, once, in the same process, with the two variables set.
+//! The library (MIT Kerberos) takes these from the environment alone, and a running process cannot change its own safely.
+//! So the program starts itself anew, once, in the same process, with the variables set.
 
 use std::{
     env,
     ffi::{OsStr, OsString},
-    io,
-    os::unix::process::CommandExt as _,
+    fs::File,
+    io::{self, Write as _},
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
     path::Path,
     process::Command,
 };
 
-use crate::{
-    config::Directory,
-    directory::ldap::{Account, Settings},
-};
+use rustix::fs::{MemfdFlags, memfd_create};
 
-/// Starts the program anew if the directory's account is a keytab that the environment does not name yet; then this
-/// call does not return. Returns what an administrator should know: variables that were set already are left alone.
+use crate::config::Config;
+
+/// Starts the program anew if the environment does not tell the Kerberos library yet what the configuration wants of it;
+/// then this call does not return. Returns what an administrator should know: variables that were set already are left
+/// alone.
 ///
 /// # Errors
 /// The program could not be started.
-pub fn name_in_environment(directory: &Directory) -> io::Result<Vec<String>> {
-    let Some(keytab) = keytab(directory) else { return Ok(Vec::new()) };
-    let Plan { set, kept } = plan(&std::path::absolute(keytab)?, |variable| env::var_os(variable));
+pub fn name_in_environment(config: &Config) -> io::Result<Vec<String>> {
+    let keytab = config.client_keytab().map(std::path::absolute).transpose()?;
+    let Plan { set, kept } = plan(keytab.as_deref(), config.sign_in.is_some(), |variable| env::var_os(variable));
     if set.is_empty() {
         return Ok(kept);
     }
@@ -33,22 +35,19 @@ pub fn name_in_environment(directory: &Directory) -> io::Result<Vec<String>> {
     if let Some(name) = arguments.next() {
         again.arg0(name);
     }
+    if set.iter().any(|(name, _)| *name == PROFILES) {
+        again.stdin(own_profile()?); // which nothing else reads
+    }
     Err(again.args(arguments).envs(set).exec())
 }
 
-fn keytab(directory: &Directory) -> Option<&Path> {
-    match directory {
-        Directory::Ldif(_) => None,
-        Directory::Ldap { forest, account_forests } => {
-            std::iter::once(&**forest).chain(account_forests).find_map(keytab_of)
-        }
-    }
-}
-
-fn keytab_of(settings: &Settings) -> Option<&Path> {
-    match &settings.account {
-        Account::Keytab(path) => Some(path),
-        Account::Anonymous | Account::Password { .. } => None,
+/// Takes out of a command's environment what was put into this process's for Kerberos: it chooses its own.
+pub fn forget(command: &mut Command, keytab: Option<&Path>) {
+    for (name, value) in forgotten(keytab, |variable| env::var_os(variable)) {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
     }
 }
 
@@ -60,30 +59,63 @@ struct Plan {
     kept: Vec<String>,
 }
 
-/// Takes out of a command's environment what was put into this process's for a keytab: it chooses its own.
-pub fn forget(command: &mut Command, keytab: Option<&Path>) {
-    let Some(keytab) = keytab else { return };
-    let planned = plan(keytab, |_| None).set;
-    for (name, _) in planned.iter().filter(|(name, value)| std::env::var_os(name).as_ref() == Some(value)) {
-        command.env_remove(name);
-    }
-}
-
-fn plan(keytab: &Path, variable: impl Fn(&str) -> Option<OsString>) -> Plan {
-    let file = |path: &Path| OsString::from_iter([OsStr::new("FILE:"), path.as_os_str()]);
+/// `signs_in`: the edge signs in to servers for users.
+fn plan(keytab: Option<&Path>, signs_in: bool, variable: impl Fn(&str) -> Option<OsString>) -> Plan {
     let mut plan = Plan { set: Vec::new(), kept: Vec::new() };
-    for (name, value) in [(KEYTAB, file(keytab)), (TICKETS, OsString::from(IN_MEMORY))] {
-        match variable(name) {
-            None => plan.set.push((name, value)),
-            Some(there) if there == value => {}
-            Some(there) => plan.kept.push(format!(
-                "{name} is {} in the environment, which goes before bind_keytab; unset it to use {}",
-                there.display(),
-                keytab.display()
-            )),
+    let mut want = |name, value: OsString, otherwise: &str| match variable(name) {
+        None => plan.set.push((name, value)),
+        Some(there) if there == value => {}
+        Some(there) => {
+            plan.kept.push(format!("{name} is {} in the environment; unset it to {otherwise}", there.display()));
+        }
+    };
+    if let Some(keytab) = keytab {
+        want(KEYTAB, file(keytab), &format!("sign in with {}", keytab.display()));
+    }
+    if keytab.is_some() || signs_in {
+        want(TICKETS, IN_MEMORY.into(), "keep tickets in memory, apart from those of whoever starts firstcas");
+    }
+    if signs_in {
+        let others = variable(PROFILES).filter(|others| !others.is_empty()).unwrap_or_else(|| SYSTEM_PROFILE.into());
+        if !others.as_bytes().starts_with(OWN_PROFILE.as_bytes()) {
+            plan.set.push((PROFILES, joined(&[OWN_PROFILE.as_ref(), ":".as_ref(), &others])));
         }
     }
     plan
+}
+
+/// The variables that this process was given by [`plan`], and what they were before, or might have been.
+fn forgotten(
+    keytab: Option<&Path>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Vec<(&'static str, Option<OsString>)> {
+    let ours = [(KEYTAB, keytab.map(file)), (TICKETS, Some(IN_MEMORY.into()))];
+    let ours = ours.into_iter().filter(|(name, value)| value.is_some() && variable(name) == *value);
+    let mut forgotten: Vec<_> = ours.map(|(name, _)| (name, None)).collect();
+    let profiles = variable(PROFILES).unwrap_or_default();
+    if let Some(others) = profiles.as_bytes().strip_prefix(OWN_PROFILE.as_bytes()) {
+        forgotten.push((PROFILES, others.strip_prefix(b":").map(|others| OsStr::from_bytes(others).to_owned())));
+    }
+    forgotten
+}
+
+/// A file without a name, for [`OWN_PROFILE`].
+fn own_profile() -> io::Result<File> {
+    let name = "krb5.conf";
+    // A system may insist on the seal, and one before Linux 6.3 does not know it.
+    let memory = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)
+        .or_else(|_| memfd_create(name, MemfdFlags::CLOEXEC))?;
+    let mut file = File::from(memory);
+    file.write_all(INDISPENSABLE.as_bytes())?;
+    Ok(file)
+}
+
+fn file(path: &Path) -> OsString {
+    joined(&["FILE:".as_ref(), path.as_os_str()])
+}
+
+fn joined(parts: &[&OsStr]) -> OsString {
+    parts.iter().copied().collect()
 }
 
 /// Where MIT Kerberos looks for the keys of whoever signs in.
@@ -92,38 +124,84 @@ const KEYTAB: &str = "KRB5_CLIENT_KTNAME";
 const TICKETS: &str = "KRB5CCNAME";
 /// Tickets stay in the process: no file is left behind, and nobody else's are used.
 const IN_MEMORY: &str = "MEMORY:firstcas";
+/// Its configuration, a list of files. What the first of them has of one setting counts.
+const PROFILES: &str = "KRB5_CONFIG";
+/// Where the library looks if nobody has said so.
+const SYSTEM_PROFILE: &str = "/etc/krb5.conf";
+/// Standard input: so the file needs no place to be written to, and no process started from this one has it.
+const OWN_PROFILE: &str = "/proc/self/fd/0";
+/// Goes before what the administrator has written. Without the first line domain controllers let nobody delegate; without
+/// the others DNS, which proves nothing, would say which server a ticket is for.
+const INDISPENSABLE: &str =
+    "[libdefaults]\n    forwardable = true\n    dns_canonicalize_hostname = false\n    rdns = false\n";
 
 #[cfg(test)]
+#[allow(clippy::expect_used)] // a test may fail by panicking
 mod tests {
     use super::*;
 
     const PATH: &str = "/etc/firstcas/firstcas.keytab";
 
-    fn with(environment: &[(&str, &str)]) -> Plan {
-        plan(Path::new(PATH), |name| {
-            environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
-        })
+    /// The value of a variable in this environment.
+    fn of<'e>(environment: &'e [(&'e str, &'e str)]) -> impl Fn(&str) -> Option<OsString> + 'e {
+        |name| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+    }
+
+    fn planned(keytab: Option<&str>, signs_in: bool, environment: &[(&str, &str)]) -> Plan {
+        plan(keytab.map(Path::new), signs_in, of(environment))
+    }
+
+    fn texts<'v>(variables: &'v [(&'static str, OsString)]) -> Vec<(&'static str, &'v str)> {
+        variables.iter().map(|(name, value)| (*name, value.to_str().expect("UTF-8"))).collect()
     }
 
     #[test]
-    fn both_variables_are_set_and_then_there_is_nothing_to_do() {
-        let Plan { set, kept } = with(&[]);
-        let set: Vec<_> = set.iter().map(|(name, value)| (*name, value.to_str().expect("UTF-8"))).collect();
-        assert_eq!(set, [(KEYTAB, "FILE:/etc/firstcas/firstcas.keytab"), (TICKETS, "MEMORY:firstcas")]);
-        assert!(kept.is_empty());
-        assert_eq!(with(&set), Plan { set: vec![], kept: vec![] });
+    fn what_is_wanted_is_set_and_then_there_is_nothing_to_do() {
+        let keys = (KEYTAB, "FILE:/etc/firstcas/firstcas.keytab");
+        let (tickets, profiles) = ((TICKETS, "MEMORY:firstcas"), (PROFILES, "/proc/self/fd/0:/etc/krb5.conf"));
+        for (keytab, signs_in, wanted) in [
+            (None, false, &[][..]),
+            (Some(PATH), false, &[keys, tickets]),
+            (None, true, &[tickets, profiles]),
+            (Some(PATH), true, &[keys, tickets, profiles]),
+        ] {
+            let Plan { set, kept } = planned(keytab, signs_in, &[]);
+            assert_eq!(texts(&set), wanted);
+            assert!(kept.is_empty());
+            assert_eq!(planned(keytab, signs_in, wanted), Plan { set: vec![], kept: vec![] });
+        }
     }
 
     #[test]
     fn what_the_administrator_has_set_is_left_alone_and_told() {
-        let Plan { set, kept } = with(&[(TICKETS, "FILE:/tmp/krb5cc_0")]);
+        let Plan { set, kept } = planned(Some(PATH), false, &[(TICKETS, "FILE:/tmp/krb5cc_0")]);
         assert_eq!(set.len(), 1);
         assert_eq!(
             kept,
-            ["KRB5CCNAME is FILE:/tmp/krb5cc_0 in the environment, which goes before bind_keytab; unset it to use \
-              /etc/firstcas/firstcas.keytab"]
+            [
+                "KRB5CCNAME is FILE:/tmp/krb5cc_0 in the environment; unset it to keep tickets in memory, apart from those \
+              of whoever starts firstcas"
+            ]
         );
-        let Plan { set, kept } = with(&[(TICKETS, "FILE:/tmp/krb5cc_0"), (KEYTAB, "FILE:/root/mine.keytab")]);
+        let both = [(TICKETS, "FILE:/tmp/krb5cc_0"), (KEYTAB, "FILE:/root/mine.keytab")];
+        let Plan { set, kept } = planned(Some(PATH), false, &both);
         assert_eq!((set.len(), kept.len()), (0, 2), "nothing is missing, so there is no new start");
+    }
+
+    #[test]
+    fn the_administrators_krb5_conf_comes_behind_ours() {
+        let Plan { set, kept } = planned(None, true, &[(PROFILES, "/etc/firstcas/krb5.conf:/etc/krb5.conf")]);
+        assert!(texts(&set).contains(&(PROFILES, "/proc/self/fd/0:/etc/firstcas/krb5.conf:/etc/krb5.conf")), "{set:?}");
+        assert!(kept.is_empty());
+    }
+
+    #[test]
+    fn the_next_process_is_given_nothing_of_this_ones_and_all_of_the_administrators() {
+        let keytab = Some(Path::new(PATH));
+        let Plan { set, .. } = planned(Some(PATH), true, &[]);
+        let forgotten_all = [(KEYTAB, None), (TICKETS, None), (PROFILES, Some(OsString::from("/etc/krb5.conf")))];
+        assert_eq!(forgotten(keytab, of(&texts(&set))), forgotten_all);
+        let his = [(KEYTAB, "FILE:/root/mine.keytab"), (TICKETS, "FILE:/tmp/krb5cc_0"), (PROFILES, "/root/krb5.conf")];
+        assert_eq!(forgotten(keytab, of(&his)), []);
     }
 }

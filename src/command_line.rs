@@ -34,7 +34,7 @@ pub fn run(file: &Path, is_upgrade: bool) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
     };
-    let notes = match notes_of_keytab(&config) {
+    let notes = match notes_of_kerberos(&config) {
         Ok(notes) => notes,
         Err(problem) => return fail(&problem),
     };
@@ -69,7 +69,7 @@ pub fn upgrade(file: &Path, binary: Option<&Path>) -> ExitCode {
 pub fn check(file: &Path, directory: bool) -> ExitCode {
     let config = Config::load(file).map_err(|errors| mistakes(file, &errors.mistakes));
     let found = config.and_then(|config| {
-        show(&notes_of_keytab(&config)?);
+        show(&notes_of_kerberos(&config)?);
         let text = configuration_summary(file, &config);
         let of_directory = match (directory, &config.directory) {
             (true, _) => wait_for(whole_directory(file, &config))?,
@@ -92,7 +92,7 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(&mistakes(file, &errors.mistakes)),
     };
-    match notes_of_keytab(&config) {
+    match notes_of_kerberos(&config) {
         Ok(notes) => show(&notes),
         Err(problem) => return fail(&problem),
     }
@@ -162,9 +162,10 @@ pub fn completions(mut program: clap::Command, shell: clap_complete::Shell) -> E
 }
 
 /// May start the program anew: nothing must have been written or opened yet.
-fn notes_of_keytab(config: &Config) -> Result<Vec<String>, String> {
-    client_keytab::name_in_environment(&config.directory)
-        .map_err(|error| format!("firstcas cannot be started anew with bind_keytab in its environment: {error}"))
+fn notes_of_kerberos(config: &Config) -> Result<Vec<String>, String> {
+    client_keytab::name_in_environment(config).map_err(|error| {
+        format!("firstcas cannot be started anew with what Kerberos needs in its environment: {error}")
+    })
 }
 
 fn show(notes: &[String]) {

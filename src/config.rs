@@ -381,14 +381,22 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         file::load(path, &files::Surroundings::of_this_process())
     }
+
+    /// The keytab that the edge itself signs in with, to the directory or for users; both are the same.
+    pub fn client_keytab(&self) -> Option<&Path> {
+        let for_users = self.sign_in.as_ref().and_then(|sign_in| sign_in.keytab.as_deref());
+        for_users.or_else(|| self.directory.keytab())
+    }
 }
 
 impl Directory {
-    /// The keytab that the edge signs in by, if it does.
+    /// The keytab that the edge signs in to it with, if it does; one for all forests.
     pub fn keytab(&self) -> Option<&Path> {
-        let Directory::Ldap { forest, .. } = self else { return None };
-        let directory::ldap::Account::Keytab(file) = &forest.account else { return None };
-        Some(file)
+        let Directory::Ldap { forest, account_forests } = self else { return None };
+        std::iter::once(&**forest).chain(account_forests).find_map(|forest| match &forest.account {
+            directory::ldap::Account::Keytab(file) => Some(&**file),
+            directory::ldap::Account::Anonymous | directory::ldap::Account::Password { .. } => None,
+        })
     }
 
     /// Reads the file, or prepares the servers' directory, which is first connected to by the first question.

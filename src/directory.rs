@@ -165,7 +165,8 @@ pub struct Entry {
     /// `msExchMasterAccountSid` of a linked mailbox: the account of another forest that signs in to it.
     pub master_account: Option<Sid>,
     /// Kerberos principal name (RFC 4120 section 6.2): the `sAMAccountName` and its domain's name in capitals, as realm.
-    /// `None`: the directory shows no account name, or the account is another forest's.
+    /// `None`: the directory shows no account name or one that no Windows account can have, or the account is another
+    /// forest's. It never needs escapes (RFC 1964 section 2.1.1).
     pub principal: Option<String>,
 }
 

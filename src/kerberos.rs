@@ -18,6 +18,9 @@ pub enum KerberosError {
     /// The realm knows nobody of this name.
     #[error("the realm has no account of this name")]
     UnknownAccount,
+    /// The directory does not show whom to ask tickets for.
+    #[error("the directory has no Kerberos name for them: a linked mailbox, or an account without sAMAccountName")]
+    NoPrincipal,
     /// The password has to be changed first.
     #[error("the password has expired")]
     PasswordExpired,

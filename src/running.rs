@@ -552,7 +552,7 @@ impl Running {
             upgrade: in_force.config.upgrade.clone(),
             sockets: self.sockets.clone(),
             affinity_key,
-            keytab: in_force.config.directory.keytab().map(Path::to_owned),
+            keytab: in_force.config.client_keytab().map(Path::to_owned),
             is_stopping: is_stopping.clone(),
         }
     }

@@ -532,35 +532,53 @@ fn run_says_which_address_it_cannot_have() {
 
 #[cfg(feature = "gssapi")]
 #[test]
-fn a_keytab_reaches_the_kerberos_library_by_the_environment_of_the_same_process() {
+fn what_kerberos_needs_reaches_its_library_by_the_environment_of_the_same_process() {
     let place = Place::new();
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let keytab = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens/service.keytab")).unwrap();
     fs::write(place.0.path().join("edge.keytab"), keytab).unwrap();
-    place.write(
-        "run.toml",
-        &format!(
-            "[[listener]]\naddress = \"127.0.0.1:0\"\n[directory.ldap]\nurls = [\"ldaps://{}\"]\nca = \"state/demo/ca.pem\"\n\
-             bind_keytab = \"edge.keytab\"\n[routing]\nlocal_site = \"Lisbon\"\n",
-            mute.local_addr().unwrap()
-        ),
-    );
-    for (by_administrator, tickets, notes) in [(None, "MEMORY:firstcas", 0), (Some("FILE:mine"), "FILE:mine", 1)] {
+    place.write("password", "secret\n");
+    let keytab = format!("FILE:{}/edge.keytab", place.0.path().display());
+    let (by_keytab, by_password) =
+        ("bind_keytab = \"edge.keytab\"", "bind_dn = \"CN=firstcas\"\nbind_password_file = \"password\"");
+    let delegation = "[sign_in]\nby = [\"delegation\"]\nkeytab = \"edge.keytab\"";
+    let (here, mine) = (Some("MEMORY:firstcas"), Some("FILE:mine"));
+    let (system, administrators) = (Some("/proc/self/fd/0:/etc/krb5.conf"), Some("/proc/self/fd/0:mine.conf"));
+    for (account, sign_in, given, [keys, tickets, profiles]) in [
+        (by_keytab, "", &[][..], [Some(&*keytab), here, None]),
+        (by_keytab, "", &[("KRB5CCNAME", "FILE:mine")], [Some(&*keytab), mine, None]),
+        (by_password, "[sign_in]", &[], [None, here, system]),
+        (by_password, delegation, &[("KRB5_CONFIG", "mine.conf")], [Some(&*keytab), here, administrators]),
+    ] {
+        place.write(
+            "run.toml",
+            &format!(
+                "[[listener]]\naddress = \"127.0.0.1:0\"\n[directory.ldap]\nurls = [\"ldaps://{}\"]\n\
+                 ca = \"state/demo/ca.pem\"\n{account}\n[routing]\nlocal_site = \"Lisbon\"\n{sign_in}\n",
+                mute.local_addr().unwrap()
+            ),
+        );
         let mut command = Command::new(env!("CARGO_BIN_EXE_firstcas"));
         command.args(["explain", "-c", "run.toml", "--user", "ana", "--protocol", "owa"]).current_dir(place.0.path());
-        command.env_remove("KRB5_CLIENT_KTNAME").env_remove("KRB5CCNAME").stdout(Stdio::null()).stderr(Stdio::piped());
-        by_administrator.map(|name| command.env("KRB5CCNAME", name));
-        let mut child = command.spawn().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        for name in ["KRB5_CLIENT_KTNAME", "KRB5CCNAME", "KRB5_CONFIG"] {
+            command.env_remove(name);
+        }
+        let mut child = command.envs(given.iter().copied()).spawn().unwrap();
         let _connection = mute.accept().unwrap(); // it got as far as its directory
         let of_child = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap();
         let environment = of_child("environ");
         let value = |name: &str| environment.split('\0').find_map(|it| it.strip_prefix(name)?.strip_prefix('='));
-        assert_eq!(value("KRB5_CLIENT_KTNAME"), Some(&*format!("FILE:{}/edge.keytab", place.0.path().display())));
-        assert_eq!(value("KRB5CCNAME"), Some(tickets));
+        assert_eq!(value("KRB5_CLIENT_KTNAME"), keys);
+        assert_eq!(value("KRB5CCNAME"), tickets);
+        assert_eq!(value("KRB5_CONFIG"), profiles);
+        let own = if profiles.is_some() { "[libdefaults]\n    forwardable = true\n" } else { "" };
+        assert_eq!(of_child("fd/0").get(..own.len()), Some(own));
         assert!(of_child("cmdline").ends_with("\0explain\0-c\0run.toml\0--user\0ana\0--protocol\0owa\0"));
         ended(&mut child);
         let Output { stderr, .. } = child.wait_with_output().unwrap();
         let stderr = String::from_utf8(stderr).unwrap();
+        let notes = usize::from(tickets == mine);
         assert_eq!(stderr.matches("note: KRB5CCNAME is FILE:mine").count(), notes, "{stderr}");
     }
 }

@@ -3,14 +3,17 @@
 
 #[path = "contoso/mod.rs"]
 mod contoso;
+mod kdc;
 mod windows_client;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
+    io::Write as _,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    process::Command,
+    path::Path,
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,6 +23,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use contoso::{
     Contoso, StartError, any_port, control,
     pki::Pki,
+    server::Keeps,
     tickets::{self, Ticket},
 };
 use firstcas::{
@@ -35,6 +39,7 @@ use firstcas::{
     },
     secret::Secret,
 };
+use kdc::Kdc;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tempfile::TempDir;
 use tokio::{
@@ -288,6 +293,87 @@ async fn a_ticket_with_anything_wrong_is_refused() {
         spoilt[place] ^= 0x10;
     }
     assert_eq!(tickets::judge(&spoilt).as_deref(), Some("bruno@CONTOSO.COM"));
+}
+
+/// A person's ticket of a real KDC, used by curl at that address: status, whom it signed in, `Persistent-Auth`.
+fn curl(kdc: &Kdc, cache: &Path, host: &str, address: SocketAddr, times: usize) -> Vec<String> {
+    let url = format!("https://{host}:{}/owa/", address.port());
+    let what = "%{http_code} %header{x-contoso-user} %header{persistent-auth}\n";
+    let mut curl = Command::new("curl");
+    curl.args(["-sk", "--negotiate", "-u", ":", "-m", "20", "-w", what, "--resolve"]);
+    curl.arg(format!("{host}:{}:{}", address.port(), address.ip()));
+    curl.env("KRB5_CONFIG", kdc.config()).env("KRB5CCNAME", cache);
+    for _ in 0..times {
+        curl.args([&url, "-o", "/dev/null"]);
+    }
+    let said = curl.output().expect("curl is installed (Debian: curl)").stdout;
+    String::from_utf8(said).expect("text").lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_of_a_real_kdc_opens_the_server_it_is_for_once_and_as_long_as_its_key_is_known() {
+    let site = Site::start().await;
+    let hosts = ["cas-opo-1", "cas-bra-1"].map(|host| format!("{host}.contoso.com"));
+    let kdc = Kdc::start(&["bruno@CONTOSO.COM".to_owned()], &hosts);
+    let server = site.contoso.server("cas-opo-1");
+    let address = server.address();
+    server.kerberos_only();
+    let cache = kdc.config().with_file_name("cache");
+    let mut kinit = Command::new("kinit");
+    kinit.args(["bruno@CONTOSO.COM", "-c"]).arg(&cache).env("KRB5_CONFIG", kdc.config()).stdin(Stdio::piped());
+    let mut kinit = kinit.stdout(Stdio::null()).spawn().expect("kinit is installed (Debian: krb5-user)");
+    writeln!(kinit.stdin.take().expect("piped"), "{}", kdc::PASSWORD).expect("it reads");
+    assert!(kinit.wait().expect("it ends").success());
+
+    assert_eq!(curl(&kdc, &cache, &hosts[0], address, 1), ["401 -"], "it has no key");
+    site.contoso.use_keytab(&kdc.keytab());
+    assert_eq!(curl(&kdc, &cache, &hosts[0], address, 2), ["200 bruno true"; 2]);
+    assert_eq!(site.contoso.tokens_accepted(), 1, "the second request came over the same connection");
+    server.keeps(Keeps::Silently);
+    assert_eq!(curl(&kdc, &cache, &hosts[0], address, 2), ["200 bruno"; 2]);
+    server.keeps(Keeps::Nothing);
+    assert_eq!(curl(&kdc, &cache, &hosts[0], address, 1), ["200 bruno"]);
+    assert_eq!(curl(&kdc, &cache, &hosts[1], address, 1), ["401 -"], "it is another server's");
+    kdc.change_key(&hosts[0]);
+    site.contoso.use_keytab(&kdc.keytab());
+    assert_eq!(curl(&kdc, &cache, &hosts[0], address, 1), ["401 -"], "the ticket has the old key");
+}
+
+#[tokio::test]
+async fn a_ticket_is_used_once_and_counts_for_as_long_as_the_server_keeps_it() {
+    let site = Site::start().await;
+    let server = site.contoso.server("cas-opo-1");
+    let mut client = site.connect("cas-opo-1").await;
+    let mut ask = async |token: &str| {
+        let answer = client.get("/owa/", &if token.is_empty() { String::new() } else { authorization(token) }).await;
+        (answer.status, answer.field("persistent-auth").len())
+    };
+    let once = kerberos(&Ticket::of("bruno"));
+    assert_eq!([ask(&once).await, ask("").await], [(200, 1), (200, 1)]);
+    assert_eq!([ask(&once).await, ask("").await], [(401, 0), (401, 0)], "seen before");
+    assert_eq!(site.contoso.tokens_replayed(), 1);
+    server.keeps(Keeps::Silently);
+    assert_eq!([ask(&kerberos(&Ticket::of("bruno"))).await, ask("").await], [(200, 0), (200, 0)]);
+    server.keeps(Keeps::Nothing);
+    assert_eq!([ask(&kerberos(&Ticket::of("bruno"))).await, ask("").await], [(200, 0), (401, 0)]);
+    assert_eq!((site.contoso.tokens_accepted(), server.let_in(), server.requests()), (3, 5, 8));
+}
+
+#[tokio::test]
+async fn a_server_offers_and_takes_what_is_left_on() {
+    let site = Site::start().await;
+    let server = site.contoso.server("cas-opo-1");
+    let mut client = site.connect("cas-opo-1").await;
+    server.integrated_only();
+    assert_eq!(client.get("/owa/", BRUNO).await.field("www-authenticate"), ["Negotiate", "NTLM"]);
+    assert_eq!(client.sign_in("/owa/", &Handshake::ntlm("bruno")).await.status, 200);
+    server.kerberos_only();
+    for form in [Form::Ntlm, Form::Negotiate, Form::Spnego] {
+        let first = Handshake::ntlm("bruno").form(form).first();
+        let refused = client.get("/owa/", &authorization(&first)).await;
+        assert_eq!((refused.status, refused.field("www-authenticate")), (401, vec!["Negotiate"]), "{form:?}");
+    }
+    assert_eq!(client.get("/owa/", &authorization(&kerberos(&Ticket::of("bruno")))).await.status, 200);
 }
 
 #[test]
@@ -655,7 +741,18 @@ async fn the_control_port_works_the_same_switches() {
     assert!(hung.contains(" up hung slow=500ms failing=owa without-integrated connections=0 "), "{hung}");
     curl.request("POST /cas-opo-1/resume", "", b"").await;
     assert!(!server.behaviour().hung && server.behaviour().integrated);
-    for mistake in ["POST /nobody/stop", "POST /cas-opo-1/slow/x", "POST /cas-opo-1/fail/x", "POST /cas-opo-1/dance"] {
+    let only = curl.request("POST /cas-opo-1/integrated-only", "", b"").await.text();
+    assert!(only.contains(" integrated-only ") && !only.contains("kerberos-only"), "{only}");
+    curl.request("POST /cas-opo-1/keeps/silently", "", b"").await;
+    let only = curl.request("POST /cas-opo-1/kerberos-only", "", b"").await.text();
+    assert!(only.contains(" kerberos-only keeps=silently connections="), "{only}");
+    for mistake in [
+        "POST /nobody/stop",
+        "POST /cas-opo-1/slow/x",
+        "POST /cas-opo-1/fail/x",
+        "POST /cas-opo-1/keeps/x",
+        "POST /cas-opo-1/dance",
+    ] {
         assert_eq!(curl.request(mistake, "", b"").await.status, 400, "{mistake}");
     }
     serving.abort();

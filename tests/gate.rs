@@ -1,12 +1,17 @@
 //! The gate in a simulated world. Some thousand interleavings here, in passing; `make test` plays a million of them,
 //! optimised (`tests/gate/`), and then breaks the gate on purpose (`tests/gate_mutants`).
 
-use firstcas::{edge::pin, identity};
+use firstcas::{
+    edge::{errand, pin},
+    identity,
+};
 
 #[path = "gate/src/dice.rs"]
 mod dice;
 #[path = "gate/src/simulation.rs"]
 mod simulation;
+#[path = "gate/src/tickets.rs"]
+mod tickets;
 #[path = "gate/src/world.rs"]
 mod world;
 

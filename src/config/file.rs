@@ -411,8 +411,8 @@ fn account(section: &Section<'_>, surroundings: &Surroundings) -> Option<ldap::A
         }
         let keytab = section.get("bind_keytab", |value| surroundings.file(value));
         if !cfg!(feature = "gssapi") {
-            let problem = "this firstcas was built without Kerberos for its own sign-in";
-            let cure = "build it with `cargo build --release --features gssapi`, or use bind_dn and a password";
+            let problem = "this firstcas was built without Kerberos";
+            let cure = "build it with its default features, or use bind_dn and a password";
             section.note_at("bind_keytab", wrong(problem, cure));
         }
         return keytab.map(ldap::Account::Keytab);
@@ -744,6 +744,16 @@ fn sign_in(section: &Section<'_>, directory: Option<&Directory>, surroundings: &
         let problem = format!("only one keytab can be used, and the directory's bind_keytab is {}", other.display());
         section.note_at("keytab", wrong(problem, "name the same file in both places"));
     }
+    if let (Some(account), Some((keys, path))) = (&account, &keytab)
+        && !keys.keys().iter().any(|key| key.principal == *account)
+    {
+        let problem = format!("{} has no key of {account}", path.display());
+        section.note_at("account", wrong(problem, "write it as `klist -kt` shows it, or remove the line"));
+    }
+    if section.has("account") && !section.has("keytab") {
+        let problem = "the account needs a keytab";
+        section.note_at("account", wrong(problem, "add keytab, the file with its keys, or remove this line"));
+    }
     // A principal with a slash is a service's; the account itself has none.
     let first = keytab.as_ref().and_then(|(keys, _)| {
         let names = || keys.keys().iter().map(|key| key.principal.as_str());
@@ -751,7 +761,7 @@ fn sign_in(section: &Section<'_>, directory: Option<&Directory>, surroundings: &
     });
     Some(SignIn {
         by,
-        account: keytab.is_some().then_some(()).and(account.or(first)),
+        account: keytab.is_some().then(|| account.or(first)).flatten(),
         keytab: keytab.map(|(_, path)| path),
         pass_basic_on: section.get("pass_basic_on", switch).unwrap_or(false),
         timeout: section.get("timeout", duration(SHORT)).unwrap_or(Duration::from_secs(10)),

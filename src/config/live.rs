@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Admin, Config, Listener};
+use super::{Admin, Config, Listener, SignIn};
 
 /// What of a new configuration is not as it is wanted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,7 @@ impl Config {
             kept.push("[directory.ldap] stays as it is: the keytab is the whole process's".to_owned());
             self.directory.clone_from(&in_force.directory);
         }
+        keep_sign_in(&mut self.sign_in, in_force.sign_in.as_ref(), &mut kept);
         if self.pid_file != in_force.pid_file {
             kept.push("process.pid_file stays as it is".to_owned());
             self.pid_file.clone_from(&in_force.pid_file);
@@ -76,6 +77,18 @@ fn keep_admin(new: &mut Option<Admin>, in_force: Option<&Admin>, kept: &mut Vec<
         address: admin.address,
         hosts: new.take().map_or_else(|| admin.hosts.clone(), |new| new.hosts),
     });
+}
+
+/// The tickets stay, and whose keys the Kerberos library has; for whom it is asked, and how, changes.
+fn keep_sign_in(new: &mut Option<SignIn>, in_force: Option<&SignIn>, kept: &mut Vec<String>) {
+    let account = |sign_in: Option<&SignIn>| sign_in.map(|it| (it.keytab.clone(), it.account.clone()));
+    if account(new.as_ref()) != account(in_force) {
+        kept.push("[sign_in] stays as it is: its presence, keytab and account are the whole process's".to_owned());
+        *new = in_force.cloned();
+    }
+    if let (Some(new), Some(in_force)) = (new, in_force) {
+        keep("sign_in.users_max", &mut new.users_max, in_force.users_max, kept);
+    }
 }
 
 /// The listeners by their address, and how many of the same address come before: there may be several with port 0.
@@ -150,6 +163,35 @@ mod tests {
         assert_eq!(new.listeners, old.listeners);
         assert_eq!(new.pid_file, None);
         assert_eq!(new.admin, None);
+    }
+
+    #[test]
+    fn whose_tickets_the_edge_gets_stays_and_how_it_gets_them_changes() {
+        let sign_in = |lines: &str| config(&plain(80, ""), &format!("[sign_in]\n{lines}"));
+        let old = sign_in("");
+        let mut new = sign_in("timeout = \"3s\"\npass_basic_on = true\nusers_max = 7");
+        assert_eq!(
+            new.keep_what_cannot_change(&old).waits,
+            ["sign_in.users_max stays 20000, and is not 7 yet"],
+            "what a person waits for and what is passed on are not the process's"
+        );
+        let (old_users, new) = (old.sign_in.as_ref().expect("there").users_max, new.sign_in.expect("there"));
+        assert_eq!(
+            (new.timeout, new.pass_basic_on, new.users_max),
+            (std::time::Duration::from_secs(3), true, old_users)
+        );
+
+        let without = config(&plain(80, ""), "");
+        let mut other_account = old.clone();
+        other_account.sign_in.as_mut().expect("there").keytab = Some("/etc/firstcas/firstcas.keytab".into());
+        for (old, mut new) in [(&old, without.clone()), (&without, old.clone()), (&old, other_account)] {
+            let kept = new.keep_what_cannot_change(old);
+            assert_eq!(
+                kept.waits,
+                ["[sign_in] stays as it is: its presence, keytab and account are the whole process's"]
+            );
+            assert_eq!(new.sign_in, old.sign_in);
+        }
     }
 
     #[test]

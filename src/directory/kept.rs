@@ -371,6 +371,8 @@ struct PersonBody {
     name: String,
     mailbox: Option<MailboxBody>,
     master_account: Option<String>,
+    /// Absent in the files of earlier versions: nobody is signed in by Kerberos then until the first look-up, which is at
+    /// the person's first use.
     #[serde(default)]
     principal: Option<String>,
     read_at: u64,
@@ -691,6 +693,17 @@ mod tests {
         File::options().write(true).open(&old).unwrap().set_modified(SystemTime::now() - 2 * WRITING_TAKES).unwrap();
         Kept::in_folder(folder.path());
         assert_eq!(files(folder.path()), [".being-written-b"], "another process may still write that");
+    }
+
+    #[test]
+    fn people_whom_an_earlier_version_kept_are_read_without_their_principal() {
+        let person = Lines(
+            b"[]\n{\"names\":[],\"id\":\"AAAAAAAAAAAAAAAAAAAAAA==\",\"dn\":\"\",\"name\":\"ana\",\"read_at\":1}".to_vec(),
+        );
+        let read = decode_people(&person.with_heading(PEOPLE_KIND)).unwrap();
+        assert_eq!((read[0].entry.name.as_str(), &read[0].entry.principal), ("ana", &None));
+        let now = people();
+        assert!(now[1].entry.principal.is_some(), "{now:?}");
     }
 
     #[test]

@@ -267,14 +267,27 @@ pub fn entry(record: &Record) -> Entry {
     }
 }
 
-/// The account of a linked mailbox is another one, of which this entry knows only the SID.
+/// In Active Directory the last `DC=` parts of a DN are the DNS name of its domain, and that in capitals is the domain's
+/// realm ([MS-KILE] 3.3.5.6.1); so no crossRef has to be asked for it. The account of a linked mailbox is another one, of
+/// which this entry knows only the SID.
 fn principal(record: &Record) -> Option<String> {
     let account = record.text(attribute::SAM_ACCOUNT_NAME)?;
-    let own =
-        record.text(attribute::MASTER_ACCOUNT_SID).is_none() && record.values(attribute::MASTER_ACCOUNT_SID).is_empty();
-    let folded = fold_dn(&record.dn);
-    let labels: Vec<_> = folded.split(',').filter_map(|part| part.strip_prefix("dc=")).collect();
-    (own && !labels.is_empty()).then(|| format!("{account}@{}", labels.join(".").to_uppercase()))
+    let mut labels: Vec<_> = rdns(&record.dn).collect();
+    labels.reverse();
+    let labels = labels.into_iter().map_while(|rdn| {
+        let (attribute, label) = rdn.split_once('=')?;
+        attribute.trim().eq_ignore_ascii_case("dc").then_some(label.trim())
+    });
+    let mut labels: Vec<_> = labels.collect();
+    labels.reverse();
+    let is_label = |label: &&str| {
+        !label.is_empty() && label.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_'))
+    };
+    // Such a name would have to be written with escapes (RFC 1964 section 2.1.1), and without them be somebody else's. Active
+    // Directory lets no account have one.
+    let needs_escapes = account.contains(|letter: char| letter.is_control() || matches!(letter, '/' | '@' | '\\'));
+    let has_one = !needs_escapes && !labels.is_empty() && labels.iter().all(is_label) && master_account(record).is_none();
+    has_one.then(|| format!("{account}@{}", labels.join(".").to_uppercase()))
 }
 
 /// A person and every name that [`Directory::find`](super::Directory::find) finds it by.
@@ -1052,6 +1065,49 @@ mod tests {
         assert_eq!(entry(&person).name, "first@contoso.com");
         person.push(attribute::USER_PRINCIPAL_NAME, "ana@contoso.com");
         assert_eq!(entry(&person).name, "ana@contoso.com");
+    }
+
+    #[test]
+    fn a_principal_is_the_account_in_the_realm_of_its_own_domain() {
+        let of = |dn: &str, account: &str| {
+            let mut person = Record::new(dn);
+            person.push(attribute::SAM_ACCOUNT_NAME, account);
+            principal(&person)
+        };
+        for (dn, account, expected) in [
+            ("CN=Ana,CN=Users,DC=contoso,DC=com", "ana", Some("ana@CONTOSO.COM")),
+            ("CN=Ana,CN=Users,DC=emea,DC=contoso,DC=com", "ana", Some("ana@EMEA.CONTOSO.COM")),
+            ("cn=Ana , dc = contoso , dc=com", "Ana Almeida", Some("Ana Almeida@CONTOSO.COM")),
+            (r"CN=Almeida\, Ana,DC=contoso,DC=com", "ana", Some("ana@CONTOSO.COM")),
+            (r"CN=Ana\,DC=evil,DC=contoso,DC=com", "ana", Some("ana@CONTOSO.COM")),
+            (r"CN=Ana\\,DC=emea,DC=contoso,DC=com", "ana", Some("ana@EMEA.CONTOSO.COM")),
+            ("CN=Ana,DC=evil,OU=People,DC=contoso,DC=com", "ana", Some("ana@CONTOSO.COM")),
+            (r"CN=Ana,DC=evil\,DC=contoso,DC=com", "ana", None),
+            (r"CN=Ana,DC=evil\2ecom,DC=com", "ana", None),
+            ("CN=Ana,DC=evil+OU=x,DC=com", "ana", None),
+            ("CN=Ana,DC=,DC=com", "ana", None),
+            ("CN=Ana,O=Contoso", "ana", None),
+            ("", "ana", None),
+            ("CN=Ana,DC=contoso,DC=com", "ana@EVIL.COM", None),
+            ("CN=Ana,DC=contoso,DC=com", "HTTP/ana", None),
+            ("CN=Ana,DC=contoso,DC=com", r"ana\", None),
+            ("CN=Ana,DC=contoso,DC=com", "a\0na", None),
+            ("CN=Ana,DC=contoso,DC=com", " ", None),
+        ] {
+            assert_eq!(of(dn, account).as_deref(), expected, "{dn} {account}");
+        }
+        assert_eq!(principal(&Record::new("CN=Ana,DC=contoso,DC=com")), None, "no sAMAccountName");
+    }
+
+    #[test]
+    fn a_linked_mailbox_has_no_principal_of_its_own_and_a_shared_one_has() {
+        const SELF: [u8; 12] = [1, 1, 0, 0, 0, 0, 0, 5, 10, 0, 0, 0];
+        for (master, expected) in [(SELF, Some("ines@CONTOSO.COM")), ([7; 12], None)] {
+            let mut person = Record::new("CN=Ines,DC=contoso,DC=com");
+            person.push(attribute::SAM_ACCOUNT_NAME, "ines");
+            person.push(attribute::MASTER_ACCOUNT_SID, master);
+            assert_eq!(entry(&person).principal.as_deref(), expected);
+        }
     }
 
     #[test]

@@ -190,8 +190,8 @@ pub(super) fn read(response: &ResponseHeader) -> Answered {
         let field = response.headers.get(name);
         field.is_some_and(|field| field.as_bytes().trim_ascii().eq_ignore_ascii_case(value.as_bytes()))
     };
-    answered.persistent = is(&PERSISTENT_AUTH, "true");
-    answered.asks_each_time = is(&PERSISTENT_AUTH, "false");
+    answered.persistent =
+        [("true", true), ("false", false)].iter().find(|(value, _)| is(&PERSISTENT_AUTH, value)).map(|(_, says)| *says);
     answered.closes = is(&CONNECTION, "close") || response.version == http::Version::HTTP_10;
     answered
 }

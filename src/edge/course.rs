@@ -14,6 +14,7 @@ use super::{
     form::{Form, LoggedOn},
     hygiene,
     in_force::InForce,
+    on_behalf::OnBehalf,
     organisation::Organisation,
     path,
     pin::Carries,
@@ -209,8 +210,8 @@ impl InForce {
             context.story.proven = Some(person.entry_name.clone());
         } else if let (true, Some(protocol)) = (context.is_about_mailbox, protocol) {
             let authorization = session.req_header().headers.get(AUTHORIZATION);
-            let credential =
-                authorization.map_or(Credential::None, |value| authorization::credential(value.as_bytes()));
+            let sent = || authorization.map_or(Credential::None, |value| authorization::credential(value.as_bytes()));
+            let credential = context.on_behalf.as_ref().and_then(OnBehalf::credential).unwrap_or_else(sent);
             match self.prove(&credential).await? {
                 Proof::Proven(entry) => context.story.proven = Some(entry.name),
                 Proof::Wrong => return Err(Denial::WrongPassword),

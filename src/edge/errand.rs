@@ -13,7 +13,7 @@
 //! | says `Persistent-Auth: true` | keeps |
 //! | says `Persistent-Auth: false` | asks |
 //! | answers a request without token otherwise than by 401 | keeps |
-//! | answers a request without token by 401 | asks |
+//! | answers a request without token by 401 | asks, if it had not kept before, or does so twice |
 //!
 //! and a request is sent, and perhaps sent again (a 401 proves that it was not served), so:
 //!
@@ -26,11 +26,11 @@
 //!
 //! One leg is all there is: a challenge that goes on is a 401 like others. A request is sent three times at most, and no
 //! 401 reaches the client, who has proved who they are. A connection is used again only if it is signed in for all that is
-//! known ([`Errand::may_keep`]).
+//! known ([`may_keep`]).
 
 use std::fmt;
 
-use super::pin::{Answered, PinNumber};
+use super::pin::{Answered, KEYS_END, PinNumber};
 
 /// In whose name the edge signs in, and what entitles it. Tickets are kept by it: for another mandate there are others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,8 +68,6 @@ pub struct Errand {
     is_fresh: bool,
     /// A 401 has asked for a token.
     is_asked: bool,
-    /// The connection that it is on had served the same mandate before.
-    reused: bool,
     /// A token went with it.
     sent: bool,
 }
@@ -127,12 +125,14 @@ impl Habit {
     }
 
     /// What an answer teaches; `sent`: to a request with a token.
+    #[must_use]
     pub fn learned(self, sent: bool, answer: Answered) -> Habit {
-        match (answer.persistent, answer.asks_each_time, sent, answer.status) {
-            (true, _, _, _) => Habit::Keeps,
-            (false, true, _, _) | (false, false, false, 401) => Habit::Asks,
-            (false, false, false, _) => Habit::Keeps,
-            (false, false, true, _) => self,
+        match (answer.persistent, sent, answer.status) {
+            (Some(false), _, _) => Habit::Asks,
+            (None, false, 401) if self == Habit::Keeps => Habit::Unknown, // a sign-in may end with its ticket
+            (None, false, 401) => Habit::Asks,
+            (Some(true), _, _) | (None, false, _) => Habit::Keeps,
+            (None, true, _) => self,
         }
     }
 }
@@ -140,18 +140,19 @@ impl Habit {
 impl Errand {
     /// By the ticket of this number; `is_fresh`: it was got just now.
     pub fn new(number: PinNumber, is_fresh: bool) -> Self {
-        Errand { number, is_fresh, is_asked: false, reused: false, sent: false }
+        Errand { number, is_fresh, is_asked: false, sent: false }
     }
 
-    /// What keeps its connections apart from all others.
-    pub fn number(&self) -> PinNumber {
-        self.number
+    /// The part of Pingora's reuse key that keeps its connections apart from all others. `shared`: that of the shared
+    /// connections to the same server, which stands for the way in which the server is trusted.
+    pub fn group_key(&self, shared: u64) -> u64 {
+        const NUMBER_BITS: u32 = 40; // nobody ever counts so far
+        shared << NUMBER_BITS & !KEYS_END | self.number.group_key()
     }
 
     /// Pingora has found a connection. Returns whether a token goes with the request; `may_repeat`: its body will be at
     /// hand if it is not served.
     pub fn connected(&mut self, reused: bool, habit: Habit, may_repeat: bool) -> bool {
-        self.reused = reused;
         self.sent = self.is_asked || habit.sends_token(reused, may_repeat);
         self.sent
     }
@@ -175,18 +176,18 @@ impl Errand {
         (self.number, self.is_fresh) = (number, true);
     }
 
-    /// Whether the connection may be used again, for this mandate. Not after a 401: whatever it is now, it is not signed
-    /// in. And a new one not after an error that the server may have found before it looked who asks, because the next
-    /// request is to find it signed in.
-    pub fn may_keep(&self, answer: Answered) -> bool {
-        let is_signed_in = self.reused || answer.persistent || answer.token.is_some() || answer.status < 400;
-        answer.status != 401 && is_signed_in
-    }
-
     /// Whether a token went with it last.
     pub fn sent_token(&self) -> bool {
         self.sent
     }
+}
+
+/// Whether a connection may be used again, for the same mandate. Not after a 401: whatever it is now, it is not signed in.
+/// And a new one not after an error that the server may have found before it looked who asks, because the next request
+/// counts on the sign-in.
+pub fn may_keep(reused: bool, answer: Answered) -> bool {
+    let is_signed_in = reused || answer.pins() || answer.status < 400;
+    answer.status != 401 && is_signed_in
 }
 
 #[cfg(test)]
@@ -195,22 +196,15 @@ mod tests {
 
     use super::*;
 
-    const OK: Answered = Answered {
-        status: 200,
-        token: None,
-        persistent: false,
-        asks_each_time: false,
-        closes: false,
-        offers_windows: false,
-    };
+    const OK: Answered = Answered { status: 200, token: None, persistent: None, closes: false, offers_windows: false };
     const REFUSAL: Answered = Answered { status: 401, offers_windows: true, ..OK };
     const LEG: Answered = Answered { token: Some(None), ..REFUSAL };
     const ANSWERS: [Answered; 7] = [
         OK,
         REFUSAL,
         LEG,
-        Answered { persistent: true, ..OK },
-        Answered { asks_each_time: true, ..OK },
+        Answered { persistent: Some(true), ..OK },
+        Answered { persistent: Some(false), ..OK },
         Answered { status: 403, ..OK },
         Answered { status: 503, ..OK },
     ];
@@ -233,14 +227,18 @@ mod tests {
                         let verdict = errand.answered(answer, may_repeat);
                         let is_refused = answer.status == 401;
                         assert_eq!(verdict == Verdict::Served, !is_refused, "{errand:?} {answer:?}");
-                        assert!(!(is_refused && errand.may_keep(answer)), "{errand:?} {answer:?}");
+                        assert!(!(is_refused && may_keep(reused, answer)), "{errand:?} {answer:?}");
                         match verdict {
                             Verdict::Served | Verdict::Refused => continue,
                             Verdict::AgainWithToken => assert!(!sent),
                             Verdict::AgainWithTicket => {
-                                let before = errand.number();
+                                let before = errand.group_key(KEYS_END);
                                 errand.renewed(PinNumber::next());
-                                assert_ne!(errand.number(), before, "the old connections are not used again");
+                                assert_ne!(
+                                    errand.group_key(KEYS_END),
+                                    before,
+                                    "the old connections are not used again"
+                                );
                             }
                         }
                         assert!(may_repeat, "a body that is gone is not sent again: {errand:?}");
@@ -302,8 +300,8 @@ mod tests {
 
     #[test]
     fn what_a_server_does_shows_its_habit() {
-        let persistent = Answered { persistent: true, ..OK };
-        let asks = Answered { asks_each_time: true, ..OK };
+        let persistent = Answered { persistent: Some(true), ..OK };
+        let asks = Answered { persistent: Some(false), ..OK };
         for before in HABITS {
             assert_eq!(before.learned(true, OK), before, "a token that is taken says nothing of the next request");
             assert_eq!(before.learned(true, REFUSAL), before);
@@ -313,24 +311,22 @@ mod tests {
             }
             assert_eq!(before.learned(false, OK), Habit::Keeps);
             assert_eq!(before.learned(false, Answered { status: 403, ..OK }), Habit::Keeps);
-            assert_eq!(before.learned(false, REFUSAL), Habit::Asks);
+            let once = before.learned(false, REFUSAL);
+            assert_eq!(once, if before == Habit::Keeps { Habit::Unknown } else { Habit::Asks });
+            assert_eq!(once.learned(false, REFUSAL), Habit::Asks);
         }
     }
 
     #[test]
     fn a_connection_is_kept_if_it_is_signed_in() {
-        let kept = |reused, answer| {
-            let mut errand = errand(true);
-            errand.connected(reused, Habit::Asks, true);
-            errand.may_keep(answer)
-        };
         let busy = Answered { status: 503, ..OK };
-        assert!(kept(false, OK) && kept(true, OK) && kept(true, busy));
-        assert!(!kept(false, busy), "it may have been too busy to look who asks");
+        assert!(may_keep(false, OK) && may_keep(true, OK) && may_keep(true, busy));
+        assert!(!may_keep(false, busy), "it may have been too busy to look who asks");
         assert!(
-            kept(false, Answered { persistent: true, ..busy }) && kept(false, Answered { token: Some(None), ..busy })
+            may_keep(false, Answered { persistent: Some(true), ..busy })
+                && may_keep(false, Answered { token: Some(None), ..busy })
         );
-        assert!(!kept(false, REFUSAL) && !kept(true, REFUSAL) && !kept(true, LEG));
+        assert!(!may_keep(false, REFUSAL) && !may_keep(true, REFUSAL) && !may_keep(true, LEG));
     }
 
     #[test]
@@ -345,6 +341,15 @@ mod tests {
         }
         let numbers: std::collections::HashSet<_> = kept.values().collect();
         assert_eq!(numbers.len(), principals.len() * proofs.len());
+    }
+
+    #[test]
+    fn connections_are_kept_apart_by_the_ticket_and_by_the_way_their_server_is_trusted() {
+        let (one, other) = (errand(true), errand(true));
+        let ways = [KEYS_END, KEYS_END | 1, u64::MAX];
+        let keys = ways.iter().flat_map(|way| [one.group_key(*way), other.group_key(*way)]);
+        let keys: std::collections::HashSet<_> = keys.chain(ways).collect();
+        assert_eq!(keys.len(), 9, "none of them is that of shared connections either");
     }
 
     #[test]

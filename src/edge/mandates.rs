@@ -37,8 +37,7 @@ type Found = Result<Arc<Tickets>, KerberosError>;
 
 /// Somebody's tickets, by one mandate.
 pub(super) struct Tickets {
-    /// By the way in which servers are trusted: see [`Tickets::number`].
-    numbers: Mutex<HashMap<u64, PinNumber>>,
+    number: PinNumber,
     credential: Credential,
     realm: String,
     got: Instant,
@@ -136,8 +135,8 @@ impl Mandates {
             Ok((lifetime, credential)) => {
                 let got = Instant::now();
                 let ends = got + lifetime.saturating_sub(BEFORE_THE_END.min(lifetime / 10));
-                let (numbers, services) = (Mutex::default(), RwLock::default());
-                Ok(Ok(Arc::new(Tickets { numbers, credential, realm, got, ends, services })))
+                let (number, services) = (PinNumber::next(), RwLock::default());
+                Ok(Ok(Arc::new(Tickets { number, credential, realm, got, ends, services })))
             }
             Err(error @ KerberosError::OwnAccount(_)) => {
                 *self.own_account.lock() = Some((Instant::now(), error.clone()));
@@ -182,10 +181,9 @@ impl Mandates {
 }
 
 impl Tickets {
-    /// The part of Pingora's reuse key that keeps the connections signed in by them apart from all others. `trust` is the
-    /// number of the way in which the server is trusted: what was opened in one is not used in another.
-    pub(super) fn number(&self, trust: u64) -> PinNumber {
-        *self.numbers.lock().entry(trust).or_insert_with(PinNumber::next)
+    /// What keeps the connections signed in by them apart from all others.
+    pub(super) fn number(&self) -> PinNumber {
+        self.number
     }
 
     /// Whether there is a ticket for a service, so that a token takes no key distribution centre.
@@ -218,7 +216,8 @@ fn pause(error: &KerberosError) -> Duration {
         KerberosError::UnknownAccount | KerberosError::PasswordExpired | KerberosError::AccountUnusable => {
             Duration::from_secs(60)
         }
-        KerberosError::NoServicePrincipalName(_)
+        KerberosError::NoPrincipal
+        | KerberosError::NoServicePrincipalName(_)
         | KerberosError::DelegationNotAllowed(_)
         | KerberosError::NotForUser
         | KerberosError::OwnAccount(_)

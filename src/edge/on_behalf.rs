@@ -16,9 +16,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
-    Context, Destination, content_length,
+    Context, Destination,
+    client::Proven,
+    content_length,
     course::{Proof, Speaker},
-    errand::{Errand, Mandate, Verdict},
+    errand::{Errand, Mandate, Verdict, may_keep},
     in_force::InForce,
     mandates::{By, Tickets},
     pin::Answered,
@@ -47,6 +49,8 @@ pub(super) struct OnBehalf {
     means: Option<(Mandate, By)>,
     /// What they have signed in with.
     password: Option<(MailboxName, Secret)>,
+    /// The request does not carry that itself.
+    is_by_form: bool,
     /// Some server could not be signed in to.
     has_failed: bool,
     /// At the server that was chosen last.
@@ -57,7 +61,7 @@ pub(super) struct OnBehalf {
 enum Way {
     /// The request says it, or nothing does.
     AsSent,
-    /// The edge adds the name and password.
+    /// The name and password do; those of the logon form the edge adds.
     Basic,
     /// The edge signs in.
     Kerberos(Box<Kerberos>),
@@ -70,8 +74,8 @@ struct Kerberos {
     errand: Errand,
     /// One that was made when its ticket was got.
     token: Option<HeaderValue>,
-    /// Whether a token goes with the request.
-    sends: bool,
+    /// Whether the connection had served the same tickets before.
+    reused: bool,
     /// The server has not taken these tickets.
     is_refused: bool,
 }
@@ -99,6 +103,10 @@ impl InForce {
         destination: Destination,
         context: &mut Context,
     ) -> Result<Option<OnBehalf>, Denial> {
+        let is_by_form = context.is_by_form;
+        if self.config.sign_in.is_none() && !is_by_form {
+            return Ok(None); // nothing is to be added to what the client sends
+        }
         let password = match (credential, speaker) {
             (Credential::Basic { user, password }, _) => Some((user.clone(), password.clone())),
             (Credential::None, Speaker::Proven(_) | Speaker::Certified(_)) => None,
@@ -112,14 +120,17 @@ impl InForce {
         });
         let Some((_, by)) = wanted else {
             let name = String::new(); // no event tells of it
-            let adds = context.is_by_form && password.is_some();
-            let on_behalf = OnBehalf { name, means: None, password, has_failed: false, way: Way::AsSent };
+            let adds = is_by_form && password.is_some();
+            let on_behalf = OnBehalf { name, means: None, password, is_by_form, has_failed: false, way: Way::AsSent };
             return Ok(adds.then_some(on_behalf));
         };
         let Some(entry) = self.proven(credential, speaker, &by).await? else { return Ok(None) };
         context.story.proven = Some(entry.name.clone());
+        if let (None, Some(name)) = (&context.proven, speaker.name()) {
+            context.proven = Some(Arc::new(Proven { name: name.clone(), entry_name: entry.name.clone() }));
+        }
         let means = entry.principal.as_deref().map(|principal| (self.shared.mandates.mandate(principal, &by), by));
-        Ok(Some(OnBehalf { name: entry.name, means, password, has_failed: false, way: Way::AsSent }))
+        Ok(Some(OnBehalf { name: entry.name, means, password, is_by_form, has_failed: false, way: Way::AsSent }))
     }
 
     /// Whether some server there is signed in to by a ticket, if one can be had.
@@ -195,9 +206,9 @@ impl InForce {
                     Way::Kerberos(before) if before.server == server => Some(before),
                     Way::Kerberos(_) | Way::Basic | Way::AsSent => None,
                 };
-                match self.kerberos(mandate, by, before, server, service.clone(), peer.group_key, patience).await {
+                match self.kerberos(mandate, by, before, server, service, patience).await {
                     Ok(kerberos) => {
-                        peer.group_key = kerberos.errand.number().group_key();
+                        peer.group_key = kerberos.errand.group_key(peer.group_key);
                         Way::Kerberos(Box::new(kerberos))
                     }
                     Err(error) => {
@@ -207,12 +218,16 @@ impl InForce {
                 }
             }
             (SignIn::Basic, _) => Way::Basic,
+            // Known by name, and by nothing that this server takes.
+            (_, None) if on_behalf.password.is_some() && !on_behalf.name.is_empty() => {
+                let error = KerberosError::NoPrincipal;
+                return Err(self.cannot_sign_in(&error, &on_behalf.name, server).await);
+            }
             (SignIn::Kerberos | SignIn::AsSent, _) => Way::AsSent,
         };
         Ok(matches!(on_behalf.way, Way::Kerberos(_)))
     }
 
-    #[allow(clippy::too_many_arguments)] // all that an errand begins with
     async fn kerberos(
         &self,
         mandate: &Mandate,
@@ -220,7 +235,6 @@ impl InForce {
         before: Option<Box<Kerberos>>,
         server: ServerId,
         service: String,
-        trust: u64,
         patience: Duration,
     ) -> Result<Kerberos, KerberosError> {
         let mandates = &self.shared.mandates;
@@ -228,32 +242,32 @@ impl InForce {
             Some(before) if before.is_refused => mandates.renew(mandate, &before.tickets, by, patience).await?,
             Some(_) | None => mandates.tickets(mandate, by, patience).await?,
         };
-        let number = tickets.number(trust);
+        let number = tickets.number();
         let errand = match before {
             Some(before) if before.is_refused => {
                 let mut errand = before.errand;
                 errand.renewed(number);
                 errand
             }
-            Some(before) if before.errand.number() == number => before.errand,
+            Some(before) if Arc::ptr_eq(&before.tickets, &tickets) => before.errand,
             Some(_) | None => Errand::new(number, tickets.are_fresh()),
         };
         let token = match tickets.has(&service) {
             true => None,
             false => Some(mandates.token(&tickets, &service, patience).await?),
         };
-        Ok(Kerberos { server, service, tickets, errand, token, sends: true, is_refused: false })
+        Ok(Kerberos { server, service, tickets, errand, token, reused: false, is_refused: false })
     }
 
     /// Says who it is in a request that is about to go to the chosen server.
     pub(super) async fn sign(&self, on_behalf: &mut OnBehalf, request: &mut RequestHeader) -> Result<(), Failure> {
         match &mut on_behalf.way {
-            Way::AsSent => Ok(()),
-            Way::Basic => {
+            Way::Basic if on_behalf.is_by_form => {
                 let field = on_behalf.password.as_ref().and_then(|(user, password)| basic(user, password));
                 set(request, field)
             }
-            Way::Kerberos(kerberos) if !kerberos.sends => {
+            Way::AsSent | Way::Basic => Ok(()),
+            Way::Kerberos(kerberos) if !kerberos.errand.sent_token() => {
                 request.remove_header(&AUTHORIZATION);
                 Ok(())
             }
@@ -282,14 +296,14 @@ impl InForce {
     ) -> Result<Signed, (Box<Error>, Option<Denial>)> {
         let Way::Kerberos(kerberos) = &mut on_behalf.way else { return Ok(Signed::NotByUs) };
         let mandates = &self.shared.mandates;
-        let habit = mandates.habit(&kerberos.service).learned(kerberos.sends, answered);
+        let habit = mandates.habit(&kerberos.service).learned(kerberos.errand.sent_token(), answered);
         mandates.learned(&kerberos.service, habit);
         let again = |why| Err((Error::explain(AGAIN, why), None));
         match kerberos.errand.answered(answered, !session.as_ref().retry_buffer_truncated()) {
             Verdict::Served => {
                 response.remove_header(&WWW_AUTHENTICATE);
                 response.remove_header(&PERSISTENT_AUTH);
-                Ok(if kerberos.errand.may_keep(answered) { Signed::In } else { Signed::Doubtful })
+                Ok(if may_keep(kerberos.reused, answered) { Signed::In } else { Signed::Doubtful })
             }
             Verdict::AgainWithToken => again("the server asks for a token"),
             Verdict::AgainWithTicket => {
@@ -327,7 +341,7 @@ impl InForce {
             }
             KerberosError::NotForUser => (Event::DelegationRefused, name, Failure::Denied(Denial::CannotSignIn)),
             KerberosError::OwnAccount(_) => (Event::EdgeAccountUnusable, "", Failure::Denied(Denial::CannotSignIn)),
-            KerberosError::UnknownAccount | KerberosError::Other(_) => {
+            KerberosError::UnknownAccount | KerberosError::NoPrincipal | KerberosError::Other(_) => {
                 (Event::SignInFailed, name, Failure::Denied(Denial::CannotSignIn))
             }
         };
@@ -363,8 +377,15 @@ impl OnBehalf {
     pub(super) fn connected(&mut self, reused: bool, session: &mut Session, in_force: &InForce) {
         if let Way::Kerberos(kerberos) = &mut self.way {
             let habit = in_force.shared.mandates.habit(&kerberos.service);
-            kerberos.sends = kerberos.errand.connected(reused, habit, may_repeat(session));
+            kerberos.reused = reused;
+            kerberos.errand.connected(reused, habit, may_repeat(session));
         }
+    }
+
+    /// The credential of the logon form, which is not in the request.
+    pub(super) fn credential(&self) -> Option<Credential> {
+        let (user, password) = self.password.clone().filter(|_| self.is_by_form)?;
+        Some(Credential::Basic { user, password })
     }
 
     /// Whether a server was passed over because it could not be signed in to.

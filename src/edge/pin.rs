@@ -48,10 +48,8 @@ pub struct Answered {
     pub status: u16,
     /// A `WWW-Authenticate` field with a token of a connection-bound scheme; `Some(Some(..))`: an NTLM challenge.
     pub token: Option<Option<ntlm::Challenge>>,
-    /// `Persistent-Auth: true`, by which IIS says that the connection is authenticated from now on.
-    pub persistent: bool,
-    /// `Persistent-Auth: false`, by which it says that each request has to sign in anew.
-    pub asks_each_time: bool,
+    /// `Persistent-Auth`, by which IIS says that the connection is authenticated from now on, or that it is not.
+    pub persistent: Option<bool>,
     /// The server will close the connection.
     pub closes: bool,
     /// A connection-bound scheme is offered, or used.
@@ -182,7 +180,7 @@ impl Carries {
 impl Answered {
     /// Whether the connection that this came over may not serve anybody else any more.
     pub fn pins(self) -> bool {
-        self.token.is_some() || self.persistent
+        self.token.is_some() || self.persistent == Some(true)
     }
 
     /// Notes one value of a `WWW-Authenticate` field.
@@ -359,7 +357,7 @@ impl Login {
     }
 }
 
-/// A number that no other pin of this process ever had, and no ticket that [`errand`](super::errand)s go by.
+/// A number that no other pin of this process ever had, nor any ticket by which an [`errand`](super::errand) is signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PinNumber(u64);
 
@@ -369,7 +367,7 @@ impl PinNumber {
         self.0
     }
 
-    /// The next that nobody has had.
+    /// One that nobody has had.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         PinNumber(NEXT.fetch_add(1, Relaxed))
@@ -392,14 +390,7 @@ mod tests {
     const THERE: Origin = 2;
     const BEGIN: Carries = Carries::Token(Leg::First);
     const REPLY: Carries = Carries::Token(Leg::Next);
-    const OK: Answered = Answered {
-        status: 200,
-        token: None,
-        persistent: false,
-        asks_each_time: false,
-        closes: false,
-        offers_windows: false,
-    };
+    const OK: Answered = Answered { status: 200, token: None, persistent: None, closes: false, offers_windows: false };
     const REFUSAL: Answered = Answered { status: 401, offers_windows: true, ..OK };
     const NTLM: ntlm::Challenge = ntlm::Challenge { unicode: true };
     const CHALLENGE: Answered = Answered { token: Some(Some(NTLM)), ..REFUSAL };
@@ -463,7 +454,8 @@ mod tests {
             (REFUSAL, false),
             (CHALLENGE, true),
             (Answered { token: Some(None), ..OK }, true),
-            (Answered { persistent: true, ..OK }, true),
+            (Answered { persistent: Some(true), ..OK }, true),
+            (Answered { persistent: Some(false), ..OK }, false),
         ] {
             assert_eq!(answer.pins(), pins, "{answer:?}");
         }
@@ -558,7 +550,7 @@ mod tests {
     #[test]
     fn a_token_in_an_answer_that_nobody_asked_for_binds_the_connection() {
         for carries in [Carries::Nothing, Carries::PerRequest] {
-            for answer in [Answered { token: Some(None), ..OK }, Answered { persistent: true, ..OK }] {
+            for answer in [Answered { token: Some(None), ..OK }, Answered { persistent: Some(true), ..OK }] {
                 let mut gate = anonymous();
                 assert_eq!(gate.answered(HERE, carries, 7, answer), SignIn::Unchanged);
                 gate.lost(10);

@@ -40,7 +40,7 @@ pub struct Visit {
 
 /// Somebody who proved who they are.
 pub struct Person {
-    /// The `sAMAccountName`.
+    /// The `sAMAccountName`; somebody of another domain than contoso.com has it after the name.
     pub account: String,
     /// The same as a header field's value.
     pub value: HeaderValue,
@@ -92,8 +92,12 @@ pub fn unauthenticated(host: &Host, path: &str) -> Response<Body> {
 fn offered(host: &Host, path: &str) -> Option<(Protocol, AuthenticationMethods)> {
     let protocol = Protocol::of_path(&percent_decode_str(path).decode_utf8_lossy())?;
     let mut offered = configured(host, protocol)?;
-    if !host.behaviour().integrated {
+    let behaviour = host.behaviour();
+    if !behaviour.integrated {
         offered.0 &= AuthenticationMethods::BASIC;
+    }
+    if !behaviour.basic {
+        offered.0 &= !AuthenticationMethods::BASIC;
     }
     Some((protocol, offered))
 }
@@ -131,7 +135,9 @@ fn challenge(host: &Host, offered: AuthenticationMethods) -> Response<Body> {
     let fields = response.headers_mut();
     if offered.integrated_windows() {
         fields.append(WWW_AUTHENTICATE, HeaderValue::from_static("Negotiate"));
-        fields.append(WWW_AUTHENTICATE, HeaderValue::from_static("NTLM"));
+        if host.behaviour().ntlm {
+            fields.append(WWW_AUTHENTICATE, HeaderValue::from_static("NTLM"));
+        }
     }
     if offered.0 & AuthenticationMethods::BASIC != 0
         && let Ok(basic) = HeaderValue::from_str(&format!("Basic realm=\"{}\"", host.fqdn))
@@ -206,7 +212,7 @@ impl People {
 impl Person {
     fn of(entry: &Entry) -> Self {
         // At Contoso the account is the local part of the UPN, which is what the directory calls the person.
-        let account = entry.name.split('@').next().unwrap_or_default().to_owned();
+        let account = entry.name.strip_suffix("@contoso.com").unwrap_or(&entry.name).to_owned();
         let value = HeaderValue::from_bytes(account.as_bytes()).unwrap_or(HeaderValue::from_static("?"));
         Person { account, value }
     }

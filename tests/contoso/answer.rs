@@ -17,7 +17,7 @@ use super::{
     admission::{self, Visit},
     body::{Body, Cut, Dropped, Received, receive},
     pages,
-    server::Host,
+    server::{Host, Keeps},
     session::{self, Session},
 };
 
@@ -38,6 +38,9 @@ pub async fn answer(
         Some(status) if expects_continue(&head) => Err(refused_expectation(status, host, &head)),
         Some(_) | None => admission::admit(host, session, &head).await,
     };
+    if admission.is_ok() {
+        host.lets_in();
+    }
     let user = admission.as_ref().map_or(NOBODY, |visit| visit.person.value.clone());
     let last_token = admission.as_ref().ok().and_then(|visit| visit.last_token.clone());
 
@@ -72,7 +75,8 @@ pub async fn answer(
     if steering.unasked_token {
         fields.append(WWW_AUTHENTICATE, UNASKED_TOKEN);
     }
-    if steering.unasked_persistence || session.user().is_some() {
+    let tells = host.behaviour().keeps != Keeps::Silently && session.user().is_some();
+    if steering.unasked_persistence || tells {
         fields.insert(PERSISTENT_AUTH, HeaderValue::from_static("true"));
     }
     if steering.close {

@@ -8,6 +8,9 @@
 //! | `POST /<server>/hang` | requests stay unanswered |
 //! | `POST /<server>/fail/<protocol>` | that virtual directory answers 503 (`owa`, `ews`, `activesync`, ...) |
 //! | `POST /<server>/without-integrated` | offers Basic only |
+//! | `POST /<server>/integrated-only` | offers no Basic |
+//! | `POST /<server>/kerberos-only` | offers neither Basic nor NTLM |
+//! | `POST /<server>/keeps/<habit>` | a Kerberos ticket counts for the connection (`telling`, `silently`) or for its own request (`nothing`) |
 //! | `POST /<server>/mod-auth-gssapi` | refuses a new handshake on an authenticated connection |
 //! | `POST /<server>/extended-protection` | refuses every handshake |
 //! | `POST /<server>/resume` | undoes all but stop |
@@ -18,7 +21,12 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn:
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{Contoso, body::Body, pages, server::StandIn};
+use super::{
+    Contoso,
+    body::Body,
+    pages,
+    server::{Keeps, StandIn},
+};
 
 /// Serves the switches until dropped.
 pub async fn serve(listener: TcpListener, contoso: Arc<Contoso>) {
@@ -68,6 +76,9 @@ async fn act<'c>(contoso: &'c Contoso, path: &str) -> Result<&'c StandIn, String
         (Some("hang"), None, None) => server.hang(),
         (Some("fail"), Some(protocol), None) => server.fail(protocol.parse()?),
         (Some("without-integrated"), None, None) => server.without_integrated(),
+        (Some("integrated-only"), None, None) => server.integrated_only(),
+        (Some("kerberos-only"), None, None) => server.kerberos_only(),
+        (Some("keeps"), Some(keeps), None) => server.keeps(keeps.parse()?),
         (Some("mod-auth-gssapi"), None, None) => server.mod_auth_gssapi(),
         (Some("extended-protection"), None, None) => server.extended_protection(),
         (Some("resume"), None, None) => server.resume(),
@@ -96,6 +107,14 @@ fn line(server: &StandIn) -> String {
     if !behaviour.integrated {
         line.push_str(" without-integrated");
     }
+    match (behaviour.basic, behaviour.ntlm) {
+        (true, _) => {}
+        (false, true) => line.push_str(" integrated-only"),
+        (false, false) => line.push_str(" kerberos-only"),
+    }
+    if behaviour.keeps != Keeps::Telling {
+        let _ = write!(line, " keeps={}", format!("{:?}", behaviour.keeps).to_lowercase());
+    }
     if behaviour.mod_auth_gssapi {
         line.push_str(" mod-auth-gssapi");
     }
@@ -113,4 +132,5 @@ fn line(server: &StandIn) -> String {
 }
 
 const USAGE: &str = "GET / lists the servers; \
-    POST /<server>/stop|start|slow/<ms>|hang|fail/<protocol>|without-integrated|mod-auth-gssapi|extended-protection|resume\n";
+    POST /<server>/stop|start|slow/<ms>|hang|fail/<protocol>|without-integrated|integrated-only|\
+    kerberos-only|keeps/telling|keeps/silently|keeps/nothing|mod-auth-gssapi|extended-protection|resume\n";

@@ -16,7 +16,7 @@
 //! NTLM and Kerberos, raw or in SPNEGO, are accepted where they are offered, and bound to the connection as in IIS: it
 //! serves requests without a credential as its user, says `Persistent-Auth: true`, and changes its user with a new
 //! handshake. `Basic` counts for its own request only. Everybody's password is `Pass-word1`; the Kerberos tickets are
-//! [`tickets`]'.
+//! [`tickets`]', or those of a real KDC whose keytab [`Contoso::use_keytab`] is given. None of their uses counts twice.
 //!
 //! A request steers its answer by fields of its own. All of them work on every path, and on 401 and 404 answers too,
 //! except that a body of a size or a duplex body is only for those who are let in.
@@ -74,6 +74,7 @@ use firstcas::{
 use admission::People;
 use pki::Pki;
 use server::{Endpoint, Host, StandIn};
+use tickets::Acceptor;
 use tokio_rustls::TlsAcceptor;
 
 /// The running organisation. Dropping it closes every socket.
@@ -86,6 +87,8 @@ pub struct Contoso {
 pub struct Common {
     /// Who may come in.
     pub people: People,
+    /// What takes Kerberos tickets.
+    pub acceptor: Acceptor,
     ping_hold_ms: AtomicU64,
 }
 
@@ -133,6 +136,7 @@ impl Contoso {
         let tls = TlsAcceptor::from(pki.servers());
         let common = Arc::new(Common {
             people: People::new(directory),
+            acceptor: Acceptor::default(),
             ping_hold_ms: AtomicU64::new(PING_HOLD.as_secs() * 1000),
         });
         let mut servers = Vec::new();
@@ -201,6 +205,22 @@ impl Contoso {
     pub fn resolve(&self) -> BTreeMap<String, String> {
         let entries = self.servers.iter().flat_map(StandIn::endpoints);
         entries.map(|(host_and_port, _, address)| (host_and_port, address.to_string())).collect()
+    }
+
+    /// Opens the tickets of a KDC with this keytab's keys from now on, and with none of an earlier one. Every server takes
+    /// those for `HTTP/<itself>`.
+    pub fn use_keytab(&self, keytab: &[u8]) {
+        self.common.acceptor.use_keytab(keytab);
+    }
+
+    /// Tokens that servers have accepted since the beginning.
+    pub fn tokens_accepted(&self) -> u64 {
+        self.common.acceptor.accepted()
+    }
+
+    /// Tokens that came a second time, and were refused.
+    pub fn tokens_replayed(&self) -> u64 {
+        self.common.acceptor.replays()
     }
 
     /// How long an `ActiveSync` Ping is held from now on; 30 seconds at first.

@@ -5,6 +5,7 @@ use std::{
     future::{Future, pending},
     io,
     net::SocketAddr,
+    str::FromStr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -59,6 +60,7 @@ pub struct Host {
     accepted: AtomicU64,
     open: AtomicU64,
     requests: AtomicU64,
+    let_in: AtomicU64,
 }
 
 /// The switches.
@@ -71,12 +73,42 @@ pub struct Behaviour {
     pub hung: bool,
     /// Integrated Windows authentication is offered where the directory has it on.
     pub integrated: bool,
+    /// `Basic` is offered where the directory has it on.
+    pub basic: bool,
+    /// NTLM is offered where Integrated Windows authentication is.
+    pub ntlm: bool,
+    /// For how long a Kerberos ticket counts.
+    pub keeps: Keeps,
     /// A new handshake on an authenticated connection is refused, as Apache's mod_auth_gssapi does; IIS allows it.
     pub mod_auth_gssapi: bool,
     /// This protocol's virtual directory is answered 503, as IIS does whose application pool is stopped.
     pub failing: Option<Protocol>,
     /// Every handshake is refused, as IIS does with Extended Protection `Require` behind a proxy that terminates TLS.
     pub extended_protection: bool,
+}
+
+/// For how long a Kerberos ticket counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// For the connection, which answers say (`Persistent-Auth: true`), as IIS does.
+    Telling,
+    /// For the connection, and nobody is told, as Apache's mod_auth_gssapi does with `GssapiConnectionBound On`.
+    Silently,
+    /// For its own request, as IIS does with `authPersistNonNTLM="false"`, and Apache's mod_auth_gssapi unasked.
+    Nothing,
+}
+
+impl FromStr for Keeps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "telling" => Ok(Keeps::Telling),
+            "silently" => Ok(Keeps::Silently),
+            "nothing" => Ok(Keeps::Nothing),
+            other => Err(format!("`{other}` is none of telling, silently, nothing")),
+        }
+    }
 }
 
 /// A port of a server, its own for life: while the server is stopped, nobody who asks for any port gets this one.
@@ -167,6 +199,21 @@ impl StandIn {
         self.host.behaviour.send_modify(|behaviour| behaviour.integrated = false);
     }
 
+    /// Switches `Basic` off on all virtual directories.
+    pub fn integrated_only(&self) {
+        self.host.behaviour.send_modify(|behaviour| behaviour.basic = false);
+    }
+
+    /// Switches `Basic` and NTLM off on all virtual directories: a ticket, or nothing.
+    pub fn kerberos_only(&self) {
+        self.host.behaviour.send_modify(|behaviour| (behaviour.basic, behaviour.ntlm) = (false, false));
+    }
+
+    /// For how long a Kerberos ticket counts from now on.
+    pub fn keeps(&self, keeps: Keeps) {
+        self.host.behaviour.send_modify(|behaviour| behaviour.keeps = keeps);
+    }
+
     /// Refuses a new handshake on an authenticated connection, as Apache's `mod_auth_gssapi` does.
     pub fn mod_auth_gssapi(&self) {
         self.host.behaviour.send_modify(|behaviour| behaviour.mod_auth_gssapi = true);
@@ -202,6 +249,11 @@ impl StandIn {
     pub fn requests(&self) -> u64 {
         self.host.requests.load(Ordering::Relaxed)
     }
+
+    /// Requests that were let in since the beginning: each was delivered, and a 401 was not.
+    pub fn let_in(&self) -> u64 {
+        self.host.let_in.load(Ordering::Relaxed)
+    }
 }
 
 impl Host {
@@ -222,12 +274,18 @@ impl Host {
             accepted: AtomicU64::new(0),
             open: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            let_in: AtomicU64::new(0),
         }
     }
 
     /// The switches as they stand.
     pub fn behaviour(&self) -> Behaviour {
         *self.behaviour.borrow()
+    }
+
+    /// Counts a request that was let in.
+    pub fn lets_in(&self) {
+        self.let_in.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a request, then waits as the switches say.
@@ -354,6 +412,9 @@ const NORMAL: Behaviour = Behaviour {
     delay: Duration::ZERO,
     hung: false,
     integrated: true,
+    basic: true,
+    ntlm: true,
+    keeps: Keeps::Telling,
     mod_auth_gssapi: false,
     failing: None,
     extended_protection: false,

@@ -15,9 +15,8 @@ use hyper::header::HeaderValue;
 use super::{
     admission::Person,
     ntlm::{self, Answer, Challenge},
-    server::Host,
+    server::{Host, Keeps},
     spnego::{self, Mechanism, NegState, Opened},
-    tickets,
 };
 
 /// What a server keeps of one connection.
@@ -85,30 +84,41 @@ impl Session {
         let Ok(token) = BASE64_STANDARD.decode(token.trim_ascii()) else {
             return Ok(Leg::Refused);
         };
+        let takes_ntlm = host.behaviour().ntlm;
         if scheme == Scheme::Ntlm || ntlm::message_type(&token).is_some() {
+            if !takes_ntlm {
+                return Ok(Leg::Refused);
+            }
             return self.ntlm(host, was, &token, |token, _| scheme.value(token)).await;
         }
         let (token, enveloped) = match spnego::open(&token) {
             Some(Opened { token: Some(token), .. }) => (token, true),
-            Some(Opened { token: None, offers_ntlm: true }) => {
+            Some(Opened { token: None, offers_ntlm: true }) if takes_ntlm => {
                 let choice = spnego::further(Some(NegState::AcceptIncomplete), Some(Mechanism::Ntlm), None);
                 return Ok(scheme.value(&choice).map_or(Leg::Refused, Leg::Challenge));
             }
-            Some(Opened { token: None, offers_ntlm: false }) => return Ok(Leg::Refused),
+            Some(Opened { token: None, .. }) => return Ok(Leg::Refused),
             None => (token, false),
         };
         if ntlm::message_type(&token).is_some() {
+            if !takes_ntlm {
+                return Ok(Leg::Refused);
+            }
             let wrapped = |token: &[u8], state| {
                 let token = (state == NegState::AcceptIncomplete).then_some(token);
                 scheme.value(&spnego::further(Some(state), Some(Mechanism::Ntlm), token))
             };
             return self.ntlm(host, was, &token, wrapped).await;
         }
-        let Some(name) = tickets::judge(&token) else {
+        let Some(name) = host.common.acceptor.judge(&token, &host.fqdn) else {
             return Ok(Leg::Refused);
         };
         let last = spnego::further(Some(NegState::AcceptCompleted), Some(Mechanism::MicrosoftKerberos), None);
-        self.accept(host, &name, enveloped.then_some(last).and_then(|last| scheme.value(&last))).await
+        let accepted = self.accept(host, &name, enveloped.then_some(last).and_then(|last| scheme.value(&last))).await;
+        if host.behaviour().keeps == Keeps::Nothing {
+            *self.state() = State::Nobody;
+        }
+        accepted
     }
 
     /// `sent`: how a token goes out, in which state of a negotiation.

@@ -1,9 +1,16 @@
-//! Kerberos without a KDC: makes the service tickets that Contoso's would give out, judges them as its servers do, and
-//! writes the keytab that an edge in front is configured with (RFC 4120, RFC 4121, [MS-KILE]).
+//! Kerberos: makes the service tickets that a KDC of Contoso's would give out, judges them and those of a real one as its
+//! servers do, and writes the keytab that an edge in front is configured with (RFC 4120, RFC 4121, [MS-KILE]).
 //!
 //! It judges by itself and not with the edge's `identity::kerberos`, so that the two check each other.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use picky_asn1::{
     bit_string::BitString,
@@ -134,20 +141,89 @@ impl Ticket {
     }
 }
 
-/// Whose ticket this token uses, as `user@REALM`; `None`: nobody's that counts here and now (RFC 4120 section 3.2.3).
+/// What takes tickets: the keys that open them, and what it has been shown. A server takes those for `HTTP/<itself>`,
+/// sealed with the keytab's key of that name, and those for [`SERVICE`].
+#[derive(Default)]
+pub struct Acceptor {
+    keys: RwLock<HashMap<KeyName, Vec<u8>>>,
+    /// Authenticators, by hash (RFC 4120 section 3.2.3, the replay cache).
+    seen: Mutex<HashSet<blake3::Hash>>,
+    replays: AtomicU64,
+    accepted: AtomicU64,
+}
+
+/// Principal and key version.
+type KeyName = (String, u32);
+
+/// A token that counts.
+struct Judged {
+    /// As `user@REALM`.
+    client: String,
+    authenticator: blake3::Hash,
+}
+
+impl Acceptor {
+    /// Opens tickets with the keys of this keytab from now on, and with none of an earlier one.
+    pub fn use_keytab(&self, keytab: &[u8]) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys(keytab).unwrap_or_default();
+    }
+
+    /// Whose ticket this token uses, at the server of this name. A token that was used already is nobody's.
+    pub fn judge(&self, token: &[u8], fqdn: &str) -> Option<String> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let own = format!("HTTP/{fqdn}@{REALM}");
+        let judged = judge_by(token, |name| match keys.get(name) {
+            Some(key) if name.0.eq_ignore_ascii_case(&own) => Some(key.clone()),
+            Some(_) | None => service_key(name),
+        })?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= SEEN_LIMIT {
+            seen.clear();
+        }
+        if !seen.insert(judged.authenticator) {
+            self.replays.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        Some(judged.client)
+    }
+
+    /// Tokens that came a second time.
+    pub fn replays(&self) -> u64 {
+        self.replays.load(Ordering::Relaxed)
+    }
+
+    /// Tokens that were good.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+/// Whose ticket for [`SERVICE`] this token uses, as `user@REALM`; `None`: nobody's that counts here and now.
 pub fn judge(token: &[u8]) -> Option<String> {
+    judge_by(token, service_key).map(|judged| judged.client)
+}
+
+fn service_key(name: &KeyName) -> Option<Vec<u8>> {
+    (name.0 == format!("{SERVICE}@{REALM}")).then(|| SERVICE_KEY.to_vec())
+}
+
+/// RFC 4120 section 3.2.3, but for replays.
+fn judge_by(token: &[u8], key: impl Fn(&KeyName) -> Option<Vec<u8>>) -> Option<Judged> {
     let request = KrbMessage::<ApReq>::decode_application_krb_message(token).ok()?.0;
     if request.krb5_oid.0 != oids::krb5() || request.krb5_token_id != AP_REQ_TOKEN_ID {
         return None;
     }
     let request = request.krb_msg.0;
     let ticket = request.ticket.0.0;
-    if ticket.realm.0.0.to_string() != REALM || joined(&ticket.sname.0) != SERVICE {
-        return None;
-    }
-    let ticket: EncTicketPart = opened(&SERVICE_KEY, TICKET_REP, &ticket.enc_part.0)?;
+    let service = format!("{}@{}", joined(&ticket.sname.0), ticket.realm.0.0);
+    let version = ticket.enc_part.0.kvno.0.as_ref().map(|version| version.0.as_unsigned_bytes_be());
+    let version = version.unwrap_or_default().iter().fold(0, |version, byte| version << 8 | u32::from(*byte));
+    let key = key(&(service, version))?;
+    let ticket: EncTicketPart = opened(&key, TICKET_REP, &ticket.enc_part.0)?;
     let ticket = ticket.0;
     let session_key = &ticket.key.0.key_value.0.0;
+    let shown = blake3::hash(&request.authenticator.0.cipher.0.0);
     let authenticator: Authenticator = opened(session_key, AP_REQ_AUTHENTICATOR, &request.authenticator.0)?;
     let authenticator = authenticator.0;
     if ticket.cname.0 != authenticator.cname.0 || ticket.crealm.0 != authenticator.crealm.0 {
@@ -158,7 +234,43 @@ pub fn judge(token: &[u8]) -> Option<String> {
     let starts = ticket.starttime.0.map_or(ticket.auth_time.0.0, |starts| starts.0.0);
     let in_time = at(&starts)? <= now + SKEW && now - SKEW <= at(&ticket.endtime.0.0)?;
     let fresh = (at(&authenticator.ctime.0.0)? - now).abs() <= SKEW;
-    (in_time && fresh).then(|| format!("{}@{}", joined(&ticket.cname.0), ticket.crealm.0.0))
+    let client = || format!("{}@{}", joined(&ticket.cname.0), ticket.crealm.0.0);
+    (in_time && fresh).then(|| Judged { client: client(), authenticator: shown })
+}
+
+/// The AES-256 keys of a keytab (MIT's format 0x502), read apart from the edge's own reading of one.
+fn keys(keytab: &[u8]) -> Option<HashMap<KeyName, Vec<u8>>> {
+    fn take<'k>(rest: &mut &'k [u8], length: usize) -> Option<&'k [u8]> {
+        rest.split_off(..length)
+    }
+    fn short(rest: &mut &[u8]) -> Option<usize> {
+        Some(u16::from_be_bytes(take(rest, 2)?.try_into().ok()?).into())
+    }
+    fn counted<'k>(rest: &mut &'k [u8]) -> Option<&'k [u8]> {
+        let length = short(rest)?;
+        take(rest, length)
+    }
+    let mut rest = keytab.strip_prefix(&[5, 2])?;
+    let mut keys = HashMap::new();
+    while !rest.is_empty() {
+        let length = i32::from_be_bytes(take(&mut rest, 4)?.try_into().ok()?);
+        let entry = &mut take(&mut rest, usize::try_from(length.unsigned_abs()).ok()?)?;
+        if length <= 0 {
+            continue; // a deleted entry
+        }
+        let components = short(entry)?;
+        let realm = String::from_utf8_lossy(counted(entry)?);
+        let names = (0..components).map(|_| counted(entry).map(String::from_utf8_lossy));
+        let names = names.collect::<Option<Vec<_>>>()?.join("/");
+        take(entry, 9)?; // the name's type, the time, the version's low byte
+        let is_aes256 = short(entry)? == usize::from(AES256);
+        let key = counted(entry)?.to_vec();
+        let version = u32::from_be_bytes(take(entry, 4)?.try_into().ok()?);
+        if is_aes256 {
+            keys.insert((format!("{names}@{realm}"), version), key);
+        }
+    }
+    Some(keys)
 }
 
 /// The keytab with the service's key, as `ktutil` writes it (MIT's format 0x502).
@@ -264,5 +376,7 @@ const AES256: u8 = AES256_CTS_HMAC_SHA1_96 as u8;
 const FORWARDABLE_PREAUTHENTICATED: [u8; 4] = [0x40, 0x20, 0, 0];
 /// As Active Directory gives out by default.
 const LIFE: Duration = Duration::from_secs(10 * 60 * 60);
+/// A load test goes on; beyond, the memory starts over.
+const SEEN_LIMIT: usize = 1_000_000;
 /// As Windows allows by default.
 const SKEW: Duration = Duration::from_secs(5 * 60);

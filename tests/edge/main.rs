@@ -18,14 +18,18 @@ mod harness;
 mod health;
 mod hygiene;
 mod isolation;
+#[path = "../kdc/mod.rs"]
+mod kdc;
 #[path = "../directory/line.rs"]
 mod line;
 mod load;
 mod logging;
 mod malformed;
+mod on_behalf;
 #[allow(dead_code)] // its TLS is for tests/directory.rs
 #[path = "../openldap/mod.rs"]
 mod openldap;
+mod process;
 mod record;
 mod reload;
 mod routing;

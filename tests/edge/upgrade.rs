@@ -2,7 +2,7 @@
 //! leaves the old one serving. All of it with the real binary.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, Permissions},
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
@@ -14,12 +14,13 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use rustls::pki_types::ServerName;
 use tokio::{
     net::{TcpStream, UnixListener},
-    process::{Child, Command},
+    process::Command,
 };
 
 use crate::{
-    harness::{self, Client, House, Plan, credential, until, within},
+    harness::{Client, House, Plan, credential, until, within},
     load::{Load, Place},
+    process::{FIRSTCAS, Process},
     tls::{TLS13, connector},
     windows_client::Handshake,
     wire::{Wire, field},
@@ -27,9 +28,8 @@ use crate::{
 
 /// Processes of firstcas, one after the other, in front of contoso.
 struct Edge {
-    house: House,
-    config: PathBuf,
-    first: Child,
+    /// The first.
+    process: Process,
     /// All that were ever told of; dropping this ends them.
     pids: Vec<u32>,
 }
@@ -48,42 +48,16 @@ impl Edge {
         let plan = Plan { further, ..Plan::default() };
         let house = House::without_edge(&plan).await;
         fs::create_dir(house.folder.path().join("run")).expect("a folder");
-        let config = harness::config_file(&house.contoso, &house.folder, &plan);
-        let log = File::create(house.folder.path().join("log")).expect("a log");
-        let mut first = Command::new(FIRSTCAS);
-        first.args(["run", "-c"]).arg(&config).stdin(Stdio::null()).stderr(log);
-        let first = first.kill_on_drop(true).spawn().expect("firstcas starts");
-        let pids = vec![first.id().expect("it runs")];
-        let edge = Edge { house, config, first, pids };
-        edge.says("firstcas is ready").await;
+        let process = Process::start(house, &plan, &[]).await;
+        let pids = vec![process.pid()];
+        let edge = Edge { process, pids };
         until("the pid file is there", async || edge.pid_file() == Some(edge.pids[0])).await;
         edge
     }
 
-    fn log(&self) -> String {
-        fs::read_to_string(self.house.folder.path().join("log")).expect("the log")
-    }
-
-    /// The first line of the log with this in it.
-    async fn says(&self, part: &str) -> String {
-        let line = || self.log().lines().find(|line| line.contains(part)).map(str::to_owned);
-        until(&format!("{part:?} in {}", self.log()), async || line().is_some()).await;
-        line().expect("it is there")
-    }
-
-    /// Where the first process listens: plain, TLS.
-    fn addresses(&self) -> [SocketAddr; 2] {
-        ["listening on http://", "listening on https://"].map(|what| {
-            let log = self.log();
-            let (_, rest) = log.split_once(what).expect("it listens");
-            let address = rest.split(|end: char| end == '"' || end.is_whitespace()).next().expect("an address");
-            address.parse().expect("an address")
-        })
-    }
-
     fn place(&self) -> Place {
-        let [plain, tls] = self.addresses();
-        let connector = |protocols| connector(&self.house, TLS13, protocols);
+        let [plain, tls] = self.process.addresses();
+        let connector = |protocols| connector(&self.process.house, TLS13, protocols);
         Place { plain, tls, connector: connector(&[]), h2_connector: connector(&["h2"]) }
     }
 
@@ -92,17 +66,17 @@ impl Edge {
     }
 
     fn socket(&self) -> PathBuf {
-        self.house.folder.path().join("run/upgrade.sock")
+        self.process.house.folder.path().join("run/upgrade.sock")
     }
 
     fn pid_file(&self) -> Option<u32> {
-        fs::read_to_string(self.house.folder.path().join("run/firstcas.pid")).ok()?.trim().parse().ok()
+        fs::read_to_string(self.process.house.folder.path().join("run/firstcas.pid")).ok()?.trim().parse().ok()
     }
 
     /// `firstcas upgrade` with further arguments.
     async fn upgrade(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(FIRSTCAS);
-        command.args(["upgrade", "-c"]).arg(&self.config).args(arguments).stdin(Stdio::null());
+        command.args(["upgrade", "-c"]).arg(&self.process.config).args(arguments).stdin(Stdio::null());
         within("firstcas upgrade", command.kill_on_drop(true).output()).await.expect("it starts")
     }
 
@@ -110,14 +84,14 @@ impl Edge {
     async fn upgraded(&mut self, arguments: &[&str]) -> u32 {
         let answer = self.upgrade(arguments).await;
         let said = format!("{}{}", text(&answer.stdout), text(&answer.stderr));
-        assert!(answer.status.success(), "{said}\n{}", self.log());
+        assert!(answer.status.success(), "{said}\n{}", self.process.log());
         let (serves, drains) = said.split_once(" serves now\nprocess ").expect(&said);
         let serves = serves.strip_prefix("process ").and_then(|pid| pid.parse().ok()).expect(&said);
         let before = *self.pids.last().expect("one serves");
         assert!(drains.starts_with(&format!("{before} finishes what it has, for at most ")), "{said}");
         assert_ne!(serves, before);
         assert_eq!(self.pid_file(), Some(serves));
-        self.says(&format!("this one, {before}, finishes what it has")).await; // after that it lets everybody go
+        self.process.says(&format!("this one, {before}, finishes what it has")).await; // after that it lets everybody go
         self.pids.push(serves);
         serves
     }
@@ -126,7 +100,12 @@ impl Edge {
     async fn refused(&self, arguments: &[&str]) -> String {
         let answer = self.upgrade(arguments).await;
         let said = text(&answer.stderr);
-        assert_eq!((answer.status.code(), text(&answer.stdout).as_str()), (Some(1), ""), "{said}\n{}", self.log());
+        assert_eq!(
+            (answer.status.code(), text(&answer.stdout).as_str()),
+            (Some(1), ""),
+            "{said}\n{}",
+            self.process.log()
+        );
         assert_eq!(self.pid_file(), self.pids.last().copied(), "{said}");
         assert!(!self.socket().exists(), "{said}");
         said
@@ -134,7 +113,7 @@ impl Edge {
 
     /// A program that calls the configuration good and, told to run, does this instead.
     fn program(&self, instead: &str) -> String {
-        let path = self.house.folder.path().join("firstcas-other");
+        let path = self.process.house.folder.path().join("firstcas-other");
         let text = format!("#!/bin/sh\n[ \"$1\" = run ] || exec {FIRSTCAS} \"$@\"\n{instead}\n");
         fs::write(&path, text).expect("written");
         fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("it may be started");
@@ -142,17 +121,18 @@ impl Edge {
     }
 
     async fn wire(&self) -> Wire {
-        Wire::connect(self.addresses()[0]).await
+        Wire::connect(self.process.addresses()[0]).await
     }
 
     async fn ask_bruno(&self) -> u16 {
-        let answer = Client::connect(self.addresses()[0]).await.get("/owa/").basic("bruno", "Pass-word1").send().await;
+        let answer =
+            Client::connect(self.process.addresses()[0]).await.get("/owa/").basic("bruno", "Pass-word1").send().await;
         answer.status.as_u16()
     }
 
     /// A Ping that its server holds for so long; returns once the server has it.
     async fn held_ping(&self, user: &str, milliseconds: u64) -> Wire {
-        let before = self.house.requests_behind();
+        let before = self.process.house.requests_behind();
         let mut wire = self.wire().await;
         wire.send(format!(
             "POST /Microsoft-Server-ActiveSync?Cmd=Ping&User={user}&DeviceId=d&DeviceType=t HTTP/1.1\r\nHost: h\r\n\
@@ -160,7 +140,7 @@ impl Edge {
             credential(user)
         ))
         .await;
-        until("the server has the Ping", async || self.house.requests_behind() > before).await;
+        until("the server has the Ping", async || self.process.house.requests_behind() > before).await;
         wire
     }
 }
@@ -194,12 +174,10 @@ fn has_ended(pid: u32) -> bool {
     test_kill_process(number(pid)).is_err() || status.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
 }
 
-const FIRSTCAS: &str = env!("CARGO_BIN_EXE_firstcas");
-
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_follow_each_other_and_no_client_notices() {
     let mut edge = Edge::start().await;
-    edge.house.contoso.server("ex03-opo").hang(); // nobody else's
+    edge.process.house.contoso.server("ex03-opo").hang(); // nobody else's
     let mut ping = edge.held_ping("duarte", 0).await;
     let load = edge.load();
     load.goes_on(10).await;
@@ -207,11 +185,11 @@ async fn processes_follow_each_other_and_no_client_notices() {
         edge.upgraded(&[]).await;
         load.goes_on(10).await;
     }
-    edge.house.contoso.server("ex03-opo").resume();
+    edge.process.house.contoso.server("ex03-opo").resume();
     let head = ping.head().await;
     assert!(head.starts_with("HTTP/1.1 200 ") && field(&head, "connection") == Some("close"), "{head}");
     let (answers, failures) = load.stop().await;
-    assert!(failures.is_empty(), "{} of {answers}: {failures:?}\n{}", failures.len(), edge.log());
+    assert!(failures.is_empty(), "{} of {answers}: {failures:?}\n{}", failures.len(), edge.process.log());
     println!("{answers} answers, 4 upgrades, no failure");
 }
 
@@ -220,13 +198,13 @@ async fn a_successor_that_is_no_good_leaves_the_old_one_serving() {
     let mut edge = Edge::with("process.upgrade_timeout = \"2s\"").await;
     let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let busy = busy.local_addr().map(|address| (busy, address)).expect("its address");
-    let config = fs::read_to_string(&edge.config).expect("the configuration");
-    let wants_more = edge.house.folder.path().join("more.toml");
+    let config = fs::read_to_string(&edge.process.config).expect("the configuration");
+    let wants_more = edge.process.house.folder.path().join("more.toml");
     let more = format!("[[listener]]\naddress = \"{}\"\n[resolve]", busy.1);
     fs::write(&wants_more, config.replacen("[resolve]", &more, 1)).expect("written");
-    let broken = edge.house.folder.path().join("broken.toml");
+    let broken = edge.process.house.folder.path().join("broken.toml");
     fs::write(&broken, config.replacen("local_site", "local_sight", 1)).expect("written");
-    let nothing = edge.house.folder.path().join("firstcas-nothing");
+    let nothing = edge.process.house.folder.path().join("firstcas-nothing");
     fs::write(&nothing, "\u{7f}ELF, but not really").expect("written");
     fs::set_permissions(&nothing, Permissions::from_mode(0o700)).expect("it may be started");
 
@@ -246,15 +224,15 @@ async fn a_successor_that_is_no_good_leaves_the_old_one_serving() {
     }
     let said = edge.refused(&["--binary", nothing.to_str().expect("UTF-8")]).await;
     assert!(said.contains("firstcas-nothing cannot be started"), "{said}");
-    let good = std::mem::replace(&mut edge.config, broken);
+    let good = std::mem::replace(&mut edge.process.config, broken);
     let said = edge.refused(&[]).await;
-    edge.config = good;
+    edge.process.config = good;
     assert!(said.contains("1 mistake\n") && said.contains("local_sight"), "{said}");
 
     load.goes_on(5).await;
     let (answers, failures) = load.stop().await;
     assert!(failures.is_empty(), "{} of {answers}: {failures:?}", failures.len());
-    assert_eq!(edge.log().matches("FC165").count(), 5, "{}", edge.log());
+    assert_eq!(edge.process.log().matches("FC165").count(), 5, "{}", edge.process.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +252,7 @@ async fn a_successor_that_is_silent_or_leaves_after_it_got_the_sockets_changes_n
         }
         drop(wire);
         let reason = if stays { "nothing was heard of the other process in time" } else { "ended before all was said" };
-        assert!(edge.says(reason).await.contains("this process goes on serving"));
+        assert!(edge.process.says(reason).await.contains("this process goes on serving"));
         assert_eq!(edge.ask_bruno().await, 200);
     }
     assert_eq!(edge.pid_file(), Some(edge.pids[0]));
@@ -284,7 +262,7 @@ async fn a_successor_that_is_silent_or_leaves_after_it_got_the_sockets_changes_n
 async fn sigquit_alone_ends_nobody() {
     let edge = Edge::start().await;
     kill_process(number(edge.pids[0]), Signal::QUIT).expect("it runs");
-    let said = edge.says("FC165").await;
+    let said = edge.process.says("FC165").await;
     assert!(said.contains("goes on serving") && said.contains("no process waits"), "{said}");
     assert_eq!(edge.ask_bruno().await, 200);
 }
@@ -295,14 +273,14 @@ async fn a_successor_that_dies_does_not_leave_its_predecessor_draining_while_nob
     let _held = edge.held_ping("bruno", 600_000).await;
     let successor = edge.upgraded(&[]).await;
     kill_process(number(successor), Signal::KILL).expect("it runs");
-    edge.says("event=FC167").await;
+    edge.process.says("event=FC167").await;
     until("the predecessor has ended", async || has_ended(edge.pids[0])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_is_told_to_stop_does_not_hand_over_any_more() {
     let edge = Edge::start().await;
-    let started = edge.house.folder.path().join("started");
+    let started = edge.process.house.folder.path().join("started");
     let hanging = edge.program(&format!("touch {}; exec sleep 600", started.display()));
     let upgrade = ["--binary", hanging.as_str()];
     let upgrade = edge.upgrade(&upgrade);
@@ -322,7 +300,7 @@ async fn a_process_that_was_started_by_hand_takes_over_on_sigquit() {
     let load = edge.load();
     load.goes_on(5).await;
     let mut command = Command::new(FIRSTCAS);
-    command.args(["run", "--upgrade", "-c"]).arg(&edge.config).stdin(Stdio::null()).stderr(Stdio::null());
+    command.args(["run", "--upgrade", "-c"]).arg(&edge.process.config).stdin(Stdio::null()).stderr(Stdio::null());
     let second = command.kill_on_drop(true).spawn().expect("firstcas starts");
     let pid = second.id().expect("it runs");
     edge.pids.push(pid);
@@ -349,7 +327,7 @@ async fn whoever_is_there_already_is_served_to_the_end_by_the_old_process() {
     signing_in.body(&challenge).await;
 
     let mut silent = edge.wire().await;
-    let beginning = TcpStream::connect(edge.addresses()[1]).await.expect("the edge accepts");
+    let beginning = TcpStream::connect(edge.process.addresses()[1]).await.expect("the edge accepts");
     assert_eq!(edge.ask_bruno().await, 200); // by now the old process has accepted them all
 
     let mut half = edge.wire().await;
@@ -377,7 +355,8 @@ async fn whoever_is_there_already_is_served_to_the_end_by_the_old_process() {
     assert!(head.starts_with("HTTP/1.1 200 ") && field(&head, "connection") == Some("close"), "{head}");
 
     let name = ServerName::try_from("mail.contoso.com").expect("a name");
-    let tls = within("TLS", connector(&edge.house, TLS13, &[]).connect(name, beginning)).await.expect("a handshake");
+    let tls =
+        within("TLS", connector(&edge.process.house, TLS13, &[]).connect(name, beginning)).await.expect("a handshake");
     let mut tls = Wire::over(tls);
     tls.send(get(&credential("bruno"))).await;
     assert!(tls.head().await.starts_with("HTTP/1.1 200 "));
@@ -392,9 +371,9 @@ async fn a_held_request_is_cut_off_when_the_old_processs_time_is_over() {
     let mut ping = edge.held_ping("bruno", 600_000).await;
     edge.upgraded(&[]).await;
     assert_eq!(ping.rest().await, "");
-    let said = edge.says("FC166").await;
+    let said = edge.process.says("FC166").await;
     assert!(said.contains("1 requests were cut off"), "{said}");
-    let status = within("the old process's end", edge.first.wait()).await.expect("it ran");
+    let status = within("the old process's end", edge.process.child.wait()).await.expect("it ran");
     assert!(status.success());
     assert_eq!(edge.ask_bruno().await, 200);
     assert_eq!(edge.pid_file(), Some(edge.pids[1]), "the file is the new process's");
@@ -407,7 +386,7 @@ async fn an_old_process_that_is_told_to_stop_does_so_in_a_hurry() {
     edge.upgraded(&[]).await;
     kill_process(number(edge.pids[0]), Signal::TERM).expect("it drains");
     assert_eq!(ping.rest().await, "");
-    assert!(within("the old process's end", edge.first.wait()).await.expect("it ran").success());
+    assert!(within("the old process's end", edge.process.child.wait()).await.expect("it ran").success());
     assert_eq!(edge.ask_bruno().await, 200);
 }
 
@@ -416,7 +395,7 @@ async fn a_process_that_is_leaving_is_not_upgraded_and_takes_its_pid_file_with_i
     let edge = Edge::with("process.drain_timeout = \"4s\"").await;
     let _ping = edge.held_ping("bruno", 600_000).await;
     kill_process(number(edge.pids[0]), Signal::TERM).expect("it runs");
-    edge.says("draining: no new connections").await;
+    edge.process.says("draining: no new connections").await;
     let said = edge.refused(&[]).await;
     assert!(said.contains("it is leaving already"), "{said}");
     until("it has ended", async || has_ended(edge.pids[0])).await;
@@ -430,7 +409,7 @@ async fn a_pid_file_of_somebody_else_harms_nobody() {
     let edge = Edge::start().await;
     let mut other = Command::new("sleep").arg("600").kill_on_drop(true).spawn().expect("sleep is installed");
     let pid = other.id().expect("it runs");
-    fs::write(edge.house.folder.path().join("run/firstcas.pid"), format!("{pid}\n")).expect("written");
+    fs::write(edge.process.house.folder.path().join("run/firstcas.pid"), format!("{pid}\n")).expect("written");
     let answer = edge.upgrade(&[]).await;
     let said = text(&answer.stderr);
     assert!(said.contains(&format!("process {pid} is sleep, which is no firstcas")), "{said}");
@@ -440,14 +419,14 @@ async fn a_pid_file_of_somebody_else_harms_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_that_the_new_configuration_adds_are_there_and_those_it_drops_are_not() {
     let mut edge = Edge::start().await;
-    let [plain, tls] = edge.addresses();
-    let config = fs::read_to_string(&edge.config).expect("the configuration");
+    let [plain, tls] = edge.process.addresses();
+    let config = fs::read_to_string(&edge.process.config).expect("the configuration");
     let (before, tls_listener) = config.rsplit_once("[[listener]]\n").expect("the second is TLS");
     let (_, after) = tls_listener.split_once("}\n").expect("the end of its tls");
     let other = "[[listener]]\naddress = \"127.0.0.2:0\"\n";
-    fs::write(&edge.config, format!("{before}{other}{after}")).expect("written");
+    fs::write(&edge.process.config, format!("{before}{other}{after}")).expect("written");
     edge.upgraded(&[]).await;
-    let added = edge.says("listening on http://127.0.0.2:").await;
+    let added = edge.process.says("listening on http://127.0.0.2:").await;
     let (_, added) = added.split_once("http://").expect("an address");
     let added: SocketAddr = added.trim_end_matches('"').parse().expect("an address");
     let answer = Client::connect(added).await.ask(Method::GET, "/owa/").basic("bruno", "Pass-word1").send().await;

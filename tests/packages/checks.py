@@ -106,6 +106,7 @@ def _(place):
                                 env={"NOTIFY_SOCKET": manager.getsockname(), "PATH": "/usr/bin:/bin"})
         try:
             assert manager.recv(1024) == b"READY=1\n", log.read_text()
+            assert "KRB5_CONFIG=/proc/self/fd/0:" in Path(f"/proc/{edge.pid}/environ").read_text()  # it has started anew
             address = re.search(r"listening on (http://[0-9.:]+)", log.read_text())[1]
             answer = output("curl", "-si", "-m", "20", "-u", "filipe:Pass-word1", f"{address}/owa/")
             assert answer.startswith("HTTP/1.1 403"), answer
@@ -134,11 +135,11 @@ def system_calls(group):
 
 
 def demo(place):
-    """The demo's configuration on free ports, without TLS."""
+    """The demo's configuration on free ports, without TLS, with Kerberos for users."""
     text = (CONF / "firstcas.toml").read_text()
     before, rest = text.split("# https, TLS 1.2 and 1.3.")
     text = before.replace("127.0.0.1:8080", "127.0.0.1:0") + rest.split("#http2 = false")[1]
-    text = text.replace("127.0.0.1:8090", "127.0.0.1:0")
+    text = text.replace("127.0.0.1:8090", "127.0.0.1:0").replace("\n#[sign_in]\n", "\n[sign_in]\n")
     shutil.copy(CONF / "contoso.ldif", place.folder)
     (place.folder / "state/demo").mkdir(parents=True)
     text = text.replace("conf/contoso.ldif", "contoso.ldif").replace('ca = "state/demo/ca.pem"', "insecure = true")
@@ -196,6 +197,8 @@ def _(place):
                  "usr/share/zsh/vendor-completions/_firstcas", "usr/share/doc/firstcas/examples/firstcas.toml",
                  "usr/share/doc/firstcas/examples/firstcas.yaml", "usr/share/doc/firstcas/examples/firstcas.rules.yml"]:
         assert f"./{file}" in files, f"{file} is not among {sorted(files)}"
+    needed = output("dpkg-deb", "-f", place.deb, "Depends")
+    assert re.search(r"\blibgssapi-krb5-2\b", needed), needed
     assert output("dpkg-deb", "-I", place.deb, "conffiles") == "/etc/firstcas/firstcas.toml\n"
     after = output("dpkg-deb", "-I", place.deb, "postinst")
     assert "systemd-sysusers" in after and "deb-systemd-invoke" not in after, after
@@ -275,9 +278,15 @@ def _(place):
 @check("the image's second stage has the libraries that the program is linked with")
 def _(place):
     # What gcr.io/distroless/cc-debian12 is made of: libc6, libgcc-s1, libstdc++6.
-    there = {"linux-vdso.so.1", "ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libgcc_s.so.1", "libstdc++.so.6"}
-    needed = {Path(line.split()[0]).name for line in output("ldd", place.binary).splitlines()}
+    there = {"linux-vdso.so.1", "ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libresolv.so.2", "libgcc_s.so.1",
+             "libstdc++.so.6"}
+    linked = output("ldd", place.binary)
+    [copies] = re.findall(r"(awk '.*?') /linked", (CONF / "Containerfile").read_text())
+    copied = subprocess.run(copies, shell=True, input=linked, capture_output=True, text=True, check=True).stdout
+    there |= {Path(line).name for line in copied.splitlines()}
+    needed = {Path(line.split()[0]).name for line in linked.splitlines()}
     assert needed <= there, needed - there
+    assert "libgssapi_krb5.so.2" in needed, "the program was built without Kerberos"
 
 
 @check("the image is built, and runs")

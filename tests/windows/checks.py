@@ -336,6 +336,17 @@ def _(contoso):
     hammer(contoso, contoso.iis_hammered, ["anonymous", "ntlm", "negotiate"], changes_user=True)
 
 
+@check("an edge that delegates has forwardable tickets, though krb5.conf says otherwise, which is read all the same")
+def _(contoso):
+    edge = contoso.edge_that_delegates()
+    told = Path(f"/proc/{edge.pid}/environ").read_text().split("\0")
+    env = dict(it.split("=", 1) for it in told if it.startswith("KRB5_"))
+    assert env["KRB5_CONFIG"] == f"/proc/self/fd/0:{contoso.kdc.env['KRB5_CONFIG']}", env
+    assert "F" not in contoso.kdc.flags(KRB5_CLIENT_KTNAME=env["KRB5_CLIENT_KTNAME"])
+    env["KRB5_CONFIG"] = env["KRB5_CONFIG"].replace("/proc/self/", f"/proc/{edge.pid}/")
+    assert "F" in contoso.kdc.flags(**env), env
+
+
 @check("no edge had anything to report")
 def _(contoso):
     events = [f"{edge.name}: {event}" for edge in contoso.edges for event in edge.events()]

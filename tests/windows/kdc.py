@@ -1,5 +1,5 @@
 """The Kerberos KDC of CONTOSO.COM: MIT's, with the people of the directory and one service account for all servers."""
-import os, subprocess
+import os, re, subprocess
 from pathlib import Path
 
 import processes
@@ -38,14 +38,29 @@ class Kdc:
         self._run("kinit", "-c", cache, f"{person}@CONTOSO.COM", stdin=password + "\n")
         return cache
 
-    def _run(self, *command, stdin=""):
+    def account(self, name):
+        """Makes an account, and returns its keytab."""
+        keytab = self.directory / f"{name}.keytab"
+        commands = [f"addprinc -randkey {name}", f"ktadd -k {keytab} {name}"]
+        self._run("/usr/sbin/kadmin.local", "-r", "CONTOSO.COM", stdin="\n".join(commands) + "\n")
+        return keytab
+
+    def flags(self, **env):
+        """What the ticket of the client keytab's account is like that one gets in this environment, as klist(1) has it."""
+        cache = f"FILE:{self.directory}/ticket-of-keytab"
+        self._run("kinit", "-k", "-i", "-c", cache, **env)
+        return re.search(r"Flags: (\w+)", self._run("klist", "-f", cache))[1]
+
+    def _run(self, *command, stdin="", **env):
         done = subprocess.run(command, input=stdin, text=True, capture_output=True, timeout=30,
-                              env={**os.environ, **self.env})
+                              env={**os.environ, **self.env, **env})
         if done.returncode:
             raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
+        return done.stdout
 
 
-# Names are taken as they are: no DNS is asked, neither for the KDC nor for a host's canonical name.
+# Names are taken as they are: no DNS is asked, neither for the KDC nor for a host's canonical name. Forwardable tickets are
+# turned off, as somebody may have done for people.
 KRB5_CONF = """
 [libdefaults]
     default_realm = CONTOSO.COM
@@ -53,6 +68,7 @@ KRB5_CONF = """
     dns_lookup_realm = false
     dns_canonicalize_hostname = false
     rdns = false
+    forwardable = false
     udp_preference_limit = 1
 [realms]
     CONTOSO.COM = {{

@@ -44,6 +44,14 @@ class Organisation:
         self.edges.append(edge)
         return edge
 
+    def edge_that_delegates(self):
+        """One that signs in to servers for users, with a keytab of its own account."""
+        keytab = self.kdc.account("firstcas")
+        edge = Edge("delegating", self, self.apache.ports, self.apache.request_logs,
+                    more=f'[sign_in]\nby = ["delegation"]\nkeytab = "{keytab}"\n')
+        self.edges.append(edge)
+        return edge
+
     def stop(self):
         self.started.stop()
 
@@ -80,6 +88,7 @@ class Edge:
                 raise RuntimeError(f"the edge ({name}) did not start:\n{self.log.read_text()}")
             time.sleep(0.05)
         listening = dict(re.findall(r"listening on (https?)://127\.0\.0\.1:(\d+)", self.log.read_text()))
+        self.pid = process.pid
         self.port, self.tls_port = int(listening["http"]), int(listening["https"])
         self.url, self.tls_url = f"http://{PUBLIC_NAME}:{self.port}", f"https://{PUBLIC_NAME}:{self.tls_port}"
 

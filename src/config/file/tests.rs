@@ -27,7 +27,9 @@ impl Place {
         ] {
             place.write(name, contents);
         }
-        fs::write(place.path("http.keytab"), keytab()).unwrap();
+        fs::write(place.path("http.keytab"), keytab_of(&[&["HTTP", "mail.contoso.com"]])).unwrap();
+        let edge = keytab_of(&[&["HTTP", "edge.contoso.com"], &["firstcas"], &["another"]]);
+        fs::write(place.path("firstcas.keytab"), edge).unwrap();
         place
     }
 
@@ -64,13 +66,20 @@ impl Place {
     }
 }
 
-/// A keytab with one AES256 key ("The Kerberos Keytab Binary File Format", MIT Kerberos documentation).
-fn keytab() -> Vec<u8> {
-    let text = |text: &str| [&u16::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat();
-    let principal = [vec![0, 2], text("CONTOSO.COM"), text("HTTP"), text("mail.contoso.com")].concat();
-    let key = [&[0, 0, 0, 1, 0, 0, 0, 0, 3, 0, 18, 0, 32][..], &[7; 32]].concat();
-    let entry = [principal, key].concat();
-    [&[5, 2][..], &u32::try_from(entry.len()).unwrap().to_be_bytes(), &entry].concat()
+/// A keytab with one AES256 key of each name ("The Kerberos Keytab Binary File Format", MIT Kerberos documentation).
+fn keytab_of(names: &[&[&str]]) -> Vec<u8> {
+    let length = |of: usize| u16::try_from(of).unwrap().to_be_bytes();
+    let text = |text: &str| [&length(text.len())[..], text.as_bytes()].concat();
+    let mut keytab = vec![5, 2];
+    for name in names {
+        let components: Vec<u8> = name.iter().flat_map(|component| text(component)).collect();
+        let principal = [&length(name.len())[..], &text("CONTOSO.COM"), &components].concat();
+        let key = [&[0, 0, 0, 1, 0, 0, 0, 0, 3, 0, 18, 0, 32][..], &[7; 32]].concat();
+        let entry = [principal, key].concat();
+        keytab.extend(u32::try_from(entry.len()).unwrap().to_be_bytes());
+        keytab.extend(entry);
+    }
+    keytab
 }
 
 fn self_signed() -> (String, String) {
@@ -111,7 +120,7 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
     // Taking the comments off options that repeat their default must change nothing.
     let numbers = uncommented();
     let of = |title: &str| numbers.split(title).nth(1).expect(title).split("# ----").next().unwrap();
-    let from = |title: &str| of(title).replace("\nkey", "\n#").replace("\nevents", "\n#");
+    let from = |title: &str| of(title).replace("\nkey", "\n#").replace("\naccount", "\n#").replace("\nevents", "\n#");
     for title in ["[cache]", "[health]", "[timeouts]", "[limits]", "[pins]", "[log]"] {
         let table = format!("{title}{}", from(title));
         let explicit = place.with(&table).unwrap();
@@ -150,7 +159,7 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
     text = text.replace("/etc/firstcas/affinity-keys", "affinity-keys");
     text = text
         .replace("/etc/firstcas/http.keytab", "http.keytab")
-        .replace("/etc/firstcas/firstcas.keytab", "http.keytab");
+        .replace("/etc/firstcas/firstcas.keytab", "firstcas.keytab");
     text = text.replace("/var/lib/firstcas", ".");
     text = text
         .replace("/etc/firstcas/client-ca.pem", "ca.pem")
@@ -191,7 +200,8 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
     assert_eq!(config.resolve.get("cas-far-1.contoso.com", 8443), Some("10.5.0.11:8443".parse().unwrap()));
     assert!(config.listeners[0].redirect_to_https.is_some());
     assert_eq!(config.affinity.keys.len(), 2);
-    assert_eq!(config.keytab.unwrap().keys().len(), 1);
+    assert_eq!(config.keytab.as_ref().unwrap().keys().len(), 1);
+    assert_eq!(config.client_keytab(), Some(&*place.path("firstcas.keytab")));
 }
 
 #[test]
@@ -224,7 +234,7 @@ fn every_mistake_is_reported_in_the_order_of_the_file_with_line_and_column() {
 #[test]
 fn an_unknown_key_is_reported_in_every_table() {
     let place = Place::new();
-    for table in ["process", "cache", "routing", "upstream", "timeouts", "limits", "log", "sites.Porto"] {
+    for table in ["process", "cache", "routing", "upstream", "timeouts", "limits", "sign_in", "log", "sites.Porto"] {
         let mistakes = place.mistakes(&format!("[{table}]\nqwertyuiop = 1\n"));
         assert_eq!(mistakes, [format!("test.toml:4:1: {table}.qwertyuiop | there is no such option")]);
     }
@@ -483,6 +493,105 @@ fn passwords_do_not_travel_to_domain_controllers_in_clear() {
     assert!(ldap("urls = ['ldaps://dc1']\nstart_tls = true").is_err());
     assert!(ldap("urls = []").is_err());
     assert!(ldap("").is_err());
+}
+
+#[test]
+fn the_edge_signs_in_for_users_only_if_it_is_told_to() {
+    let place = Place::new();
+    assert_eq!(place.with("").unwrap().sign_in, None);
+    let by_default = SignIn {
+        by: vec![SignInBy::Password],
+        keytab: None,
+        account: None,
+        pass_basic_on: false,
+        timeout: Duration::from_secs(10),
+        users_max: 20_000,
+    };
+    assert_eq!(place.with("[sign_in]").unwrap().sign_in, Some(by_default.clone()));
+    let explicit = uncommented();
+    let explicit = explicit.split("\n[sign_in]\n").nth(1).expect("the table").split("\n[").next().unwrap();
+    let explicit: Vec<_> =
+        explicit.lines().filter(|line| !line.starts_with("keytab =") && !line.starts_with("account =")).collect();
+    assert_eq!(place.with(&format!("[sign_in]\n{}", explicit.join("\n"))).unwrap().sign_in, Some(by_default));
+}
+
+#[test]
+fn the_edges_own_account_is_the_first_of_its_keytab_that_is_no_service() {
+    let place = Place::new();
+    let account = |lines: &str| {
+        let sign_in =
+            place.with(&format!("[sign_in]\nby = ['delegation', 'password']\n{lines}")).unwrap().sign_in.unwrap();
+        assert_eq!(sign_in.by, [SignInBy::Delegation, SignInBy::Password]);
+        sign_in.account.unwrap()
+    };
+    assert_eq!(account("keytab = 'firstcas.keytab'"), "firstcas@CONTOSO.COM");
+    assert_eq!(account("keytab = 'firstcas.keytab'\naccount = 'another@CONTOSO.COM'"), "another@CONTOSO.COM");
+    assert_eq!(account("keytab = 'http.keytab'"), "HTTP/mail.contoso.com@CONTOSO.COM", "there is no other");
+}
+
+#[test]
+fn a_mistake_in_how_users_are_signed_in_is_told_with_its_cure() {
+    let place = Place::new();
+    fs::write(place.path("another.keytab"), keytab_of(&[&["firstcas"]])).unwrap();
+    let ldap = "listener = [{ address = '127.0.0.1:0' }]\n[directory.ldap]\nurls = ['ldaps://dc1']\n";
+    let by_keytab = format!("{ldap}bind_keytab = 'firstcas.keytab'\n");
+    let of_accounts = format!(
+        "{ldap}bind_dn = 'CN=firstcas'\nbind_password_file = 'password'\n[[directory.account_forest]]\n\
+         urls = ['ldaps://dc1']\nbind_keytab = 'firstcas.keytab'\n"
+    );
+    let file = "listener = [{ address = '127.0.0.1:0' }]\ndirectory.ldif = 'conf/contoso.ldif'\n".to_owned();
+    for (rest, lines, told) in [
+        (&file, "by = ['ntlm']", "by[1]: `ntlm` is not known; write \"password\" or \"delegation\""),
+        (&file, "by = []", "by: nobody could be signed in; write by = [\"password\"], or remove [sign_in]"),
+        (
+            &file,
+            "by = ['password', 'delegation']",
+            "by: delegation needs the edge's own account; add keytab, the file with the keys of the edge's own account, or \
+             take \"delegation\" out of by",
+        ),
+        (
+            &file,
+            "by = ['delegation']\nkeytab = 'password'",
+            "keytab: PLACE/password: not a keytab of MIT Kerberos, version 2, which would begin with the bytes 05 02; export \
+             it again, as a binary file",
+        ),
+        (
+            &file,
+            "by = ['delegation']\nkeytab = 'gone.keytab'",
+            "keytab: there is no file PLACE/gone.keytab; create it or correct the path (a relative one starts where \
+             firstcas is started)",
+        ),
+        (
+            &file,
+            "keytab = 'firstcas.keytab'\naccount = 'edge@CONTOSO.COM'",
+            "account: PLACE/firstcas.keytab has no key of edge@CONTOSO.COM; write it as `klist -kt` shows it, or remove the \
+             line",
+        ),
+        (
+            &file,
+            "account = 'firstcas@CONTOSO.COM'",
+            "account: the account needs a keytab; add keytab, the file with its keys, or remove this line",
+        ),
+        (&file, "users_max = 0", "users_max: 0 is out of range; write a whole number from 1 to 1000000"),
+        (
+            &by_keytab,
+            "keytab = 'another.keytab'",
+            "keytab: only one keytab can be used, and the directory's bind_keytab is PLACE/firstcas.keytab; name the same \
+             file in both places",
+        ),
+        (
+            &of_accounts,
+            "keytab = 'another.keytab'",
+            "keytab: only one keytab can be used, and the directory's bind_keytab is PLACE/firstcas.keytab; name the same \
+             file in both places",
+        ),
+    ] {
+        let errors = place.read(&format!("{rest}[sign_in]\n{lines}\n")).expect_err(lines).to_string();
+        let (_, mistake) = errors.split_once("sign_in.").expect(&errors);
+        assert_eq!(mistake.replace(&place.0.path().display().to_string(), "PLACE").trim_end(), told);
+    }
+    let same = place.read(&format!("{by_keytab}[sign_in]\nkeytab = 'firstcas.keytab'\n")).unwrap();
+    assert_eq!(same.client_keytab(), Some(&*place.path("firstcas.keytab")));
 }
 
 #[test]

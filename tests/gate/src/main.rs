@@ -1,12 +1,18 @@
-//! Plays the simulation of the gate, optimised, and without anything of Pingora: `pin.rs` is compiled by itself.
+//! Plays the simulation of the gate, optimised, and without anything of Pingora: `pin.rs` and `errand.rs` are compiled by
+//! themselves.
 
 mod dice;
 mod simulation;
+mod tickets;
 mod world;
 
 #[path = "../../../src/edge/pin.rs"]
 #[allow(dead_code)] // the edge uses all of it
 mod pin;
+
+#[path = "../../../src/edge/errand.rs"]
+#[allow(dead_code)]
+mod errand;
 
 /// What the gate uses of the project's `identity`, without the parsers that make it large. `tests/gate.rs` plays the same
 /// simulation with the real one.

@@ -27,7 +27,9 @@ pub fn play(runs: u64) -> Result<(), String> {
     let tally = play_all(first, runs).map_err(|(seed, violation)| failure(seed, violation))?;
     println!("gate: {tally:?} in {:.1} s", started.elapsed().as_secs_f32());
     let happened = [tally.sign_ins, tally.served_by_connection, tally.refused, tally.strangers];
-    if happened.iter().any(|count| *count < runs / 100) { Err("too little happened".into()) } else { Ok(()) }
+    let for_people = [tally.errands, tally.errands_without_token, tally.errands_repeated];
+    let mut happened = happened.iter().chain(&for_people);
+    if happened.any(|count| *count < runs / 100) { Err("too little happened".into()) } else { Ok(()) }
 }
 
 fn play_all(first: u64, runs: u64) -> Result<Tally, (u64, world::Violation)> {
@@ -73,6 +75,9 @@ impl std::ops::Add for Tally {
             served_by_connection: self.served_by_connection + other.served_by_connection,
             refused: self.refused + other.refused,
             strangers: self.strangers + other.strangers,
+            errands: self.errands + other.errands,
+            errands_without_token: self.errands_without_token + other.errands_without_token,
+            errands_repeated: self.errands_repeated + other.errands_repeated,
         }
     }
 }

@@ -3,19 +3,25 @@
 //!
 //! What the edge does around the gate (`edge::client`, `edge::course`, the phases of `edge`) is done here as it is there.
 //! The servers' own login state is the truth by which everything is judged; the gate sees only what they say.
+//!
+//! Some requests are errands: the edge signs in for a person, over connections of their ticket's, which lie in the same pool
+//! as the shared ones and those of pinned clients.
 
 use std::time::{Duration, Instant};
 
 use crate::{
     dice::Dice,
+    errand::{self, Errand, Habit, Verdict},
     identity::token::Leg,
     pin::{Answered, Bounds, Carries, Closed, Expect, Gate, KEYS_END, ORIGINS_MAX, SignIn},
+    tickets::{ProvenBy, Tickets},
 };
 
 /// What must not happen, and did.
 pub type Violation = &'static str;
 
 const USERS: usize = 3;
+const TRIES_MAX: u8 = 3;
 const TICK: Duration = Duration::from_secs(5);
 
 /// What is possible in one run.
@@ -30,6 +36,11 @@ struct Weather {
     /// How many clients there are at a time.
     clients: usize,
     idle_max: usize,
+    /// How many of eight requests the edge signs in for.
+    errands: usize,
+    /// Servers answer whoever they do not know, too, as nobody. Only where they say what they do with a sign-in, and do it,
+    /// can the edge make sure that nobody is answered so who is somebody.
+    lenient: bool,
 }
 
 /// How a server treats the login of its connections.
@@ -66,12 +77,30 @@ struct Connection {
     login: Login,
     /// What the server last said of the login.
     told: Login,
-    last_user: Option<usize>,
+    last_user: Option<Rider>,
     /// A token went over it, or the server authenticated it.
     personal: bool,
 }
 
 const SHARED: u64 = KEYS_END;
+
+/// Who a request is from, for the connection that it goes over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rider {
+    /// A client connection.
+    Client(usize),
+    /// Whoever this ticket was got for, by whichever client connection.
+    Ticket(usize),
+}
+
+/// How a server treats what the edge signs in for.
+#[derive(Clone, Copy)]
+struct Manners {
+    /// It keeps the sign-in of a connection; else it asks with each request.
+    keeps: bool,
+    /// It says which, by `Persistent-Auth`.
+    says_so: bool,
+}
 
 struct Client {
     here: bool,
@@ -103,7 +132,7 @@ enum Stage {
     Approached(Request, Expect),
     Found(Request, Expect, usize, bool),
     Sent(Request, usize, bool),
-    Answered(Request, usize, Answer),
+    Answered(Request, usize, bool, Answer),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,8 +140,21 @@ struct Request {
     brings: Brings,
     server: usize,
     idempotent: bool,
-    /// How often it may have been delivered.
+    /// Its body is at hand when it has to be sent again.
+    may_repeat: bool,
+    /// How often it may have been delivered, since a 401 last said that it was not served.
     deliveries: u8,
+    /// The edge signs in for it.
+    errand: Option<OnBehalf>,
+}
+
+/// The errand that a request is, once there is a ticket for it.
+#[derive(Clone, Copy, Debug)]
+struct OnBehalf {
+    errand: Errand,
+    ticket: usize,
+    sends_token: bool,
+    answers: u8,
 }
 
 /// A request's credential.
@@ -126,6 +168,8 @@ enum Brings {
     Ticket(usize),
     /// The answer to the challenge of a connection; `None`: to none.
     Answer(usize, Option<usize>),
+    /// Somebody is proven, and the edge is to sign in for them.
+    Proof(usize, ProvenBy),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +192,13 @@ enum Step {
     /// The gate is told of a connection that Pingora has dropped.
     Noticed(usize),
     TimePasses,
+    PasswordChanges(usize),
+    /// A server gets a new key: what tickets there are for it are good no more.
+    KeyChanges(usize),
+    /// A ticket comes to its end, or is thrown out for others.
+    TicketEnds(usize),
+    /// A server's administrator changes how it treats sign-ins.
+    MannersChange(usize),
 }
 
 /// One run.
@@ -157,6 +208,9 @@ pub struct World {
     tells: bool,
     now: Instant,
     semantics: [Semantics; 8],
+    manners: [Manners; 8],
+    habits: [Habit; 8],
+    tickets: Tickets,
     connections: Vec<Connection>,
     clients: Vec<Client>,
     idle: Vec<usize>,
@@ -186,6 +240,9 @@ pub struct Tally {
     pub served_by_connection: u64,
     pub refused: u64,
     pub strangers: u64,
+    pub errands: u64,
+    pub errands_without_token: u64,
+    pub errands_repeated: u64,
 }
 
 impl World {
@@ -202,11 +259,30 @@ impl World {
             servers: if is_wide { ORIGINS_MAX + 2 } else { 1 + dice.below(3) },
             clients: if is_wide { 1 } else { 3 },
             idle_max: if calm || is_wide { usize::MAX } else { 2 + dice.below(6) },
+            errands: if is_wide { 0 } else { [0, 2, 7][dice.below(3)] },
+            lenient: dice.one_in(3),
         };
         let semantics = std::array::from_fn(|_| if dice.one_in(3) { Semantics::Gssapi } else { Semantics::Iis });
+        let manners =
+            std::array::from_fn(|_| Manners { keeps: dice.one_in(2), says_so: weather.lenient || dice.one_in(2) });
+        let (habits, tickets) = ([Habit::Unknown; 8], Tickets::default());
         let (connections, clients, idle, notices, enabled) = (vec![], vec![], vec![], vec![], vec![]);
         let now = Instant::now();
-        World { dice, weather, tells, now, semantics, connections, clients, idle, notices, enabled }
+        World {
+            dice,
+            weather,
+            tells,
+            now,
+            semantics,
+            manners,
+            habits,
+            tickets,
+            connections,
+            clients,
+            idle,
+            notices,
+            enabled,
+        }
     }
 
     /// Lets one of the things happen that may happen now.
@@ -233,6 +309,10 @@ impl World {
                 self.notice(connection);
             }
             Step::TimePasses => self.now += TICK,
+            Step::PasswordChanges(user) => self.tickets.change_password(user),
+            Step::KeyChanges(server) => self.tickets.change_key(server),
+            Step::TicketEnds(ticket) => self.tickets.drop(ticket),
+            Step::MannersChange(server) => self.manners[server].keeps ^= true,
         }
         self.check_bounds()
     }
@@ -272,6 +352,12 @@ impl World {
         }
         if troubled {
             enabled.push(Step::TimePasses);
+            enabled.push(Step::PasswordChanges(self.dice.below(USERS)));
+            enabled.push(Step::KeyChanges(self.dice.below(self.weather.servers)));
+            if !self.weather.lenient {
+                enabled.push(Step::MannersChange(self.dice.below(self.weather.servers)));
+            }
+            enabled.extend((0..self.tickets.count()).map(Step::TicketEnds));
         }
     }
 
@@ -280,6 +366,9 @@ impl World {
         let (calm, dice, client) = (self.weather.calm, &mut self.dice, &mut self.clients[index]);
         let user = dice.below(USERS);
         let brings = match (client.challenge, dice.below(8)) {
+            _ if dice.below(8) < self.weather.errands => {
+                Brings::Proof(user, proven_by(dice, self.tickets.password(user), calm))
+            }
             (Some((connection, user)), 0..6) => Brings::Answer(user, Some(connection)),
             (_, 0..3) => Brings::Nothing,
             (_, 3..5) => Brings::Begin(user),
@@ -302,20 +391,16 @@ impl World {
         let bound = client.bound.filter(|_| carries != Carries::PerRequest);
         let astray = !calm && dice.one_in(5); // a new configuration, say
         let server = bound.filter(|_| !astray).unwrap_or_else(|| dice.below(self.weather.servers));
-        let request = Request { brings, server, idempotent: dice.one_in(2), deliveries: 0 };
+        let (idempotent, may_repeat) = (dice.one_in(2), !dice.one_in(4));
+        let request = Request { brings, server, idempotent, may_repeat, deliveries: 0, errand: None };
         if brings.is_token() || calm && brings == Brings::Nothing {
             client.challenge = None;
         }
         let is_answered_here = dice.one_in(16); // a redirect, say
         if is_answered_here && !calm {
-            let bounds = self.weather.bounds;
-            client.answers_after_expiry += u64::from(client.is_expired(self.now, bounds));
-            if client.gate.as_ref().is_some_and(|gate| gate.has_expired(self.now, bounds)) {
-                self.leave(index)?;
-            }
-        } else {
-            client.stage = Stage::Arrived(request);
+            return self.answer_itself(index);
         }
+        client.stage = Stage::Arrived(request);
         Ok(())
     }
 
@@ -328,12 +413,24 @@ impl World {
                 self.connected(index, request, expect, connection, reused, tally)
             }
             Stage::Sent(request, connection, reused) => self.serve(index, request, connection, reused, tally),
-            Stage::Answered(request, connection, answer) => self.answered(index, request, connection, answer, tally),
+            Stage::Answered(request, connection, reused, answer) => match request.errand {
+                Some(it) => self.answered_for(index, (request, it), connection, reused, answer, tally),
+                None => self.answered(index, request, connection, answer, tally),
+            },
         }
     }
 
     /// `upstream_peer`
-    fn approach(&mut self, index: usize, request: Request, tally: &mut Tally) -> Result<(), Violation> {
+    fn approach(&mut self, index: usize, mut request: Request, tally: &mut Tally) -> Result<(), Violation> {
+        if let Brings::Proof(user, by) = request.brings {
+            if request.errand.is_none() {
+                let Some((ticket, is_fresh)) = self.tickets.get(user, by) else { return self.answer_itself(index) };
+                let errand = Errand::new(self.tickets.ticket(ticket).number, is_fresh);
+                request.errand = Some(OnBehalf { errand, ticket, sends_token: false, answers: 0 });
+            }
+            self.clients[index].stage = Stage::Approached(request, Expect::New);
+            return Ok(());
+        }
         let client = &mut self.clients[index];
         let Some(gate) = &client.gate else {
             client.stage = Stage::Approached(request, Expect::New);
@@ -360,8 +457,12 @@ impl World {
 
     /// Pingora takes an idle connection, or opens one.
     fn find(&mut self, index: usize, request: Request, expect: Expect) -> Result<(), Violation> {
-        let pin = self.clients[index].gate.as_ref().map(|gate| gate.number().group_key());
-        let group = pin.unwrap_or(SHARED);
+        let gate = self.clients[index].gate.as_ref().filter(|_| request.errand.is_none());
+        let pin = gate.map(|gate| gate.number().group_key());
+        let group = match request.errand {
+            Some(it) => it.errand.group_key(SHARED),
+            None => pin.unwrap_or(SHARED),
+        };
         if self.weather.pool_errs && pin.is_some() && !self.idle.is_empty() && self.dice.one_in(4) {
             let other = self.idle.swap_remove(self.dice.below(self.idle.len()));
             self.clients[index].stage = Stage::Found(request, expect, other, true);
@@ -410,7 +511,18 @@ impl World {
         tally: &mut Tally,
     ) -> Result<(), Violation> {
         let client = &mut self.clients[index];
-        if let Some(gate) = &mut client.gate {
+        let mut rider = Rider::Client(index);
+        if let Some(it) = &mut request.errand {
+            let habit = self.habits[request.server];
+            it.sends_token = it.errand.connected(reused, habit, request.may_repeat);
+            rider = Rider::Ticket(it.ticket);
+            if !reused && !it.sends_token {
+                return Err("i: nobody signs in over a new connection");
+            }
+            if self.weather.calm && reused && it.sends_token && habit == Habit::Keeps && it.answers == 0 {
+                return Err("h: a token is sent where none is needed");
+            }
+        } else if let Some(gate) = &mut client.gate {
             let which = client.held.contains(&connection).then_some(connection as u64);
             let passed = gate.connected(origin(gate.number().group_key(), request.server), expect, reused, which);
             self.shut_what_is_not_owned(index);
@@ -430,17 +542,18 @@ impl World {
         if request.deliveries > 1 && (is_pinned || !request.idempotent) {
             return Err("e: a request may have been delivered twice");
         }
-        if it.personal && it.last_user != Some(index) {
+        if it.personal && it.last_user != Some(rider) {
             return Err("a: a connection that somebody authenticated, or tried to, is used by somebody else");
         }
-        if it.group == SHARED && request.brings.is_token() {
+        let is_token = request.brings.is_token() || request.errand.is_some_and(|it| it.sends_token);
+        if it.group == SHARED && is_token {
             return Err("b: a shared connection carries a credential that is bound to the connection");
         }
         if matches!(request.brings, Brings::Answer(_, Some(challenged)) if challenged != connection) {
             return Err("d: the answer to a challenge goes to a connection that did not give the challenge");
         }
-        it.personal |= request.brings.is_token();
-        it.last_user = Some(index);
+        it.personal |= is_token;
+        it.last_user = Some(rider);
         self.clients[index].stage = Stage::Sent(request, connection, reused);
         Ok(())
     }
@@ -464,14 +577,17 @@ impl World {
             }
             return self.leave(index);
         }
-        let answer = self.judged_by_server(index, request, connection)?;
+        let answer = match request.errand {
+            Some(it) => self.judged_for(it, request.server, connection),
+            None => self.judged_by_server(index, request, connection)?,
+        };
         if answer.says.closes {
             self.connections[connection].open = false;
         }
         tally.sign_ins += u64::from(request.brings.is_token() && answer.served_as.is_some());
         tally.served_by_connection += u64::from(request.brings == Brings::Nothing && answer.served_as.is_some());
         self.tell(|| format!("  connection {connection}: {answer:?}"));
-        self.clients[index].stage = Stage::Answered(request, connection, answer);
+        self.clients[index].stage = Stage::Answered(request, connection, reused, answer);
         Ok(())
     }
 
@@ -486,6 +602,7 @@ impl World {
         let success = Answered { status: if calm { 200 } else { [200, 302, 403, 500][dice.below(4)] }, ..refusal };
         let is_signed_in = matches!(it.login, Login::SignedIn(_));
         let (login, mut says, served_as) = match request.brings {
+            Brings::Proof(..) => return Err("nobody is proven to the server itself"),
             Brings::Nothing => match it.login {
                 Login::SignedIn(user) => (it.login, success, Some(user)),
                 Login::Challenged if semantics == Semantics::Gssapi => (it.login, refusal, None),
@@ -496,8 +613,8 @@ impl World {
             Brings::Basic(_) if fails => (it.login, refusal, None),
             // The server takes the whole connection for that user, and says so.
             Brings::Basic(user) if unasked => {
-                let persistent = dice.one_in(2);
-                let token = (!persistent).then_some(None);
+                let persistent = dice.one_in(2).then_some(true);
+                let token = persistent.is_none().then_some(None);
                 (Login::SignedIn(user), Answered { persistent, token, ..success }, Some(user))
             }
             Brings::Basic(user) => (it.login, success, Some(user)),
@@ -512,7 +629,7 @@ impl World {
                 (Login::Nobody, refusal, None)
             }
             Brings::Ticket(user) | Brings::Answer(user, _) => {
-                let persistent = dice.one_in(2);
+                let persistent = dice.one_in(2).then_some(true);
                 (Login::SignedIn(user), Answered { persistent, ..success }, Some(user))
             }
         };
@@ -539,6 +656,103 @@ impl World {
             client.is = None;
         }
         Ok(Answer { says, served_as })
+    }
+
+    /// What a server does with a request that the edge signs in for, and what it says of it. Whoever asks has to be known.
+    fn judged_for(&mut self, it: OnBehalf, server: usize, connection: usize) -> Answer {
+        let (calm, user, manners) = (self.weather.calm, self.tickets.ticket(it.ticket).user, self.manners[server]);
+        let is_opened = it.sends_token && self.tickets.opens(it.ticket, server);
+        let (dice, on) = (&mut self.dice, &mut self.connections[connection]);
+        let closes = !calm && dice.one_in(12);
+        let leg = (!calm && dice.one_in(4)).then_some(None);
+        let refusal = Answered { status: 401, token: leg, closes, ..Answered::default() };
+        let persistent = manners.says_so.then_some(manners.keeps);
+        let success = Answered { status: if calm { 200 } else { [200, 302, 403, 500][dice.below(4)] }, ..refusal };
+        let success = Answered { token: None, persistent: persistent.filter(|_| it.sends_token), ..success };
+        if !calm && dice.one_in(12) {
+            let busy = Answered { status: 503, token: None, ..refusal };
+            return Answer { says: busy, served_as: None }; // before it looked who asks
+        }
+        if !manners.keeps || !calm && !self.weather.lenient && dice.one_in(24) {
+            on.login = Login::Nobody;
+        }
+        let keeps_old = on.login != Login::Nobody && self.semantics[server] == Semantics::Gssapi && !calm;
+        let served_as = match (it.sends_token, on.login) {
+            (true, _) if is_opened && !keeps_old && !(!calm && dice.one_in(12)) => Some(user),
+            (false, Login::SignedIn(user)) => Some(user),
+            (true, _) | (false, Login::Nobody | Login::Challenged) => None,
+        };
+        match served_as {
+            Some(user) if manners.keeps => on.login = Login::SignedIn(user),
+            Some(_) => {}
+            None if it.sends_token && !keeps_old => on.login = Login::Nobody,
+            None => {}
+        }
+        on.personal |= on.login != Login::Nobody;
+        let is_served = served_as.is_some() || self.weather.lenient && !it.sends_token;
+        Answer { says: if is_served { success } else { refusal }, served_as }
+    }
+
+    /// An errand has been answered.
+    fn answered_for(
+        &mut self,
+        index: usize,
+        (mut request, mut it): (Request, OnBehalf),
+        connection: usize,
+        reused: bool,
+        Answer { says, served_as }: Answer,
+        tally: &mut Tally,
+    ) -> Result<(), Violation> {
+        let user = self.tickets.ticket(it.ticket).user;
+        tally.errands += 1;
+        tally.errands_without_token += u64::from(served_as.is_some() && !it.sends_token);
+        it.answers += 1;
+        if it.answers > TRIES_MAX {
+            return Err("g: a request is sent too often");
+        }
+        if says.status < 400 && served_as != Some(user) {
+            return Err("i: a person is answered as somebody else");
+        }
+        self.habits[request.server] = self.habits[request.server].learned(it.sends_token, says);
+        let verdict = it.errand.answered(says, request.may_repeat);
+        self.tell(|| format!("  {verdict:?}"));
+        if errand::may_keep(reused, says) && !says.closes {
+            self.keep(connection);
+        } else {
+            self.connections[connection].shut = true;
+            self.drop_connection(connection);
+        }
+        match verdict {
+            Verdict::Served if says.status == 401 => return Err("i: a person who is proven gets a 401"),
+            Verdict::Refused if says.status != 401 || self.weather.calm => {
+                return Err("h: a person is refused without a reason");
+            }
+            Verdict::Served | Verdict::Refused => return self.answer_itself(index),
+            Verdict::AgainWithToken | Verdict::AgainWithTicket if says.status != 401 || !request.may_repeat => {
+                return Err("e: a request is sent again that was served, or whose body is gone");
+            }
+            Verdict::AgainWithToken => {}
+            Verdict::AgainWithTicket => {
+                self.tickets.drop(it.ticket);
+                let Brings::Proof(user, by) = request.brings else { return Err("an errand without a proof") };
+                let Some((ticket, _)) = self.tickets.get(user, by) else { return self.answer_itself(index) };
+                it.ticket = ticket;
+                it.errand.renewed(self.tickets.ticket(ticket).number);
+            }
+        }
+        tally.errands_repeated += 1;
+        (request.errand, request.deliveries) = (Some(it), 0);
+        self.clients[index].stage = Stage::Arrived(request);
+        Ok(())
+    }
+
+    /// The client has its answer, and the gate, if there is one, was not asked for it.
+    fn answer_itself(&mut self, index: usize) -> Result<(), Violation> {
+        let (bounds, client) = (self.weather.bounds, &mut self.clients[index]);
+        client.stage = Stage::Idle;
+        client.answers_after_expiry += u64::from(client.is_expired(self.now, bounds));
+        let has_expired = client.gate.as_ref().is_some_and(|gate| gate.has_expired(self.now, bounds));
+        if has_expired { self.leave(index) } else { Ok(()) }
     }
 
     /// `response_filter`, and what follows.
@@ -593,16 +807,24 @@ impl World {
             self.clients[index].challenge = Some((connection, user));
         }
         self.clients[index].stage = Stage::Idle;
-        if !says.closes && it_lives(&self.connections[connection]) {
-            self.idle.push(connection);
-            if self.idle.len() > self.weather.idle_max {
-                let oldest = self.idle.remove(0);
-                self.drop_connection(oldest);
-            }
-        } else {
+        if says.closes {
             self.drop_connection(connection);
+        } else {
+            self.keep(connection);
         }
         if ends { self.leave(index) } else { Ok(()) }
+    }
+
+    /// Pingora keeps a connection for the next request.
+    fn keep(&mut self, connection: usize) {
+        if !it_lives(&self.connections[connection]) {
+            return self.drop_connection(connection);
+        }
+        self.idle.push(connection);
+        if self.idle.len() > self.weather.idle_max {
+            let oldest = self.idle.remove(0);
+            self.drop_connection(oldest);
+        }
     }
 
     /// What an answer says to whoever listens to it alone, by rules of this file's own.
@@ -610,7 +832,9 @@ impl World {
         let told = match says.status {
             401 if says.token.is_some() => Login::Challenged,
             401 => Login::Nobody,
-            _ if request.brings.is_token() || says.token.is_some() || says.persistent => Login::SignedIn(0),
+            _ if request.brings.is_token() || says.token.is_some() || says.persistent == Some(true) => {
+                Login::SignedIn(0)
+            }
             _ => self.connections[connection].told,
         };
         if told != Login::Nobody && self.clients[index].gate.is_some() {
@@ -665,7 +889,7 @@ impl World {
         client.here = false;
         let (group, stage) = (client.gate.take().map(|gate| gate.number().group_key()), client.stage);
         client.held.drain(..).for_each(|held| self.connections[held].shut = true);
-        if let Stage::Found(_, _, busy, _) | Stage::Sent(_, busy, _) | Stage::Answered(_, busy, _) = stage {
+        if let Stage::Found(_, _, busy, _) | Stage::Sent(_, busy, _) | Stage::Answered(_, busy, ..) = stage {
             self.drop_connection(busy);
         }
         self.clients[index].stage = Stage::Idle;
@@ -741,7 +965,7 @@ impl Brings {
     fn carries(self) -> Carries {
         match self {
             Brings::Nothing => Carries::Nothing,
-            Brings::Basic(_) => Carries::PerRequest,
+            Brings::Basic(_) | Brings::Proof(..) => Carries::PerRequest,
             Brings::Begin(_) | Brings::Ticket(_) => Carries::Token(Leg::First),
             Brings::Answer(..) => Carries::Token(Leg::Next),
         }
@@ -754,8 +978,21 @@ impl Brings {
     fn user(self) -> usize {
         match self {
             Brings::Nothing => 0,
-            Brings::Basic(user) | Brings::Begin(user) | Brings::Ticket(user) | Brings::Answer(user, _) => user,
+            Brings::Basic(user)
+            | Brings::Begin(user)
+            | Brings::Ticket(user)
+            | Brings::Answer(user, _)
+            | Brings::Proof(user, _) => user,
         }
+    }
+}
+
+/// The password of now, or by chance the one before, which the directory's cache still holds for right.
+fn proven_by(dice: &mut Dice, password: u8, calm: bool) -> ProvenBy {
+    match dice.below(4) {
+        0 => ProvenBy::Delegation,
+        1 if !calm => ProvenBy::Password(password.saturating_sub(1)),
+        _ => ProvenBy::Password(password),
     }
 }
 
