@@ -28,7 +28,7 @@ class Stage:
     def __init__(self, binary, directory):
         self.binary, self.directory, self.started, self.edges = binary, directory, processes.Processes(), []
         self.forest = Forest(directory / "forest", controllers=1, people=PEOPLE, password=PASSWORD)
-        self.krb5_conf, self.has_form = self.forest.krb5_conf, False
+        self.krb5_conf = self.forest.krb5_conf
 
     def start(self):
         self.directory.chmod(0o755)  # Apache's own user reads what is in it
@@ -56,6 +56,7 @@ class Stage:
         """One account that all servers are (Alternate Service Account), and the edge's, which may sign in for others."""
         for account in [SERVERS_ACCOUNT, EDGES_ACCOUNT]:
             self.samba_tool("user", "create", account, "--random-password")
+            self.forest.replace(self.forest.dn_of(account), {"msDS-SupportedEncryptionTypes": 24})  # AES alone
         for server in [*SERVERS, PUBLIC_NAME.removesuffix(f".{DOMAIN}")]:
             self.samba_tool("spn", "add", service(server), SERVERS_ACCOUNT)
         # An account without any cannot ask for tickets of others to itself, which is how delegation begins.
@@ -96,6 +97,7 @@ class Stage:
         edge = Edge(name, self.binary, self.directory, self, ldap, changes=changes, through=through,
                     env={"KRB5_CONFIG": str(krb5_conf or self.krb5_conf)})
         self.edges.append(edge)
+        edge.ca = self.forest.ca
         edge.start()
         return edge
 
@@ -149,7 +151,8 @@ def configuration(pki, ports):
     for server, port in ports.items():
         text, found = re.subn(rf'^("{server}\.contoso\.com:\d+" = )".*"$', rf'\1"127.0.0.1:{port}"', text, flags=re.M)
         assert found == 1, f"conf/firstcas.toml has not one {server} any more"
-    for option, value in [("client_ca", f'"{pki}/ca.pem"'), ("interval", '"0s"')]:  # not all of its servers are there
+    for option, value in [("client_ca", f'"{pki}/ca.pem"'), ("logon_form", "true"),
+                          ("interval", '"0s"')]:  # of health checks: not all servers are there
         text, found = re.subn(rf"^#{option} = .*$", f"{option} = {value}", text, flags=re.M)
         assert found == 1, f"conf/firstcas.toml has not one {option} any more"
     return text
