@@ -23,7 +23,7 @@ use super::{
     errand::{Errand, Mandate, Verdict, may_keep},
     in_force::InForce,
     mandates::{By, Tickets},
-    pin::Answered,
+    pin::{Answered, PinNumber},
     respond::Denial,
 };
 use crate::{
@@ -189,6 +189,7 @@ impl InForce {
         on_behalf: &mut OnBehalf,
         server: ServerId,
         protocol: Protocol,
+        may_repeat: bool,
         peer: &mut HttpPeer,
     ) -> Result<bool, Failure> {
         let settings = self.config.sign_in.as_ref();
@@ -208,7 +209,11 @@ impl InForce {
                 };
                 match self.kerberos(mandate, by, before, server, service, patience).await {
                     Ok(kerberos) => {
-                        peer.group_key = kerberos.errand.group_key(peer.group_key);
+                        let habit = self.shared.mandates.habit(&kerberos.service);
+                        peer.group_key = match kerberos.errand.needs_new_connection(habit, may_repeat) {
+                            true => PinNumber::next().group_key(), // nobody has opened one under it
+                            false => kerberos.errand.group_key(peer.group_key),
+                        };
                         Way::Kerberos(Box::new(kerberos))
                     }
                     Err(error) => {
@@ -412,7 +417,7 @@ fn by(settings: &config::SignIn, password: Option<&(MailboxName, Secret)>) -> Op
 }
 
 /// Whether a request's body will be at hand, whole, if it is not served.
-fn may_repeat(session: &mut Session) -> bool {
+pub(super) fn may_repeat(session: &mut Session) -> bool {
     const KEPT_BYTES: u64 = 64 * 1024; // by Pingora
     let is_short = match content_length(session.req_header()) {
         Some(length) => length <= KEPT_BYTES,
