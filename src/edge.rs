@@ -18,6 +18,7 @@ pub mod affinity;
 pub mod arrival;
 mod callers;
 pub mod client;
+mod cookies;
 mod course;
 pub mod decisions;
 pub mod door;
@@ -36,6 +37,7 @@ pub mod proof;
 pub mod proxy_protocol;
 pub mod respond;
 mod restraint;
+pub mod seal;
 mod sender;
 mod story;
 mod tally;
@@ -332,7 +334,9 @@ impl ProxyHttp for Edge {
             request.remove_header(&name);
         }
         join_cookies(request)?;
-        if let Some(others) = request.headers.get(COOKIE).and_then(|cookies| affinity::without(cookies.as_bytes())) {
+        if let Some(others) =
+            request.headers.get(COOKIE).and_then(|cookies| cookies::without(cookies.as_bytes(), &[affinity::NAME]))
+        {
             match others.is_empty() {
                 true => drop(request.remove_header(&COOKIE)),
                 false => request.insert_header(COOKIE, others)?,

@@ -42,7 +42,7 @@ use crate::{
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
-        affinity::{Affinity, NoKey},
+        affinity::Affinity,
         arrival::{Arrival, Porch},
         door::{Door, Places},
         health,
@@ -50,6 +50,7 @@ use crate::{
         notices::{Notices, Told},
         organisation::OrganisationError,
         pin,
+        seal::{NoKey, Seal},
     },
     events::{Event, whole_chain},
     service_manager,
@@ -122,7 +123,7 @@ pub enum StartError {
     Certificate(#[from] CertificateError),
     /// The system has no randomness.
     #[error(transparent)]
-    Affinity(#[from] NoKey),
+    Seal(#[from] NoKey),
     /// The number of the process cannot be written.
     #[error(transparent)]
     PidFile(#[from] pid_file::PidFileError),
@@ -157,10 +158,8 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         log::info!("{said}");
     }
     let addresses: Vec<_> = listening.iter().map(|(_, address)| *address).collect();
-    let affinity = match affinity_key {
-        Some(key) if config.affinity.keys.is_empty() => Affinity::with_own(key, config.affinity.lifetime),
-        Some(_) | None => Affinity::new(&config.affinity.keys, config.affinity.lifetime),
-    }?;
+    let seal = Seal::new(&config.affinity.keys, affinity_key.as_ref())?;
+    let affinity = Affinity::new(seal, config.affinity.lifetime);
 
     let in_force = Arc::new(ArcSwap::from_pointee(InForce {
         config: config.clone(),
@@ -546,7 +545,7 @@ impl Running {
     /// What there is for the next process.
     fn estate(&self, is_stopping: &Arc<AtomicBool>) -> Estate {
         let in_force = self.in_force.load();
-        let affinity_key = in_force.affinity.own().cloned();
+        let affinity_key = in_force.affinity.seal().own().cloned();
         Estate {
             upgrade: in_force.config.upgrade.clone(),
             sockets: self.sockets.clone(),
