@@ -5,7 +5,7 @@
 //! | before any | [`arrival`]: whose connection it is; [`door`] bounds how long a client may take to send a header |
 //! | `early_request_filter` | the client gets its time limits; [`sender`]: who it is |
 //! | `on_connection_reuse` | a further request of a pinned client counts |
-//! | `request_filter` | [`course`]: facts, identity, [`restraint`], directory, decision; an answer of our own ends here |
+//! | `request_filter` | [`form`]: who has logged on by it; [`course`]: facts, identity, [`restraint`], directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
 //! | `connected_to_upstream` | the server's certificate and TLS version are judged before anything is sent |
 //! | `upstream_request_filter` | [`hygiene`] takes away what only Exchange servers may say, we add what only we may |
@@ -53,7 +53,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use nix::sys::socket::Shutdown;
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
@@ -67,12 +67,15 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     events::Event,
+    identity::MailboxName,
     metrics::Underway,
     routing::{Pool, protocol::Protocol, topology::ServerId},
+    secret::Secret,
 };
 use acceptance::Claim;
 use client::{Client, Passage, Proven};
 use course::Course;
+use form::Reason;
 use health::{Fault, InFlight};
 use in_force::InForce;
 use pin::{Carries, Closed};
@@ -105,6 +108,10 @@ pub struct Context {
     attempt: Option<Credentials>,
     /// The credential is the logon form's, and not in the request.
     is_by_form: bool,
+    /// The name and password of whoever has logged on by the form, to be shown to servers that take them.
+    at_hand: Option<(MailboxName, Secret)>,
+    /// The cookie of a logon that goes on, for the answer.
+    renewed_logon: Option<String>,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
@@ -167,6 +174,8 @@ impl ProxyHttp for Edge {
             proven: None,
             attempt: None,
             is_by_form: false,
+            at_hand: None,
+            renewed_logon: None,
             instead: None,
             socket: None,
             is_isolated: false,
@@ -238,6 +247,10 @@ impl ProxyHttp for Edge {
             }
             Ok(Course::Answer(answer)) => answer,
             Err(denial) => deny(denial, session, context),
+        };
+        let answer = match context.renewed_logon.take() {
+            Some(cookie) => answer.with_cookie(cookie),
+            None => answer,
         };
         context.in_force.note_own_answer(context);
         if ends_here(context) {
@@ -335,12 +348,15 @@ impl ProxyHttp for Edge {
         }
         join_cookies(request)?;
         if let Some(others) =
-            request.headers.get(COOKIE).and_then(|cookies| cookies::without(cookies.as_bytes(), &[affinity::NAME]))
+            request.headers.get(COOKIE).and_then(|cookies| cookies::without(cookies.as_bytes(), &OWN_COOKIES))
         {
             match others.is_empty() {
                 true => drop(request.remove_header(&COOKIE)),
                 false => request.insert_header(COOKIE, others)?,
             }
+        }
+        if let Some((user, password)) = &context.at_hand {
+            request.insert_header(AUTHORIZATION, respond::basic(user, password))?;
         }
         if !request.headers.contains_key(HOST) {
             // HTTP/1.0 knows no Host, HTTP/1.1, which the server is spoken to in, demands one.
@@ -412,12 +428,14 @@ impl ProxyHttp for Edge {
         if context.client.pinned().is_none() && ends_here(context) {
             session.set_keepalive(None); // of a pinned client the gate says it
         }
+        let offers_basic = respond::offers_basic(response);
         if response.status == 401 {
             respond::anonymise(response)?;
             if answered.offers_windows {
                 response.insert_header(respond::PROXY_SUPPORT.0, respond::PROXY_SUPPORT.1)?;
             }
         }
+        form::renew(context.renewed_logon.as_deref(), response)?;
         if context.client.pinned().is_some() {
             let signed_in = context.in_force.clone().signed_in_or_not(session, response, context, answered).await;
             context.in_force.note_answer(response, context);
@@ -427,6 +445,10 @@ impl ProxyHttp for Edge {
             if answered.pins() {
                 isolate(session, response, context);
             }
+        }
+        if context.is_by_form && response.status == 401 && offers_basic {
+            context.story.denial = Some(Denial::WrongPassword);
+            return acceptance::replace(form::ask(session.req_header(), Reason::WrongPassword), context);
         }
         if let Some(Destination::BackEnd(server)) = context.destination
             && response.status == 401
@@ -615,6 +637,10 @@ fn denial_of(error: &Error) -> Option<Denial> {
 
 fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer {
     context.story.denial = Some(denial);
+    if denial == Denial::WrongPassword && context.is_by_form {
+        context.renewed_logon = None;
+        return form::ask(session.req_header(), Reason::WrongPassword);
+    }
     match denial {
         Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable | Denial::HeaderTooLarge => {
             let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
@@ -648,6 +674,9 @@ fn denied(denial: Denial, context: &Context) -> Answer {
     }
     answer
 }
+
+/// The edge's cookies, which no server sees.
+const OWN_COOKIES: [&str; 3] = [affinity::NAME, form::COOKIES[0], form::COOKIES[1]];
 
 /// HTTP/2 may carry cookies in several fields, HTTP/1.1 must not (RFC 9113 section 8.2.3).
 fn join_cookies(request: &mut RequestHeader) -> Result<()> {

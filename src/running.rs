@@ -148,7 +148,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
     let (config, since) = (Arc::new(config), SystemTime::now());
     let notices = Notices::new();
     let Known { cached, keeper, beginning, told } = find_out(&config, &directory_runtime, &notices)?;
-    let Inheritance { mut sockets, affinity_key } = inheritance;
+    let Inheritance { mut sockets, affinity_key, logon_key } = inheritance;
     let listening: Vec<_> = {
         let listen = |listener: &Listener| sockets.listen("listener", listener.address);
         config.listeners.iter().map(listen).collect::<Result<_, _>>()?
@@ -160,12 +160,14 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
     let addresses: Vec<_> = listening.iter().map(|(_, address)| *address).collect();
     let seal = Seal::new(&config.affinity.keys, affinity_key.as_ref())?;
     let affinity = Affinity::new(seal, config.affinity.lifetime);
+    let logon_seal = Seal::new(&config.logon_form.keys, logon_key.as_ref())?;
 
     let in_force = Arc::new(ArcSwap::from_pointee(InForce {
         config: config.clone(),
         directory: cached,
         organisation: Arc::new(beginning.organisation),
         affinity: Arc::new(affinity),
+        logon_seal: Arc::new(logon_seal),
         addresses: addresses.clone(),
         version: 1,
         since,
@@ -550,6 +552,7 @@ impl Running {
             upgrade: in_force.config.upgrade.clone(),
             sockets: self.sockets.clone(),
             affinity_key,
+            logon_key: in_force.logon_seal.own().cloned(),
             keytab: in_force.config.directory.keytab().map(Path::to_owned),
             is_stopping: is_stopping.clone(),
         }

@@ -20,6 +20,7 @@ use super::{
     affinity::Affinity,
     callers::Callers,
     decisions::Decisions,
+    form::LoggedOff,
     keep_alive,
     lately::{Lately, Sent},
     logons::Logons,
@@ -27,6 +28,7 @@ use super::{
     organisation::Organisation,
     pin::Bounds,
     proof::Numbers,
+    seal::Seal,
     tally::Tally,
 };
 use crate::{
@@ -46,6 +48,8 @@ pub struct InForce {
     pub organisation: Arc<Organisation>,
     /// Seals the cookie that takes a client's next connection to its mailbox's site.
     pub affinity: Arc<Affinity>,
+    /// Seals the cookies of the logon form.
+    pub logon_seal: Arc<Seal>,
     /// Where the listeners stand, in the order of the configuration.
     pub addresses: Vec<SocketAddr>,
     /// Which of this process's configurations it is; the first is 1.
@@ -67,6 +71,7 @@ pub struct Shared {
     is_leaving: AtomicBool,
     pub(super) callers: Arc<Callers>,
     pub(super) logons: Logons,
+    pub(super) logged_off: LoggedOff,
     /// Requests of each `ActiveSync` device.
     pub(super) devices: Tally,
     /// What requests are counted by.
@@ -99,6 +104,7 @@ impl Shared {
             numbers,
             callers: Arc::default(),
             logons: Logons::new(),
+            logged_off: LoggedOff::new(),
             devices: Tally::new(DEVICES_MAX),
             metrics: Arc::default(),
             decisions: Decisions::new(),

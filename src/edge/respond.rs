@@ -2,14 +2,18 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderValue, header::WWW_AUTHENTICATE};
 use pingora_core::tls::hash::{MessageDigest, hash};
 use pingora_http::ResponseHeader;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::{
     edge::{hygiene::Malformed, path::PathError},
+    identity::MailboxName,
     routing::{Decision, Refusal, protocol::Protocol},
+    secret::Secret,
 };
 
 /// An answer of the edge's own.
@@ -26,6 +30,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// The same, which sets this cookie, too.
+    #[must_use]
+    pub fn with_cookie(mut self, set_cookie: String) -> Self {
+        self.headers.push(("Set-Cookie", set_cookie));
+        self
+    }
+
     /// The body; if something went wrong, with the number by which an administrator finds the request in the log.
     pub fn body_of(&self, request: &str) -> Cow<'_, str> {
         if self.status < 400 || self.status == 401 {
@@ -165,6 +176,11 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
     answer
 }
 
+/// What a page says to whoever is denied something.
+pub(super) fn text_of(denial: Denial) -> Cow<'static, str> {
+    Words::of(denial).text
+}
+
 /// What a refused client gets, in words.
 pub fn described(refusal: Refusal, protocol: Protocol) -> String {
     let status = denied(Denial::Routing(refusal), Some(protocol)).status;
@@ -203,6 +219,12 @@ pub fn anonymise(challenge: &mut ResponseHeader) -> pingora_core::Result<()> {
 /// Whether a challenge asks for a name and password.
 pub fn offers_basic(challenge: &ResponseHeader) -> bool {
     challenge.headers.get_all(WWW_AUTHENTICATE).iter().any(is_basic)
+}
+
+/// The value of the `Authorization` field that says this name and password (RFC 7617).
+pub(super) fn basic(user: &MailboxName, password: &Secret) -> String {
+    let said = Zeroizing::new([user.to_string().as_bytes(), b":", password.expose()].concat());
+    format!("Basic {}", BASE64_STANDARD.encode(&*said))
 }
 
 fn is_basic(offer: &HeaderValue) -> bool {
@@ -506,16 +528,20 @@ fn page(status: u16, title: &str, body: &str) -> Answer {
     }
 }
 
-/// Nothing may be loaded or run; the one style sheet is named by its hash.
-static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
-    use base64::prelude::{BASE64_STANDARD, Engine};
+/// Nothing may be loaded or run.
+static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| page_policy(STYLE, "'none'", ""));
+
+/// The policy of a page of ours: its one style sheet is named by its hash, its forms go to `form_action`, and of all else it
+/// has nothing but what is added.
+pub(super) fn page_policy(style: &str, form_action: &str, added: &str) -> String {
     // Hashing cannot fail but for want of memory; a page without its style is readable.
-    let style = hash(MessageDigest::sha256(), STYLE.as_bytes()).map(|digest| BASE64_STANDARD.encode(digest));
+    let style = hash(MessageDigest::sha256(), style.as_bytes()).map(|digest| BASE64_STANDARD.encode(digest));
     let style = style.unwrap_or_default();
     format!(
-        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action {form_action}; \
+         frame-ancestors 'none'{added}"
     )
-});
+}
 
 /// Readable on a phone, in a dark room and on paper.
 const STYLE: &str = "\

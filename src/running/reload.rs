@@ -130,6 +130,7 @@ impl Follower {
         let organisation = Arc::new(organisation.map_err(StartError::from)?);
         let seal = Seal::new(&config.affinity.keys, old.affinity.seal().own()).map_err(StartError::from)?;
         let affinity = Arc::new(Affinity::new(seal, config.affinity.lifetime));
+        let logon_seal = Seal::new(&config.logon_form.keys, old.logon_seal.own()).map_err(StartError::from)?;
         let certificates = load_certificates(&config, &listeners).map_err(StartError::from)?;
         let keeper = Keeper::of(&config);
 
@@ -162,6 +163,7 @@ impl Follower {
             directory,
             organisation: organisation.clone(),
             affinity,
+            logon_seal: Arc::new(logon_seal),
             addresses: self.addresses.clone(),
             version,
             since,
