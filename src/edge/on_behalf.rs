@@ -14,6 +14,7 @@ use http::{
 use pingora_core::{Error, ErrorType, Result, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
+use zeroize::Zeroizing;
 
 use super::{
     Context, Destination,
@@ -109,7 +110,7 @@ impl InForce {
         }
         let password = match (credential, speaker) {
             (Credential::Basic { user, password }, _) => Some((user.clone(), password.clone())),
-            (Credential::None, Speaker::Proven(_) | Speaker::Certified(_)) => None,
+            (Credential::None, Speaker::Proven(_) | Speaker::Certified(_) | Speaker::LoggedOn(_)) => None,
             _ => return Ok(None),
         };
         let settings = self.config.sign_in.as_ref();
@@ -359,10 +360,9 @@ impl InForce {
     /// Whether somebody who is proven over their connection is served elsewhere, too. A name without domain may be that of
     /// an account of the server's own, whom it lets in by NTLM, and somebody else's in the directory.
     pub(super) fn delegates(&self, credential: &Credential, speaker: &Speaker<'_>) -> bool {
-        let is_allowed = |settings: &config::SignIn| settings.by.contains(&SignInBy::Delegation);
         matches!(credential, Credential::None)
             && matches!(speaker, Speaker::Proven(person) if !matches!(person.name, MailboxName::Bare(_)))
-            && self.config.sign_in.as_ref().is_some_and(is_allowed)
+            && self.config.delegates()
     }
 }
 
@@ -426,9 +426,10 @@ pub(super) fn may_repeat(session: &mut Session) -> bool {
     is_short && !session.as_ref().retry_buffer_truncated()
 }
 
+/// The `Authorization` field that says this name and password (RFC 7617).
 fn basic(user: &MailboxName, password: &Secret) -> Option<HeaderValue> {
-    let pair = [user.to_string().as_bytes(), b":", password.expose()].concat();
-    let mut field = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(pair))).ok()?;
+    let pair = Zeroizing::new([user.to_string().as_bytes(), b":", password.expose()].concat());
+    let mut field = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(&*pair))).ok()?;
     field.set_sensitive(true);
     Some(field)
 }
