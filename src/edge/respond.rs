@@ -245,6 +245,7 @@ struct Words {
 
 impl Words {
     /// The table. Every user reads `text`, so it says what *they* can do.
+    #[allow(clippy::too_many_lines)] // a table
     fn of(denial: Denial) -> Words {
         let words = |status, activesync_status, title, text: &'static str, soap_code| Words {
             status,
