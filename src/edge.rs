@@ -94,6 +94,7 @@ pub struct Edge {
 }
 
 /// What one request carries from phase to phase.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Context {
     in_force: Arc<InForce>,
     sender: Sender,

@@ -85,6 +85,7 @@ pub(super) enum Proof {
 
 impl InForce {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
+    #[allow(clippy::too_many_lines)] // one step after the other
     pub(super) async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
         let organisation = &self.organisation;
         if header_bytes(session) > self.config.limits.header_bytes {

@@ -128,9 +128,8 @@ impl Habit {
     #[must_use]
     pub fn learned(self, sent: bool, answer: Answered) -> Habit {
         match (answer.persistent, sent, answer.status) {
-            (Some(false), _, _) => Habit::Asks,
             (None, false, 401) if self == Habit::Keeps => Habit::Unknown, // a sign-in may end with its ticket
-            (None, false, 401) => Habit::Asks,
+            (Some(false), _, _) | (None, false, 401) => Habit::Asks,
             (Some(true), _, _) | (None, false, _) => Habit::Keeps,
             (None, true, _) => self,
         }

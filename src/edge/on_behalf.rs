@@ -153,14 +153,11 @@ impl InForce {
             Lookup::Found(entry) => Ok(Some(entry.clone())),
             Lookup::NotFound | Lookup::Ambiguous(_) => Ok(None),
         };
-        let user = match credential {
-            Credential::Basic { user, .. } => user,
-            _ => {
-                return match speaker.name() {
-                    Some(name) => found(name).await,
-                    None => Ok(None),
-                };
-            }
+        let Credential::Basic { user, .. } = credential else {
+            return match speaker.name() {
+                Some(name) => found(name).await,
+                None => Ok(None),
+            };
         };
         let mandates = &self.shared.mandates;
         let mandate = |entry: &Entry| entry.principal.as_deref().map(|principal| mandates.mandate(principal, by));

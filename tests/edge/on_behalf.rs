@@ -37,7 +37,7 @@ impl Site {
         if !plan.further.contains("[sign_in]") {
             plan.further += "\n[sign_in]\n";
         }
-        plan.people += &format!("{}\n{FABRIKAM}", people::ldif());
+        plan.people.extend([people::ldif().as_str(), "\n", FABRIKAM]);
         let house = House::without_edge(&plan).await;
         let hosts = house.contoso.resolve().into_keys();
         let hosts: Vec<_> = hosts.map(|host| host.split(':').next().expect("a host").to_owned()).collect();
@@ -47,8 +47,8 @@ impl Site {
             server.kerberos_only();
         }
         let edge = Process::start(house, &plan, &[("KRB5_CONFIG", &kdc.config())]).await;
-        let plain = edge.addresses()[0];
-        Site { edge, kdc, plain }
+        let address = edge.addresses()[0];
+        Site { edge, kdc, plain: address }
     }
 
     async fn client(&self) -> Client {
@@ -454,8 +454,8 @@ async fn no_password_and_no_token_is_ever_written() {
         assert!(!log.contains(credential(user).trim_start_matches("Basic ")), "{user}");
     }
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
-    let long = log.as_bytes().split(|byte| !is_base64(*byte)).find(|run| run.len() > 200);
-    assert_eq!(long.map(String::from_utf8_lossy), None, "a token, by its looks");
+    let token = log.as_bytes().split(|byte| !is_base64(*byte)).find(|run| run.len() > 200);
+    assert_eq!(token.map(String::from_utf8_lossy), None, "a token, by its looks");
     // Nor is anything of them left beside the log.
     for file in fs::read_dir(site.edge.house.folder.path()).expect("the folder") {
         let file = file.expect("a file").path();
