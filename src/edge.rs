@@ -76,7 +76,7 @@ use client::{Client, Passage, Proven};
 use course::Course;
 use health::{Fault, InFlight};
 use in_force::InForce;
-use on_behalf::{AGAIN, Failure, OnBehalf, Signed};
+use on_behalf::{AGAIN, Failure, OnBehalf, Signed, may_repeat};
 use pin::{Carries, Closed};
 use respond::{Answer, Denial};
 use restraint::Credentials;
@@ -262,7 +262,7 @@ impl ProxyHttp for Edge {
             if let Some((server, target)) = chosen {
                 let mut peer = target.peer.clone();
                 let Some(on_behalf) = &mut context.on_behalf else { break (server, peer, false) };
-                match context.in_force.approach(on_behalf, server, protocol, &mut peer).await {
+                match context.in_force.approach(on_behalf, server, protocol, may_repeat(session), &mut peer).await {
                     Ok(is_own) => break (server, peer, is_own),
                     Err(Failure::OfServer) => context.tried.push(server),
                     Err(Failure::Denied(denial)) => return cannot_sign_in(denial, session, context),
@@ -682,6 +682,8 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
         Denial::Routing(_)
         | Denial::PathNotServed
         | Denial::WrongPassword
+        | Denial::PasswordExpired
+        | Denial::AccountUnusable
         | Denial::SignInLost
         | Denial::HandshakeLost
         | Denial::TooManyPins

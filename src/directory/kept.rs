@@ -698,7 +698,8 @@ mod tests {
     #[test]
     fn people_whom_an_earlier_version_kept_are_read_without_their_principal() {
         let person = Lines(
-            b"[]\n{\"names\":[],\"id\":\"AAAAAAAAAAAAAAAAAAAAAA==\",\"dn\":\"\",\"name\":\"ana\",\"read_at\":1}".to_vec(),
+            b"[]\n{\"names\":[],\"id\":\"AAAAAAAAAAAAAAAAAAAAAA==\",\"dn\":\"\",\"name\":\"ana\",\"read_at\":1}"
+                .to_vec(),
         );
         let read = decode_people(&person.with_heading(PEOPLE_KIND)).unwrap();
         assert_eq!((read[0].entry.name.as_str(), &read[0].entry.principal), ("ana", &None));

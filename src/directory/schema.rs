@@ -286,7 +286,8 @@ fn principal(record: &Record) -> Option<String> {
     // Such a name would have to be written with escapes (RFC 1964 section 2.1.1), and without them be somebody else's. Active
     // Directory lets no account have one.
     let needs_escapes = account.contains(|letter: char| letter.is_control() || matches!(letter, '/' | '@' | '\\'));
-    let has_one = !needs_escapes && !labels.is_empty() && labels.iter().all(is_label) && master_account(record).is_none();
+    let has_one =
+        !needs_escapes && !labels.is_empty() && labels.iter().all(is_label) && master_account(record).is_none();
     has_one.then(|| format!("{account}@{}", labels.join(".").to_uppercase()))
 }
 

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     certificates::Shown,
     directory::{
-        DirectoryError, Entry,
+        DirectoryError, Entry, Unusable, Verdict,
         cache::Lookup,
         schema::{self, Record},
     },
@@ -73,6 +73,8 @@ impl Speaker<'_> {
 pub(super) enum Proof {
     /// The directory accepted the password.
     Proven(Entry),
+    /// It would not let anybody sign in to the account.
+    Unusable(Unusable),
     /// It did not, or knows nobody of that name.
     Wrong,
     /// The request carries nothing that the edge could verify.
@@ -156,6 +158,7 @@ impl InForce {
                     context.story.proven = Some(person.entry_name.clone());
                 }
                 (_, Proof::Proven(entry)) => context.story.proven = Some(entry.name),
+                (_, Proof::Unusable(why)) => return Err(Denial::of_unusable(why)),
                 (_, Proof::Wrong) => return Err(Denial::WrongPassword),
                 (_, Proof::Absent) => decision = local_challenge(&request, organisation),
             }
@@ -214,6 +217,7 @@ impl InForce {
             let credential = context.on_behalf.as_ref().and_then(OnBehalf::credential).unwrap_or_else(sent);
             match self.prove(&credential).await? {
                 Proof::Proven(entry) => context.story.proven = Some(entry.name),
+                Proof::Unusable(why) => return Err(Denial::of_unusable(why)),
                 Proof::Wrong => return Err(Denial::WrongPassword),
                 Proof::Absent => {
                     context.is_about_mailbox = false;
@@ -393,20 +397,32 @@ impl InForce {
             Lookup::NotFound => Ok(Proof::Wrong),
             // Whichever of them it is: who knows the password of one may be told that there are two.
             Lookup::Ambiguous(dns) => {
+                let mut best = Proof::Wrong;
                 for dn in dns {
                     let entry = schema::entry(&Record::new(dn.as_str()));
-                    if let proven @ Proof::Proven(_) = self.verify(&entry, password).await? {
-                        return Ok(proven);
+                    match self.verify(&entry, password).await? {
+                        proven @ Proof::Proven(_) => return Ok(proven),
+                        unusable @ Proof::Unusable(_) => best = unusable,
+                        Proof::Wrong | Proof::Absent => {}
                     }
                 }
-                Ok(Proof::Wrong)
+                Ok(best)
             }
         }
     }
 
-    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Proof, Denial> {
-        let right = self.in_time("a credential check", self.directory.verify(entry, password)).await?;
-        Ok(if right { Proof::Proven(entry.clone()) } else { Proof::Wrong })
+    /// Asks the directory about somebody's password. Whose account cannot be used is told, at most once a minute.
+    pub(super) async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Proof, Denial> {
+        match self.in_time("a credential check", self.directory.verify(entry, password)).await? {
+            Verdict::Right => Ok(Proof::Proven(entry.clone())),
+            Verdict::Wrong => Ok(Proof::Wrong),
+            Verdict::Unusable(why) => {
+                if self.shared.lately.is_news(Event::AccountUnusable, &entry.name).await {
+                    Event::AccountUnusable.report(format_args!("{} cannot sign in: {}", entry.name, why.sentence()));
+                }
+                Ok(Proof::Unusable(why))
+            }
+        }
     }
 
     /// The directory's answer, within the time that a request may wait for it.

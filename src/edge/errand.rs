@@ -21,8 +21,8 @@
 //! |---|---|---|---|
 //! | new | any | a token | a ticket got anew, if this one was kept; else the end |
 //! | reused | asks | a token | the same |
-//! | reused | unknown, and the request cannot be repeated | a token | the same |
-//! | reused | unknown or keeps | nothing | a token |
+//! | (new) | unknown, and the request cannot be repeated | a token, [over a new one](Errand::needs_new_connection) | the same |
+//! | reused | unknown or keeps | nothing | a token, over a new one |
 //!
 //! One leg is all there is: a challenge that goes on is a 401 like others. A request is sent three times at most, and no
 //! 401 reaches the client, who has proved who they are. A connection is used again only if it is signed in for all that is
@@ -150,6 +150,12 @@ impl Errand {
         shared << NUMBER_BITS & !KEYS_END | self.number.group_key()
     }
 
+    /// Whether it must not go over a connection that is signed in already: some servers refuse a token there (mod_auth_gssapi
+    /// 1.6), and this request will, or may, have to bring one.
+    pub fn needs_new_connection(&self, habit: Habit, may_repeat: bool) -> bool {
+        self.is_asked || habit == Habit::Unknown && !may_repeat
+    }
+
     /// Pingora has found a connection. Returns whether a token goes with the request; `may_repeat`: its body will be at
     /// hand if it is not served.
     pub fn connected(&mut self, reused: bool, habit: Habit, may_repeat: bool) -> bool {
@@ -267,6 +273,20 @@ mod tests {
     fn where_nothing_is_known_a_request_that_may_be_repeated_finds_out() {
         assert!(!errand(true).connected(true, Habit::Unknown, true));
         assert!(errand(true).connected(true, Habit::Unknown, false), "one that may not takes no risk");
+    }
+
+    #[test]
+    fn a_token_that_is_not_asked_each_time_goes_over_a_new_connection() {
+        let mut errand = errand(true);
+        assert!(errand.needs_new_connection(Habit::Unknown, false));
+        for (habit, may_repeat) in
+            [(Habit::Unknown, true), (Habit::Keeps, true), (Habit::Keeps, false), (Habit::Asks, false)]
+        {
+            assert!(!errand.needs_new_connection(habit, may_repeat), "{habit:?}");
+        }
+        errand.connected(true, Habit::Keeps, true);
+        errand.answered(REFUSAL, true);
+        assert!(errand.needs_new_connection(Habit::Keeps, true), "it has asked");
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Shared {
     /// Nothing has happened yet. `notices` know whether the directory is away.
     pub fn new(pins_max: usize, users_max: u64, notices: Arc<Notices>) -> Self {
         let (sent, lately, numbers) = (Sent::new(), Lately::new(), Numbers::default());
+        let metrics = Arc::<Metrics>::default();
         Shared {
             pins: Arc::new(Semaphore::new(pins_max)),
             notices,
@@ -103,8 +104,8 @@ impl Shared {
             callers: Arc::default(),
             logons: Logons::new(),
             devices: Tally::new(DEVICES_MAX),
-            metrics: Arc::default(),
-            mandates: Mandates::new(users_max),
+            mandates: Mandates::new(users_max, metrics.clone()),
+            metrics,
             decisions: Decisions::new(),
             last_reload: Mutex::default(),
             is_leaving: AtomicBool::new(false),
@@ -115,6 +116,11 @@ impl Shared {
     /// Pinned clients, and how many there may be.
     pub fn pinned(&self) -> (usize, usize) {
         (self.pins_max.saturating_sub(self.pins.available_permits()), self.pins_max)
+    }
+
+    /// Users whose tickets are kept, or why they get none.
+    pub fn signed_in_users(&self) -> u64 {
+        self.mandates.len()
     }
 
     /// Whether the directory answers, as far as anybody knows.

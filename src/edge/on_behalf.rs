@@ -23,7 +23,7 @@ use super::{
     errand::{Errand, Mandate, Verdict, may_keep},
     in_force::InForce,
     mandates::{By, Tickets},
-    pin::Answered,
+    pin::{Answered, PinNumber},
     respond::Denial,
 };
 use crate::{
@@ -165,11 +165,11 @@ impl InForce {
         let mandate = |entry: &Entry| entry.principal.as_deref().map(|principal| mandates.mandate(principal, by));
         match self.prove(credential).await {
             Ok(Proof::Proven(entry)) => Ok(Some(entry)),
-            Ok(Proof::Wrong | Proof::Absent) => {
+            Ok(refused @ (Proof::Wrong | Proof::Unusable(_) | Proof::Absent)) => {
                 if let Some(mandate) = found(user).await?.as_ref().and_then(mandate) {
                     mandates.forget(&mandate).await; // it was right, if there were tickets
                 }
-                Err(Denial::WrongPassword)
+                Err(if let Proof::Unusable(why) = refused { Denial::of_unusable(why) } else { Denial::WrongPassword })
             }
             // The directory does not answer; whoever has tickets by this password has proved it.
             Err(away) => {
@@ -189,6 +189,7 @@ impl InForce {
         on_behalf: &mut OnBehalf,
         server: ServerId,
         protocol: Protocol,
+        may_repeat: bool,
         peer: &mut HttpPeer,
     ) -> Result<bool, Failure> {
         let settings = self.config.sign_in.as_ref();
@@ -208,7 +209,11 @@ impl InForce {
                 };
                 match self.kerberos(mandate, by, before, server, service, patience).await {
                     Ok(kerberos) => {
-                        peer.group_key = kerberos.errand.group_key(peer.group_key);
+                        let habit = self.shared.mandates.habit(&kerberos.service);
+                        peer.group_key = match kerberos.errand.needs_new_connection(habit, may_repeat) {
+                            true => PinNumber::next().group_key(), // nobody has opened one under it
+                            false => kerberos.errand.group_key(peer.group_key),
+                        };
                         Way::Kerberos(Box::new(kerberos))
                     }
                     Err(error) => {
@@ -330,9 +335,9 @@ impl InForce {
             KerberosError::WrongPassword => return Failure::Denied(Denial::WrongPassword),
             KerberosError::Away(_) | KerberosError::TimedOut => return Failure::Denied(Denial::SignInAway),
             KerberosError::ClockSkew => (Event::ClockSkew, "", Failure::Denied(Denial::SignInAway)),
-            KerberosError::PasswordExpired | KerberosError::AccountUnusable => {
-                (Event::AccountUnusable, name, Failure::Denied(Denial::CannotSignIn))
-            }
+            // Whoever comes here has sent the right password, or is proven otherwise and cannot mend it by another.
+            KerberosError::PasswordExpired => (Event::AccountUnusable, name, Failure::Denied(Denial::PasswordExpired)),
+            KerberosError::AccountUnusable => (Event::AccountUnusable, name, Failure::Denied(Denial::AccountUnusable)),
             KerberosError::NoServicePrincipalName(service) => {
                 (Event::ProxySignInFailed, service.as_str(), Failure::OfServer)
             }
@@ -412,7 +417,7 @@ fn by(settings: &config::SignIn, password: Option<&(MailboxName, Secret)>) -> Op
 }
 
 /// Whether a request's body will be at hand, whole, if it is not served.
-fn may_repeat(session: &mut Session) -> bool {
+pub(super) fn may_repeat(session: &mut Session) -> bool {
     const KEPT_BYTES: u64 = 64 * 1024; // by Pingora
     let is_short = match content_length(session.req_header()) {
         Some(length) => length <= KEPT_BYTES,

@@ -266,7 +266,8 @@ async fn whatever_a_server_does_with_a_sign_in_every_request_is_served_once() {
         } else {
             assert!(contoso.tokens_accepted() < sent / 2, "{keeps:?}: {} of {sent}", contoso.tokens_accepted());
         }
-        assert!(connections.len() <= 3, "{keeps:?}: {connections:?}");
+        // The long ones each have a new one, until it is known that the server keeps a sign-in.
+        assert!(connections.len() <= 4, "{keeps:?}: {connections:?}");
     }
 }
 

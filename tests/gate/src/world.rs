@@ -425,6 +425,9 @@ impl World {
         if let Brings::Proof(user, by) = request.brings {
             if request.errand.is_none() {
                 let Some((ticket, is_fresh)) = self.tickets.get(user, by) else { return self.answer_itself(index) };
+                if !self.tickets.ticket(ticket).is_of(user, by) {
+                    return Err("i: a person is signed in for by the ticket of another person or proof");
+                }
                 let errand = Errand::new(self.tickets.ticket(ticket).number, is_fresh);
                 request.errand = Some(OnBehalf { errand, ticket, sends_token: false, answers: 0 });
             }
