@@ -75,8 +75,6 @@ struct Kerberos {
     errand: Errand,
     /// One that was made when its ticket was got.
     token: Option<HeaderValue>,
-    /// Whether the connection had served the same tickets before.
-    reused: bool,
     /// The server has not taken these tickets.
     is_refused: bool,
 }
@@ -259,7 +257,7 @@ impl InForce {
             true => None,
             false => Some(mandates.token(&tickets, &service, patience).await?),
         };
-        Ok(Kerberos { server, service, tickets, errand, token, reused: false, is_refused: false })
+        Ok(Kerberos { server, service, tickets, errand, token, is_refused: false })
     }
 
     /// Says who it is in a request that is about to go to the chosen server.
@@ -299,14 +297,15 @@ impl InForce {
     ) -> Result<Signed, (Box<Error>, Option<Denial>)> {
         let Way::Kerberos(kerberos) = &mut on_behalf.way else { return Ok(Signed::NotByUs) };
         let mandates = &self.shared.mandates;
-        let habit = mandates.habit(&kerberos.service).learned(kerberos.errand.sent_token(), answered);
+        let errand = &kerberos.errand;
+        let habit = mandates.habit(&kerberos.service).learned(errand.sent_token(), errand.is_on_reused(), answered);
         mandates.learned(&kerberos.service, habit);
         let again = |why| Err((Error::explain(AGAIN, why), None));
         match kerberos.errand.answered(answered, !session.as_ref().retry_buffer_truncated()) {
             Verdict::Served => {
                 response.remove_header(&WWW_AUTHENTICATE);
                 response.remove_header(&PERSISTENT_AUTH);
-                Ok(if may_keep(kerberos.reused, answered) { Signed::In } else { Signed::Doubtful })
+                Ok(if may_keep(kerberos.errand.is_on_reused(), answered) { Signed::In } else { Signed::Doubtful })
             }
             Verdict::AgainWithToken => again("the server asks for a token"),
             Verdict::AgainWithTicket => {
@@ -379,7 +378,6 @@ impl OnBehalf {
     pub(super) fn connected(&mut self, reused: bool, session: &mut Session, in_force: &InForce) {
         if let Way::Kerberos(kerberos) = &mut self.way {
             let habit = in_force.shared.mandates.habit(&kerberos.service);
-            kerberos.reused = reused;
             kerberos.errand.connected(reused, habit, may_repeat(session));
         }
     }

@@ -272,6 +272,32 @@ async fn whatever_a_server_does_with_a_sign_in_every_request_is_served_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_changes_what_it_does_with_a_sign_in_is_found_out() {
+    let site = Site::planned(Plan { further: ONE_THREAD.into(), ..Plan::default() }).await;
+    let as_apache = |apache: bool| {
+        site.each_server(|server| {
+            server.resume();
+            server.kerberos_only();
+            if apache {
+                server.mod_auth_gssapi();
+            }
+        });
+    };
+    let habits = [(Keeps::Nothing, false), (Keeps::Silently, true), (Keeps::Nothing, false), (Keeps::Telling, false)];
+    let mut sent = 0;
+    for (keeps, apache) in habits.into_iter().chain([(Keeps::Silently, true), (Keeps::Telling, true)]) {
+        println!("{keeps:?}, Apache: {apache}"); // the last of these is what failed, if it did
+        as_apache(apache);
+        site.each_server(|server| server.keeps(keeps));
+        for length in [1 << 10, 0, 1 << 10, 1 << 10, LONG] {
+            is_served(&site.post(BRUNO, length).await, "bruno", "cas-opo-");
+            sent += 1;
+            assert_eq!((site.let_in(), site.edge.house.contoso.tokens_replayed()), (sent, 0));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_forgets_who_signed_in_is_told_again() {
     let site = Site::start().await;
     is_served(&site.get(BRUNO, "/owa/").await, "bruno", "cas-opo-");
