@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    form::Browser,
     harness::{self, Client, House, Plan, credential, until, within},
     load::{Load, Place},
     tls::{TLS13, connector},
@@ -195,6 +196,21 @@ fn has_ended(pid: u32) -> bool {
 }
 
 const FIRSTCAS: &str = env!("CARGO_BIN_EXE_firstcas");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_logged_on_by_the_form_stays_so() {
+    let mut edge = Edge::with("# logon form").await;
+    let [_, tls] = edge.addresses();
+    let cookies = {
+        let mut browser = Browser::at(&edge.house, tls);
+        assert_eq!(browser.log_on("/owa/", "ana", "Pass-word1").await.status, 302);
+        browser.cookies
+    };
+    edge.upgraded(&[]).await;
+    let mut browser = Browser::at(&edge.house, tls);
+    browser.cookies = cookies;
+    assert_eq!(browser.get("/owa/").await.user(), "ana");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_follow_each_other_and_no_client_notices() {
