@@ -14,15 +14,16 @@
 //! | says `Persistent-Auth: false` | asks |
 //! | answers a request without token otherwise than by 401 | keeps |
 //! | answers a request without token by 401 | asks, if it had not kept before, or does so twice |
+//! | answers a token by 401, over a connection that was signed in | may have come to keep: nothing is known any more |
 //!
 //! and a request is sent, and perhaps sent again (a 401 proves that it was not served), so:
 //!
 //! | connection | habit | goes | a 401 is followed by |
 //! |---|---|---|---|
 //! | new | any | a token | a ticket got anew, if this one was kept; else the end |
-//! | reused | asks | a token | the same |
-//! | reused | unknown, and the request cannot be repeated | a token | the same |
-//! | reused | unknown or keeps | nothing | a token |
+//! | reused | asks | a token | a token, over a new one |
+//! | (new) | unknown, and the request cannot be repeated | a token, [over a new one](Errand::needs_new_connection) | the same |
+//! | reused | unknown or keeps | nothing | a token, over a new one |
 //!
 //! One leg is all there is: a challenge that goes on is a 401 like others. A request is sent three times at most, and no
 //! 401 reaches the client, who has proved who they are. A connection is used again only if it is signed in for all that is
@@ -70,6 +71,8 @@ pub struct Errand {
     is_asked: bool,
     /// A token went with it.
     sent: bool,
+    /// Over a connection that had been used.
+    reused: bool,
 }
 
 /// What becomes of an answer.
@@ -124,14 +127,14 @@ impl Habit {
             }
     }
 
-    /// What an answer teaches; `sent`: to a request with a token.
+    /// What an answer teaches; `sent`: to a request with a token, `reused`: over a connection that had been used.
     #[must_use]
-    pub fn learned(self, sent: bool, answer: Answered) -> Habit {
+    pub fn learned(self, sent: bool, reused: bool, answer: Answered) -> Habit {
         match (answer.persistent, sent, answer.status) {
-            (Some(false), _, _) => Habit::Asks,
             (None, false, 401) if self == Habit::Keeps => Habit::Unknown, // a sign-in may end with its ticket
-            (None, false, 401) => Habit::Asks,
+            (Some(false), _, _) | (None, false, 401) => Habit::Asks,
             (Some(true), _, _) | (None, false, _) => Habit::Keeps,
+            (None, true, 401) if reused => Habit::Unknown, // one that keeps may refuse a token there
             (None, true, _) => self,
         }
     }
@@ -140,7 +143,7 @@ impl Habit {
 impl Errand {
     /// By the ticket of this number; `is_fresh`: it was got just now.
     pub fn new(number: PinNumber, is_fresh: bool) -> Self {
-        Errand { number, is_fresh, is_asked: false, sent: false }
+        Errand { number, is_fresh, is_asked: false, sent: false, reused: false }
     }
 
     /// The part of Pingora's reuse key that keeps its connections apart from all others. `shared`: that of the shared
@@ -150,9 +153,16 @@ impl Errand {
         shared << NUMBER_BITS & !KEYS_END | self.number.group_key()
     }
 
+    /// Whether it must not go over a connection that is signed in already: some servers refuse a token there (mod_auth_gssapi
+    /// 1.6), and this request will, or may, have to bring one.
+    pub fn needs_new_connection(&self, habit: Habit, may_repeat: bool) -> bool {
+        self.is_asked || habit == Habit::Unknown && !may_repeat
+    }
+
     /// Pingora has found a connection. Returns whether a token goes with the request; `may_repeat`: its body will be at
     /// hand if it is not served.
     pub fn connected(&mut self, reused: bool, habit: Habit, may_repeat: bool) -> bool {
+        self.reused = reused;
         self.sent = self.is_asked || habit.sends_token(reused, may_repeat);
         self.sent
     }
@@ -161,12 +171,13 @@ impl Errand {
     pub fn answered(&mut self, answer: Answered, may_repeat: bool) -> Verdict {
         match (answer.status, self.sent) {
             (401, _) if !may_repeat => Verdict::Refused,
-            (401, false) => {
+            // Either it wants a token, or it refuses one on a connection that is signed in already.
+            (401, sent) if !sent || self.reused && !self.is_asked => {
                 self.is_asked = true;
                 Verdict::AgainWithToken
             }
-            (401, true) if self.is_fresh => Verdict::Refused,
-            (401, true) => Verdict::AgainWithTicket,
+            (401, _) if self.is_fresh => Verdict::Refused,
+            (401, _) => Verdict::AgainWithTicket,
             _ => Verdict::Served,
         }
     }
@@ -179,6 +190,11 @@ impl Errand {
     /// Whether a token went with it last.
     pub fn sent_token(&self) -> bool {
         self.sent
+    }
+
+    /// Whether it went over a connection that had been used.
+    pub fn is_on_reused(&self) -> bool {
+        self.reused
     }
 }
 
@@ -230,7 +246,9 @@ mod tests {
                         assert!(!(is_refused && may_keep(reused, answer)), "{errand:?} {answer:?}");
                         match verdict {
                             Verdict::Served | Verdict::Refused => continue,
-                            Verdict::AgainWithToken => assert!(!sent),
+                            Verdict::AgainWithToken => {
+                                assert!(errand.needs_new_connection(habit, may_repeat), "{errand:?}");
+                            }
                             Verdict::AgainWithTicket => {
                                 let before = errand.group_key(KEYS_END);
                                 errand.renewed(PinNumber::next());
@@ -270,6 +288,20 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_not_asked_each_time_goes_over_a_new_connection() {
+        let mut errand = errand(true);
+        assert!(errand.needs_new_connection(Habit::Unknown, false));
+        for (habit, may_repeat) in
+            [(Habit::Unknown, true), (Habit::Keeps, true), (Habit::Keeps, false), (Habit::Asks, false)]
+        {
+            assert!(!errand.needs_new_connection(habit, may_repeat), "{habit:?}");
+        }
+        errand.connected(true, Habit::Keeps, true);
+        errand.answered(REFUSAL, true);
+        assert!(errand.needs_new_connection(Habit::Keeps, true), "it has asked");
+    }
+
+    #[test]
     fn a_server_that_asks_gets_a_token_with_each_request() {
         assert!(errand(true).connected(true, Habit::Asks, true));
         let mut errand = errand(true);
@@ -277,6 +309,18 @@ mod tests {
         assert_eq!(errand.answered(REFUSAL, true), Verdict::AgainWithToken);
         assert!(errand.connected(true, Habit::Keeps, true), "it has asked, whatever its habit is");
         assert_eq!(errand.answered(OK, true), Verdict::Served);
+    }
+
+    #[test]
+    fn a_token_that_is_refused_on_a_used_connection_is_not_the_tickets_fault_yet() {
+        for is_fresh in [false, true] {
+            let mut errand = errand(is_fresh);
+            assert!(errand.connected(true, Habit::Asks, true));
+            assert_eq!(errand.answered(REFUSAL, true), Verdict::AgainWithToken);
+            assert!(errand.connected(false, Habit::Unknown, true));
+            let verdict = if is_fresh { Verdict::Refused } else { Verdict::AgainWithTicket };
+            assert_eq!(errand.answered(REFUSAL, true), verdict);
+        }
     }
 
     #[test]
@@ -303,17 +347,19 @@ mod tests {
         let persistent = Answered { persistent: Some(true), ..OK };
         let asks = Answered { persistent: Some(false), ..OK };
         for before in HABITS {
-            assert_eq!(before.learned(true, OK), before, "a token that is taken says nothing of the next request");
-            assert_eq!(before.learned(true, REFUSAL), before);
+            let token_on_new = |answer| before.learned(true, false, answer);
+            assert_eq!(token_on_new(OK), before, "a token that is taken says nothing of the next request");
+            assert_eq!(token_on_new(REFUSAL), before);
+            assert_eq!(before.learned(true, true, REFUSAL), Habit::Unknown);
             for sent in [false, true] {
-                assert_eq!(before.learned(sent, persistent), Habit::Keeps);
-                assert_eq!(before.learned(sent, asks), Habit::Asks);
+                assert_eq!(before.learned(sent, true, persistent), Habit::Keeps);
+                assert_eq!(before.learned(sent, true, asks), Habit::Asks);
             }
-            assert_eq!(before.learned(false, OK), Habit::Keeps);
-            assert_eq!(before.learned(false, Answered { status: 403, ..OK }), Habit::Keeps);
-            let once = before.learned(false, REFUSAL);
+            assert_eq!(before.learned(false, true, OK), Habit::Keeps);
+            assert_eq!(before.learned(false, true, Answered { status: 403, ..OK }), Habit::Keeps);
+            let once = before.learned(false, true, REFUSAL);
             assert_eq!(once, if before == Habit::Keeps { Habit::Unknown } else { Habit::Asks });
-            assert_eq!(once.learned(false, REFUSAL), Habit::Asks);
+            assert_eq!(once.learned(false, true, REFUSAL), Habit::Asks);
         }
     }
 

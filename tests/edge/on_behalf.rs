@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::{
     contoso::server::Keeps,
     hammer::people,
-    harness::{Answer, Client, House, Plan, credential, until, within},
+    harness::{Answer, Client, House, Plan, credential, until},
     kdc::{Kdc, PASSWORD, REALMS},
     process::Process,
 };
@@ -37,18 +37,18 @@ impl Site {
         if !plan.further.contains("[sign_in]") {
             plan.further += "\n[sign_in]\n";
         }
-        plan.people += &format!("{}\n{FABRIKAM}", people::ldif());
+        plan.people.extend([people::ldif().as_str(), "\n", FABRIKAM]);
         let house = House::without_edge(&plan).await;
-        let hosts: HashSet<_> = house.contoso.resolve().into_keys().collect();
-        let hosts: Vec<_> = hosts.iter().map(|host| host.split(':').next().expect("a host").to_owned()).collect();
+        let hosts = house.contoso.resolve().into_keys();
+        let hosts: Vec<_> = hosts.map(|host| host.split(':').next().expect("a host").to_owned()).collect();
         let kdc = tokio::task::spawn_blocking(move || Kdc::start(&everybody(), &hosts)).await.expect("a KDC");
         house.contoso.use_keytab(&kdc.keytab());
         for server in house.contoso.servers() {
             server.kerberos_only();
         }
         let edge = Process::start(house, &plan, &[("KRB5_CONFIG", &kdc.config())]).await;
-        let plain = edge.addresses()[0];
-        Site { edge, kdc, plain }
+        let address = edge.addresses()[0];
+        Site { edge, kdc, plain: address }
     }
 
     async fn client(&self) -> Client {
@@ -131,6 +131,10 @@ userPassword: {SSHA}aYB1eEgqIBE1yW3qghxwiTHhB+TBQkeDukALTA==
 
 /// A name that is one person's alone, wherever there are two brunos.
 const BRUNO: &str = "bruno@contoso.com";
+/// Each thread has server connections of its own.
+const ONE_THREAD: &str = "process.threads = 1";
+/// More than is kept to be sent again.
+const LONG: usize = 200 << 10;
 const SYNC: &str = "/Microsoft-Server-ActiveSync?Cmd=Sync&DeviceId=d&DeviceType=t";
 
 #[track_caller]
@@ -177,7 +181,8 @@ async fn a_wrong_password_never_gets_further_and_is_counted_once() {
     for _ in 0..3 {
         let answer = site.client().await.get("/owa/").basic("ana", "wrong").send().await;
         assert_eq!((answer.status.as_u16(), answer.server()), (401, ""), "{answer:?}");
-        assert!(answer.header("WWW-Authenticate").starts_with("Basic "), "{answer:?}");
+        let mut offers = answer.headers.get_all("WWW-Authenticate").iter();
+        assert!(offers.any(|offer| offer.as_bytes().starts_with(b"Basic ")), "{answer:?}");
     }
     assert_eq!(site.get("ana", "/owa/").await.status, 503, "the fourth is not listened to");
     assert_eq!(site.edge.house.requests_behind(), 0);
@@ -193,7 +198,7 @@ async fn somebody_has_a_connection_of_their_own_that_nobody_else_ever_gets() {
         assert!(ldif.contains(marker));
         ldif.replace(marker, &format!("{marker}userPassword: {{SSHA}}{other}\n"))
     };
-    let site = Site::planned(Plan { rewrite: Some(second), ..Plan::default() }).await;
+    let site = Site::planned(Plan { rewrite: Some(second), further: ONE_THREAD.into(), ..Plan::default() }).await;
     let first = site.get(BRUNO, "/owa/").await;
     is_served(&first, "bruno", "cas-opo-");
     for name in [BRUNO, "contoso\\BRUNO"] {
@@ -235,7 +240,7 @@ async fn whatever_a_server_does_with_a_sign_in_every_request_is_served_once() {
     for (keeps, apache) in
         [(Keeps::Telling, false), (Keeps::Silently, false), (Keeps::Silently, true), (Keeps::Nothing, false)]
     {
-        let site = Site::start().await;
+        let site = Site::planned(Plan { further: ONE_THREAD.into(), ..Plan::default() }).await;
         site.each_server(|server| {
             server.keeps(keeps);
             if apache {
@@ -244,24 +249,51 @@ async fn whatever_a_server_does_with_a_sign_in_every_request_is_served_once() {
         });
         let mut sent = 0;
         let mut connections = HashSet::new();
-        // The long ones cannot be repeated, and one of them comes first, when nothing is known of the server.
-        for length in [200 << 10, 200 << 10, 1 << 10, 0, 200 << 10, 1 << 10, 200 << 10] {
-            let answer = site.post(BRUNO, length).await;
+        // The long ones cannot be repeated, and two of them come first, when nothing is known of the server.
+        for length in [LONG, LONG, LONG, 0, 1 << 10, LONG, 0, 1 << 10, 1 << 10, LONG] {
+            println!("{keeps:?}, Apache: {apache}, {length} bytes"); // the last of these is what failed, if it did
+            let answer = if length == 0 { site.get(BRUNO, "/owa/").await } else { site.post(BRUNO, length).await };
             is_served(&answer, "bruno", "cas-opo-");
-            assert!(answer.body.contains(&format!("\nbody: {length} bytes")), "{keeps:?}: {answer:?}");
-            is_served(&site.get(BRUNO, "/owa/").await, "bruno", "cas-opo-");
+            assert!(length == 0 || answer.body.contains(&format!("\nbody: {length} bytes")), "{answer:?}");
             connections.insert(answer.connection().to_owned());
-            sent += 2;
-            assert_eq!(site.let_in(), sent, "{keeps:?}");
+            sent += 1;
+            assert_eq!(site.let_in(), sent);
         }
         let contoso = &site.edge.house.contoso;
-        assert_eq!(contoso.tokens_replayed(), 0, "{keeps:?}");
+        assert_eq!(contoso.tokens_replayed(), 0);
         if keeps == Keeps::Nothing {
             assert_eq!(contoso.tokens_accepted(), sent, "each request has a token of its own");
         } else {
             assert!(contoso.tokens_accepted() < sent / 2, "{keeps:?}: {} of {sent}", contoso.tokens_accepted());
         }
-        assert!(connections.len() <= 3, "{keeps:?}: {connections:?}");
+        // The long ones each have a new one, until it is known that the server keeps a sign-in.
+        assert!(connections.len() <= 4, "{keeps:?}: {connections:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_changes_what_it_does_with_a_sign_in_is_found_out() {
+    let site = Site::planned(Plan { further: ONE_THREAD.into(), ..Plan::default() }).await;
+    let as_apache = |apache: bool| {
+        site.each_server(|server| {
+            server.resume();
+            server.kerberos_only();
+            if apache {
+                server.mod_auth_gssapi();
+            }
+        });
+    };
+    let habits = [(Keeps::Nothing, false), (Keeps::Silently, true), (Keeps::Nothing, false), (Keeps::Telling, false)];
+    let mut sent = 0;
+    for (keeps, apache) in habits.into_iter().chain([(Keeps::Silently, true), (Keeps::Telling, true)]) {
+        println!("{keeps:?}, Apache: {apache}"); // the last of these is what failed, if it did
+        as_apache(apache);
+        site.each_server(|server| server.keeps(keeps));
+        for length in [1 << 10, 0, 1 << 10, 1 << 10, LONG] {
+            is_served(&site.post(BRUNO, length).await, "bruno", "cas-opo-");
+            sent += 1;
+            assert_eq!((site.let_in(), site.edge.house.contoso.tokens_replayed()), (sent, 0));
+        }
     }
 }
 
@@ -283,18 +315,30 @@ async fn a_server_that_forgets_who_signed_in_is_told_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_key_was_changed_is_served_by_a_new_ticket() {
-    let site = Site::start().await;
+async fn tickets_that_end_are_followed_by_others_and_nobody_notices() {
+    let site = Site::planned(Plan { further: ONE_THREAD.into(), ..Plan::default() }).await;
+    site.kdc.shorten_tickets("bruno", "5 seconds");
     let first = site.get(BRUNO, "/owa/").await;
     is_served(&first, "bruno", "cas-opo-");
-    // Kept tickets that are old enough to be doubted would take minutes; those got just now are the last word.
-    let host = format!("{}.contoso.com", first.server());
-    site.kdc.change_key(&host);
+    until("other tickets, and so another connection", async || {
+        let answer = site.get(BRUNO, "/owa/").await;
+        is_served(&answer, "bruno", "cas-opo-");
+        answer.connection() != first.connection()
+    })
+    .await;
+    // The server's key may change in the meantime.
+    site.kdc.change_key(&format!("{}.contoso.com", first.server()));
     site.edge.house.contoso.use_keytab(&site.kdc.keytab());
-    let server = site.edge.house.contoso.server(first.server());
-    server.stop().await;
-    server.start().expect("its ports are its own");
-    until("a new ticket is got", async || site.get(BRUNO, "/owa/").await.status == 200).await;
+    until("tickets by the new key", async || {
+        let server = site.edge.house.contoso.server(first.server());
+        server.stop().await; // whoever is signed in stays so
+        server.start().expect("its ports are its own");
+        let answer = site.get(BRUNO, "/owa/").await;
+        assert!(matches!(answer.status.as_u16(), 200 | 403), "{answer:?}");
+        answer.status == 200
+    })
+    .await;
+    assert_eq!(site.edge.house.contoso.tokens_replayed(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,16 +347,17 @@ async fn a_server_that_does_not_take_the_ticket_is_told_of_and_the_client_is_not
     for server in ["cas-opo-1", "cas-opo-2"] {
         site.kdc.change_key(&format!("{server}.contoso.com")); // and nobody tells the servers
     }
-    for length in [0, 1 << 10, 200 << 10] {
-        is_refused(&site.post(BRUNO, length).await, 403);
+    for length in [0, 1 << 10, LONG] {
+        is_refused(&site.post(BRUNO, length).await, 500); // a SOAP fault
     }
+    is_refused(&site.get(BRUNO, "/owa/").await, 403);
     let mut device = site.client().await;
     is_refused(&device.ask(Method::POST, SYNC).basic(BRUNO, PASSWORD).body("x").send().await, 403);
     let line = site.edge.says("event=OWA71").await;
     assert!(line.contains("HTTP/cas-opo-") && line.contains("bruno@contoso.com") && line.contains("cure="), "{line}");
     assert_eq!(site.lines(&["event=OWA71"]), 1, "{}", site.edge.log());
     assert_eq!(site.let_in(), 0);
-    assert!(site.edge.house.requests_behind() <= 8, "a refusal is not asked for without end");
+    assert!(site.edge.house.requests_behind() <= 10, "a refusal is not asked for without end");
     is_served(&site.get("ana", "/owa/").await, "ana", "cas-lis-");
 }
 
@@ -435,8 +480,8 @@ async fn no_password_and_no_token_is_ever_written() {
         assert!(!log.contains(credential(user).trim_start_matches("Basic ")), "{user}");
     }
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
-    let long = log.as_bytes().split(|byte| !is_base64(*byte)).find(|run| run.len() > 200);
-    assert_eq!(long.map(String::from_utf8_lossy), None, "a token, by its looks");
+    let token = log.as_bytes().split(|byte| !is_base64(*byte)).find(|run| run.len() > 200);
+    assert_eq!(token.map(String::from_utf8_lossy), None, "a token, by its looks");
     // Nor is anything of them left beside the log.
     for file in fs::read_dir(site.edge.house.folder.path()).expect("the folder") {
         let file = file.expect("a file").path();
@@ -494,7 +539,7 @@ async fn of_many_people_at_once_nobody_is_ever_served_as_another_even_while_the_
             });
         }
         let mut owners = std::collections::HashMap::new();
-        while let Some(done) = within("everybody's requests", tasks.join_next()).await {
+        while let Some(done) = tasks.join_next().await {
             let (account, met) = done.expect("everybody is themselves");
             for connection in met {
                 let owner = owners.entry(connection.clone()).or_insert_with(|| account.clone());

@@ -3,11 +3,13 @@
 #![allow(dead_code)] // each test takes this module whole and uses a part of it
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::Write as _,
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +24,15 @@ pub struct Kdc {
     process: Option<Child>,
 }
 
+/// Databases that others need as well: they take a second to make, and none to copy.
+struct Made {
+    people: Vec<String>,
+    hosts: Vec<String>,
+    files: Vec<(OsString, Vec<u8>)>,
+}
+
+static MADE: Mutex<Option<Made>> = Mutex::new(None);
+
 /// Everybody's password at first.
 pub const PASSWORD: &str = "Pass-word1";
 
@@ -31,21 +42,20 @@ impl Kdc {
         let home = tempfile::tempdir().expect("a temporary folder");
         let mut kdc = Kdc { home, port: 0, process: None };
         kdc.write_config(); // the tools want one, whatever the port
-        for realm in REALMS {
-            kdc.run(Command::new("/usr/sbin/kdb5_util").args(["create", "-s", "-r", realm, "-P", "master"]), "");
-            let mut commands = String::new();
-            for person in people.iter().filter(|person| person.ends_with(&format!("@{realm}"))) {
-                // As Active Directory: who does not know the password gets nothing to try passwords on.
-                commands += &format!("addprinc +requires_preauth -pw {PASSWORD} {person}\n");
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*made {
+            Some(made) if (&made.people[..], &made.hosts[..]) == (people, hosts) => {
+                for (name, content) in &made.files {
+                    fs::write(kdc.home.path().join(name), content).expect("written");
+                }
             }
-            for (of, to) in [REALMS, [REALMS[1], REALMS[0]]].map(|[of, to]| (of, to)) {
-                commands += &format!("addprinc -pw trust krbtgt/{to}@{of}\n");
+            Some(_) | None => {
+                kdc.make_databases(people, hosts);
+                let files = kdc.databases();
+                *made = Some(Made { people: people.to_owned(), hosts: hosts.to_owned(), files });
             }
-            kdc.administer_in(realm, &commands);
         }
-        for host in hosts {
-            kdc.administer(&format!("addprinc -randkey HTTP/{host}\n"));
-        }
+        drop(made);
         // Another program may take a free port before the KDC does; then another port is tried.
         for _ in 0..5 {
             kdc.port = free_port();
@@ -55,6 +65,32 @@ impl Kdc {
             }
         }
         panic!("krb5kdc does not start: {}", kdc.said());
+    }
+
+    fn make_databases(&self, people: &[String], hosts: &[String]) {
+        for realm in REALMS {
+            self.run(Command::new("/usr/sbin/kdb5_util").args(["create", "-s", "-r", realm, "-P", "master"]), "");
+            let mut commands = String::new();
+            for person in people.iter().filter(|person| person.ends_with(&format!("@{realm}"))) {
+                // As Active Directory: who does not know the password gets nothing to try passwords on.
+                commands.extend(["addprinc +requires_preauth -pw ", PASSWORD, " ", person, "\n"]);
+            }
+            for [of, to] in [REALMS, [REALMS[1], REALMS[0]]] {
+                commands.extend(["addprinc -pw trust krbtgt/", to, "@", of, "\n"]);
+            }
+            if realm == REALMS[0] {
+                commands.extend(hosts.iter().map(|host| format!("addprinc -randkey HTTP/{host}\n")));
+            }
+            self.administer_in(realm, &commands);
+        }
+    }
+
+    /// Name and content of what `kdb5_util` has made.
+    fn databases(&self) -> Vec<(OsString, Vec<u8>)> {
+        let files = fs::read_dir(self.home.path()).expect("the folder").map(|file| file.expect("a file"));
+        let files =
+            files.filter(|file| REALMS.iter().any(|realm| file.file_name().to_string_lossy().starts_with(realm)));
+        files.map(|file| (file.file_name(), fs::read(file.path()).expect("readable"))).collect()
     }
 
     /// What `KRB5_CONFIG` names, for whoever asks this KDC.
@@ -106,6 +142,11 @@ impl Kdc {
     /// Lets somebody's password expire.
     pub fn expire_password(&self, person: &str) {
         self.administer(&format!("modprinc -pwexpire yesterday {person}\n"));
+    }
+
+    /// Lets somebody's tickets last so long from now on.
+    pub fn shorten_tickets(&self, person: &str, life: &str) {
+        self.administer(&format!("modprinc -maxlife \"{life}\" {person}\n"));
     }
 
     /// Gives the service of a host another key.

@@ -131,9 +131,9 @@ class Client:
         self.connection = (http.client.HTTPSConnection("127.0.0.1", edge.tls_port, timeout=30, context=tls) if tls
                            else http.client.HTTPConnection("127.0.0.1", edge.port, timeout=30))
 
-    def ask(self, user, path="/owa/", password=PASSWORD, method="GET"):
+    def ask(self, user, path="/owa/", password=PASSWORD, method="GET", body=None):
         credential = base64.b64encode(f"{user}:{password}".encode()).decode()
-        return self.request(user, method, path, {"Authorization": f"Basic {credential}"})
+        return self.request(user, method, path, {"Authorization": f"Basic {credential}"}, body)
 
     def request(self, user, method, path, headers, body=None):
         answer = Answer(user, time.monotonic())

@@ -291,6 +291,17 @@ class DomainController:
             return None
         return int(pid) if start_of(pid) == started else None  # somebody else may have the number by now
 
+    def processes_of(self, service):
+        """The numbers of the processes of one of Samba's services, such as kdc."""
+        found = []
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                group = int((directory / "stat").read_text().rpartition(")")[2].split()[2])  # proc(5)
+                name = (directory / "comm").read_text()
+                if group == self.pid() and re.match(rf"{service}[(\[]", name):  # kdc[master], kdc(0)
+                    found.append(int(directory.name))
+        return found
+
     def check_ports_are_free(self):
         if self.pid():
             raise ForestError(f"{self.name} runs already, pid {self.pid()}")

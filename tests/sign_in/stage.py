@@ -1,11 +1,13 @@
 """Contoso whose servers take Kerberos alone: a domain controller, Apache as every server, and edges that sign in."""
-import re
+import base64, os, re, shutil, signal
 from types import SimpleNamespace
+
+import gssapi
 
 import processes
 from apache import Apache
 from edge import Edge
-from forest import ACCOUNT, DOMAIN, KRB5_CONF, PASSWORD, REALM, ROOT, Forest, certify, openssl
+from forest import ACCOUNT, DOMAIN, PASSWORD, REALM, ROOT, Forest, certify
 
 # One Apache each: its servers, those of them without TLS, and whether it keeps a connection's sign-in.
 SITES = {"Lisbon": (["cas-lis-1", "cas-lis-2", "ex03-lis"], ["ex03-lis"], True),
@@ -33,9 +35,9 @@ class Stage:
         self.forest.start()
         self.make_accounts()
         pki = self.make_certificates()
-        servers = SimpleNamespace(env={"KRB5_CONFIG": str(self.krb5_conf)},
-                                  keytab=self.keytab_of(SERVERS_ACCOUNT, "servers.keytab"))
-        servers.keytab.chmod(0o644)  # nothing of it outlives the test
+        self.servers_keytab = self.keytab_of(SERVERS_ACCOUNT, "servers.keytab")
+        shutil.chown(self.servers_keytab, "www-data")
+        servers = SimpleNamespace(env={"KRB5_CONFIG": str(self.krb5_conf)}, keytab=self.servers_keytab)
         self.keytab = self.keytab_of(EDGES_ACCOUNT, "edge.keytab")
         apaches = [Apache(self.directory, self.started, site, names, pki, servers, connection_bound=bound, plain=plain)
                    for site, (names, plain, bound) in SITES.items()]
@@ -54,6 +56,7 @@ class Stage:
         """One account that all servers are (Alternate Service Account), and the edge's, which may sign in for others."""
         for account in [SERVERS_ACCOUNT, EDGES_ACCOUNT]:
             self.samba_tool("user", "create", account, "--random-password")
+            self.forest.replace(self.forest.dn_of(account), {"msDS-SupportedEncryptionTypes": 24})  # AES alone
         for server in [*SERVERS, PUBLIC_NAME.removesuffix(f".{DOMAIN}")]:
             self.samba_tool("spn", "add", service(server), SERVERS_ACCOUNT)
         # An account without any cannot ask for tickets of others to itself, which is how delegation begins.
@@ -85,17 +88,58 @@ class Stage:
             certify(self.forest.directory, pem, key, person, names, usage="clientAuth")
         return ["--cert", str(pem), "--key", str(key)]
 
-    def edge(self, name, by, keytab=None, krb5_conf=None, through=()):
+    def edge(self, name, by, keytab=None, krb5_conf=None, through=(), changes=()):
         """An edge that signs in for users, started."""
         ldap = (f'domain = "{DOMAIN}"\ndns_servers = ["{self.forest.dc1.address}"]\nbind_dn = "{ACCOUNT}"\n'
                 f'bind_password_file = "{self.forest.account_password}"\nca = "{self.forest.ca}"\n')
         key = f'keytab = "{keytab or self.keytab}"\n' if by == "delegation" else ""
-        changes = [("\n#[sign_in]\n", f'\n[sign_in]\nby = ["{by}"]\ntimeout = "{TIMEOUT}s"\n{key}')]
+        changes = [("\n#[sign_in]\n", f'\n[sign_in]\nby = ["{by}"]\ntimeout = "{TIMEOUT}s"\n{key}'), *changes]
         edge = Edge(name, self.binary, self.directory, self, ldap, changes=changes, through=through,
                     env={"KRB5_CONFIG": str(krb5_conf or self.krb5_conf)})
         self.edges.append(edge)
+        edge.ca = self.forest.ca
         edge.start()
         return edge
+
+    def other_krb5_conf(self, name, what, otherwise=""):
+        """krb5.conf, but for one thing."""
+        path = self.directory / f"{name}.conf"
+        text = self.krb5_conf.read_text()
+        assert what in text, f"krb5.conf has no {what}"
+        path.write_text(text.replace(what, otherwise))
+        return path
+
+    def wrong_keytab(self):
+        """A keytab with the edge's account in it, and a key that is not its."""
+        path = self.directory / "wrong.keytab"
+        commands = f"addent -password -p {EDGES_ACCOUNT}@{REALM} -k 1 -e aes256-cts\nAnother-word1\nwkt {path}\nquit\n"
+        self.forest.run("ktutil", stdin=commands)
+        return path
+
+    def token(self, user):
+        """What a client of theirs sends to the public name: a Kerberos token, in base64."""
+        tickets = f"FILE:{self.directory}/tickets-{user}"
+        self.forest.run("kinit", "-c", tickets, f"{user}@{REALM}", stdin=PASSWORD + "\n")
+        os.environ["KRB5_CONFIG"] = str(self.krb5_conf)
+        credentials = gssapi.Credentials(usage="initiate", store={"ccache": tickets})
+        name = gssapi.Name(f"HTTP@{PUBLIC_NAME}", gssapi.NameType.hostbased_service)
+        return base64.b64encode(gssapi.SecurityContext(name=name, creds=credentials, usage="initiate").step()).decode()
+
+    def wrong_password(self, user):
+        self.forest.run("kinit", f"{user}@{REALM}", stdin="Wrong-word1\n", ok=False)
+
+    def freeze_kdc(self):
+        """The domain controller goes on, but for Kerberos: requests for tickets stay unanswered."""
+        self.signal_kdc(signal.SIGSTOP)
+
+    def thaw_kdc(self):
+        self.signal_kdc(signal.SIGCONT)
+
+    def signal_kdc(self, number):
+        pids = self.forest.dc1.processes_of("kdc")
+        assert pids, "there is no kdc process"
+        for pid in pids:
+            os.kill(pid, number)
 
 
 TIMEOUT = 3  # seconds, sign_in.timeout
@@ -107,7 +151,8 @@ def configuration(pki, ports):
     for server, port in ports.items():
         text, found = re.subn(rf'^("{server}\.contoso\.com:\d+" = )".*"$', rf'\1"127.0.0.1:{port}"', text, flags=re.M)
         assert found == 1, f"conf/firstcas.toml has not one {server} any more"
-    for option, value in [("client_ca", f'"{pki}/ca.pem"'), ("interval", '"0s"')]:  # not all of its servers are there
+    for option, value in [("client_ca", f'"{pki}/ca.pem"'), ("logon_form", "true"),
+                          ("interval", '"0s"')]:  # of health checks: not all servers are there
         text, found = re.subn(rf"^#{option} = .*$", f"{option} = {value}", text, flags=re.M)
         assert found == 1, f"conf/firstcas.toml has not one {option} any more"
     return text

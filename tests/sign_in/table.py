@@ -2,7 +2,7 @@
 import ssl
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from edge import Client
 from forest import PASSWORD
@@ -25,6 +25,12 @@ class Row:
     status: int
     server: str  # how its name begins
     shows: str = ""  # is in the answer's body or in its X-MS-Location
+
+    def fits(self, answer):
+        shown = answer.body + answer.headers.get("X-MS-Location", "")
+        as_whom = EDGE if self.server == EDGE else self.user
+        return (answer.status, person(answer.as_whom)) == (self.status, as_whom) and self.shows in shown \
+            and answer.server.startswith(self.server)
 
 
 # "The stand-in organisation" of the design.
@@ -51,7 +57,63 @@ def by_basic(edge, row):
 
 
 def by_form(edge, row):
-    return Browser(edge, row.user).log_on(row.path)
+    browser = Browser(edge, row.user)
+    try:
+        return browser.log_on(row.path)
+    finally:
+        browser.close()
+
+
+class Browser(Client):
+    """Follows redirects, keeps cookies, and fills in the form when it is shown."""
+
+    def __init__(self, edge, user):
+        super().__init__(edge, tls=ssl.create_default_context(cafile=edge.ca))
+        self.user, self.cookies = user, {}
+
+    def log_on(self, path, password=PASSWORD):
+        """What is answered to somebody who asks for a page, is shown the form, and fills it in."""
+        form = Form(self.get(path).body)
+        assert form.action, f"{path} leads to no form"
+        return self.post(form.action, {**form.hidden, "username": f"CONTOSO\\{self.user}", "password": password})
+
+    def get(self, path):
+        return self.follow(self.visit("GET", path))
+
+    def post(self, path, fields):
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self.follow(self.visit("POST", path, form, urlencode(fields)))
+
+    def follow(self, answer):
+        for _ in range(3):
+            if answer.status != 302:
+                break
+            answer = self.visit("GET", answer.headers["Location"])
+        return answer
+
+    def visit(self, method, path, headers=None, body=None):
+        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        answer = self.request(self.user, method, path, {"Accept": "text/html", "Cookie": cookies, **(headers or {})}, body)
+        for cookie in answer.headers.get_all("Set-Cookie", []):
+            name, _, value = cookie.partition(";")[0].partition("=")
+            self.cookies[name] = value
+        return answer
+
+
+class Form(HTMLParser):
+    """Where a page's form is sent, and its hidden fields."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.action, self.hidden = None, {}
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag == "form":
+            self.action = values["action"]
+        if tag == "input" and values.get("type") == "hidden":
+            self.hidden[values["name"]] = values["value"]
 
 
 def outcome(edge, by, way, ask, rows):
@@ -59,21 +121,17 @@ def outcome(edge, by, way, ask, rows):
     lines, wrong = [], []
     for row in rows:
         answer = ask(edge, row)
-        as_whom = row.user if row.server != EDGE else EDGE
-        shown = answer.body + answer.headers.get("X-MS-Location", "")
-        if (answer.status, person(answer.as_whom)) != (row.status, as_whom) or not answer.server.startswith(row.server) \
-                or row.shows not in shown:
-            wrong.append(f"{row.method} {row.path} by {way}: {answer} as {answer.as_whom}; expected {row}; {shown[:300]!r}")
-        server = answer.server if answer.server != EDGE else "the edge"
-        path = row.path.partition("?")[0]
-        lines.append(f"{row.user:8} {way:6} {by:11} {path:28} {answer.status or '-':<7} {server:10} {answer.as_whom:19} "
-                     f"{row.shows}".rstrip() + ("" if not wrong or not wrong[-1].startswith(f"{row.method} {row.path} ")
-                                                else "   <-- wrong"))
+        lines.append(COLUMNS.format(row.user, way, by, row.path.partition("?")[0], answer.status or "-",
+                                    "the edge" if answer.server == EDGE else answer.server, answer.as_whom,
+                                    row.shows).rstrip())
+        if not row.fits(answer):
+            wrong.append(f"{answer} as {answer.as_whom}, expected {row}: {answer.body[:300]}")
+            lines[-1] += "  <-- wrong"
     return lines, wrong
 
 
-HEADING = (f"{'user':8} {'way in':6} {'ticket by':11} {'asked for':28} {'status':7} {'answered by':10} {'as whom':19} "
-           "what it says")
+COLUMNS = "{:8} {:6} {:11} {:29} {:<6} {:11} {:19} {}"
+HEADING = COLUMNS.format("user", "way in", "ticket by", "asked for", "status", "answered by", "as whom", "what it says")
 
 
 def person(user):
