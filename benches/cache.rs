@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use criterion::{Criterion, criterion_group, criterion_main};
 use firstcas::{
     directory::{
-        Changes, Directory, DirectoryError, Entry, EntryId, TopologyReading,
+        Changes, Directory, DirectoryError, Entry, EntryId, TopologyReading, Verdict,
         cache::{CachedDirectory, Lookup, Settings},
         ldif,
     },
@@ -135,8 +135,8 @@ impl Directory for Million {
         Ok(digits.parse().ok().map(entry))
     }
 
-    async fn verify(&self, _: &Entry, _: &Secret) -> Result<bool, DirectoryError> {
-        Ok(false)
+    async fn verify(&self, _: &Entry, _: &Secret) -> Result<Verdict, DirectoryError> {
+        Ok(Verdict::Wrong)
     }
 
     async fn changes(&self) -> Result<Changes, DirectoryError> {

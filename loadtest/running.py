@@ -16,9 +16,10 @@ def memory_kib(pid):
     return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{pid}/status").read()).group(1))
 
 
-def start(ready, *command):
+def start(ready, *command, env=None):
     """A program that has said that it is ready."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env={**os.environ, **(env or {})})
     for line in process.stdout:
         if ready in line:
             break
@@ -29,24 +30,29 @@ def start(ready, *command):
     return process
 
 
-def start_contoso():
+def start_contoso(*options, ldif="conf/contoso.ldif"):
     subprocess.run([f"{BIN}/examples/contoso", "pki", "state/demo"], check=True)
-    return start("contoso is ready", f"{BIN}/examples/contoso", "run", "--ldif", "conf/contoso.ldif",
-                 "--pki", "state/demo", "-c", "conf/firstcas.toml")
+    return start("contoso is ready", f"{BIN}/examples/contoso", "run", "--ldif", ldif,
+                 "--pki", "state/demo", "-c", "conf/firstcas.toml", *options)
 
 
-def start_edge(folder):
-    """The demo's edge on the port EDGE; its configuration, pid file and upgrade socket are in the folder."""
+def start_edge(folder, port=EDGE, changes=(), env=None):
+    """The demo's edge on this port; its configuration, pid file and upgrade socket are in the folder. `changes` are pairs
+    of text in the configuration and what takes its place."""
     config = open("conf/firstcas.toml").read()
     for file in ["firstcas.pid", "upgrade.sock"]:
         config = config.replace(f"state/demo/{file}", os.path.join(folder, file))
-    config = config.replace("127.0.0.1:8080", f"127.0.0.1:{EDGE}").replace("127.0.0.1:8443", "127.0.0.1:18443")
-    config = config.replace("127.0.0.1:8090", "127.0.0.1:18090")
+    config = config.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("127.0.0.1:8443", f"127.0.0.1:{port + 363}")
+    config = config.replace("127.0.0.1:8090", f"127.0.0.1:{port + 10}")
     # A few people ask for everybody here, more at once than a person does whom nobody knows yet.
     config = config.replace("\n#failed_logons_per_user = 9\n", "\nfailed_logons_per_user = 1000000\n")
+    for old, new in changes:
+        if old not in config:
+            sys.exit(f"conf/firstcas.toml has no {old!r} any more")
+        config = config.replace(old, new)
     file = os.path.join(folder, "firstcas.toml")
     open(file, "w").write(config)
-    return start("firstcas is ready", f"{BIN}/firstcas", "run", "-c", file)
+    return start("firstcas is ready", f"{BIN}/firstcas", "run", "-c", file, env=env)
 
 
 def stop(processes):

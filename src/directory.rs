@@ -37,7 +37,7 @@ pub trait Directory: Send + Sync + 'static {
 
     /// Whether this is the person's password, asked of the directory itself (an LDAP bind; for an LDIF file the stored
     /// hash). An empty password is never right (RFC 4513 section 5.1.2).
-    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, DirectoryError>;
+    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Verdict, DirectoryError>;
 
     /// What has changed since the last call; the first one only remembers where the directory stands.
     async fn changes(&self) -> Result<Changes, DirectoryError>;
@@ -45,6 +45,56 @@ pub trait Directory: Send + Sync + 'static {
     /// The servers that are asked, and how they have answered. None where it is a file.
     fn servers(&self) -> Vec<ServerState> {
         Vec::new()
+    }
+}
+
+/// What the directory says of a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the person's.
+    Right,
+    /// It is not.
+    Wrong,
+    /// Nobody can sign in with it as things are.
+    Unusable(Unusable),
+}
+
+impl Verdict {
+    /// Whether the person has proven by it who they are.
+    pub fn is_right(self) -> bool {
+        self == Verdict::Right
+    }
+}
+
+/// Why nobody can sign in to an account, as Active Directory says it. All but [`Unusable::AccountLocked`] it says only to
+/// whoever has sent the right password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// The password is too old.
+    PasswordExpired,
+    /// The password has to be changed before it is first used.
+    PasswordMustChange,
+    /// Too many passwords were wrong; whether this one was is not looked at.
+    AccountLocked,
+    /// An administrator has disabled the account.
+    AccountDisabled,
+    /// The account's last day is over.
+    AccountExpired,
+    /// The account may not sign in now, or not from there.
+    LogonRestricted,
+}
+
+impl Unusable {
+    /// For administrators.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Unusable::PasswordExpired => "the password has expired",
+            Unusable::PasswordMustChange => "the password must be changed before the first logon",
+            Unusable::AccountLocked => "the account is locked after too many wrong passwords",
+            Unusable::AccountDisabled => "the account is disabled",
+            Unusable::AccountExpired => "the account has expired",
+            Unusable::LogonRestricted => "the account may not sign in at this time or from this computer",
+        }
     }
 }
 

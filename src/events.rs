@@ -537,6 +537,7 @@ impl Event {
     }
 
     /// What to do about it.
+    #[allow(clippy::too_many_lines)] // a table
     pub fn cure(self) -> &'static str {
         match self {
             Event::ActiveSyncRedirected => {
@@ -617,7 +618,7 @@ impl Event {
             }
             Event::DelegationRefused => {
                 "allow the account delegation to HTTP/<host> with any authentication protocol (msDS-AllowedToDelegateTo and \
-                 TRUSTED_TO_AUTH_FOR_DELEGATION), set forwardable = true in krb5.conf, and see that the user is neither \
+                 TRUSTED_TO_AUTH_FOR_DELEGATION), give it a service principal name of its own, and see that the user is neither \
                  'sensitive and cannot be delegated' nor in Protected Users"
             }
             Event::EdgeAccountUnusable => {

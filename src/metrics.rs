@@ -23,6 +23,7 @@ pub struct Metrics {
     in_flight: [AtomicU64; PROTOCOLS],
     upstream_new: AtomicU64,
     upstream_reused: AtomicU64,
+    sign_ins: [[AtomicU64; TicketsOutcome::ALL.len()]; TicketsBy::ALL.len()],
 }
 
 /// What became of a request, by the kind of its decision.
@@ -44,6 +45,28 @@ pub enum Outcome {
     Refused,
     /// Answered by the edge before anything was decided, as where it only says where https is.
     EdgeAnswer,
+}
+
+/// By what a user's tickets were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketsBy {
+    /// Their password.
+    Password,
+    /// The edge's own account.
+    Delegation,
+}
+
+/// What came of asking for a user's tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketsOutcome {
+    /// They are there.
+    Got,
+    /// This user gets none, as with a wrong password.
+    Refused,
+    /// No key distribution centre has answered in time.
+    Away,
+    /// Nobody gets any, as where the edge's own account cannot sign in.
+    Failed,
 }
 
 /// One request's end.
@@ -113,6 +136,7 @@ impl Metrics {
             in_flight: Default::default(),
             upstream_new: AtomicU64::new(0),
             upstream_reused: AtomicU64::new(0),
+            sign_ins: Default::default(),
         }
     }
 
@@ -128,6 +152,11 @@ impl Metrics {
         self.servers.get(server).fetch_add(1, Relaxed);
         let counter = if reused { &self.upstream_reused } else { &self.upstream_new };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// A user's tickets were asked for.
+    pub fn tickets(&self, by: TicketsBy, outcome: TicketsOutcome) {
+        self.sign_ins[by as usize][outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// A request has ended.
@@ -173,6 +202,12 @@ impl Metrics {
     /// How often a request's connection to its server was new, and how often it was there already.
     pub fn upstream_connections(&self) -> (u64, u64) {
         (self.upstream_new.load(Relaxed), self.upstream_reused.load(Relaxed))
+    }
+
+    /// How often users' tickets were asked for, by what, and what came of it.
+    pub fn sign_ins(&self) -> impl Iterator<Item = (TicketsBy, TicketsOutcome, u64)> {
+        let all = TicketsBy::ALL.into_iter().flat_map(|by| TicketsOutcome::ALL.map(|outcome| (by, outcome)));
+        all.map(|(by, outcome)| (by, outcome, self.sign_ins[by as usize][outcome as usize].load(Relaxed)))
     }
 
     /// Requests that a server of this name was given.
@@ -224,6 +259,33 @@ impl Outcome {
             Outcome::SameHost => "same_host",
             Outcome::Refused => "refused",
             Outcome::EdgeAnswer => "edge_answer",
+        }
+    }
+}
+
+impl TicketsBy {
+    const ALL: [TicketsBy; 2] = [TicketsBy::Password, TicketsBy::Delegation];
+
+    /// Its name in metrics; the configuration's.
+    pub fn name(self) -> &'static str {
+        match self {
+            TicketsBy::Password => "password",
+            TicketsBy::Delegation => "delegation",
+        }
+    }
+}
+
+impl TicketsOutcome {
+    const ALL: [TicketsOutcome; 4] =
+        [TicketsOutcome::Got, TicketsOutcome::Refused, TicketsOutcome::Away, TicketsOutcome::Failed];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            TicketsOutcome::Got => "got",
+            TicketsOutcome::Refused => "refused",
+            TicketsOutcome::Away => "away",
+            TicketsOutcome::Failed => "failed",
         }
     }
 }
@@ -309,6 +371,8 @@ fn spoken(histograms: &[Histogram; PROTOCOLS]) -> impl Iterator<Item = (&'static
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn end(site: &str) -> End<'_> {
@@ -377,6 +441,22 @@ mod tests {
         assert_eq!(under_way(&metrics), 1);
         drop(request);
         assert_eq!(under_way(&metrics), 0);
+    }
+
+    #[test]
+    fn tickets_are_counted_by_what_they_were_asked_for_by_and_what_came_of_it() {
+        let metrics = Metrics::new();
+        let all: Vec<_> = metrics.sign_ins().map(|(by, outcome, _)| (by, outcome)).collect();
+        assert_eq!(all.len(), 8);
+        for (times, (by, outcome)) in (1..).zip(&all) {
+            for _ in 0..times {
+                metrics.tickets(*by, *outcome);
+            }
+        }
+        let counted: Vec<_> = metrics.sign_ins().map(|(_, _, count)| count).collect();
+        assert_eq!(counted, [1, 2, 3, 4, 5, 6, 7, 8]);
+        let names: HashSet<_> = all.iter().map(|(by, outcome)| (by.name(), outcome.name())).collect();
+        assert_eq!(names.len(), 8);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use contoso::{
 };
 use firstcas::{
     directory::{
-        Changes, Directory, DirectoryError, Entry, TopologyReading, ldif,
+        Changes, Directory, DirectoryError, Entry, TopologyReading, Verdict, ldif,
         schema::{self, Record},
     },
     identity::MailboxName,
@@ -1047,8 +1047,8 @@ impl Directory for People {
         Ok(Changes::default())
     }
 
-    async fn verify(&self, _entry: &Entry, password: &Secret) -> Result<bool, DirectoryError> {
-        Ok(password.expose() == b"Pass-word1")
+    async fn verify(&self, _entry: &Entry, password: &Secret) -> Result<Verdict, DirectoryError> {
+        Ok(if password.expose() == b"Pass-word1" { Verdict::Right } else { Verdict::Wrong })
     }
 }
 

@@ -59,6 +59,7 @@ impl Collector for Numbers {
         let mut sheet = Sheet(encoder);
         self.requests(&mut sheet)?;
         self.connections(&mut sheet)?;
+        self.sign_ins(&mut sheet)?;
         self.cache(&mut sheet)?;
         self.directory(&mut sheet)?;
         self.servers(&mut sheet)?;
@@ -120,6 +121,22 @@ impl Numbers {
             alone(pinned),
         )?;
         sheet.gauge("firstcas_pinned_connections_max", "As many as there may be", alone(pinned_max))
+    }
+
+    fn sign_ins(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+        let shared = &self.in_force.shared;
+        let counts = shared.metrics.sign_ins();
+        let counts = counts.map(|(by, outcome, count)| ([("way", by.name()), ("outcome", outcome.name())], count));
+        sheet.counter(
+            "firstcas_sign_ins",
+            "Users whose Kerberos tickets were asked for, to sign in for them",
+            counts,
+        )?;
+        sheet.gauge(
+            "firstcas_sign_in_users",
+            "Users whose tickets are kept, or why they get none",
+            alone(shared.signed_in_users()),
+        )
     }
 
     fn cache(&self, sheet: &mut Sheet<'_>) -> fmt::Result {

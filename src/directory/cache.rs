@@ -20,13 +20,13 @@ use std::{
 use tokio::runtime::Handle;
 
 use self::{clock::Clock, passwords::Passwords, people::People};
-use super::{Changes, Directory, DirectoryError, Entry, Remembered, Tell};
+use super::{Changes, Directory, DirectoryError, Entry, Remembered, Tell, Verdict};
 use crate::{identity::MailboxName, secret::Secret};
 
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Names of people kept; the least used go first. About 700 bytes each.
+    /// Names of people kept; the least used go first. About 750 bytes each.
     pub max_entries: u64,
     /// How long a found name is good, if no change of its person is noticed before. One that is asked for is searched
     /// again after three quarters of it, while what is known serves.
@@ -38,6 +38,7 @@ pub struct Settings {
     /// How long a right password is believed: how long a changed one still works here.
     pub proof_lifetime: Duration,
     /// How long a wrong password is known as wrong. Briefer still: it may just have been set. At most `proof_lifetime`.
+    /// As long nobody asks about an account that is locked.
     pub disproof_lifetime: Duration,
     /// How long a mailbox that was found is still believed to be where it was while the directory is away. At least
     /// `found_lifetime`.
@@ -120,12 +121,12 @@ impl CachedDirectory {
         self.people.find(name).await
     }
 
-    /// Whether this is the person's password. When too many of the person's were wrong of late, every other is too,
+    /// What the directory says of a password. When too many of the person's were wrong of late, every other is too,
     /// until [`Settings::wrong_passwords_window`] has passed since the last; only what is remembered as right is not.
     ///
     /// # Errors
     /// The directory's, shared by all who waited for the same answer.
-    pub async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, Arc<DirectoryError>> {
+    pub async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Verdict, Arc<DirectoryError>> {
         self.passwords.verify(entry, password).await
     }
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync;
 
 use super::{
-    Changed, Changes, DirectoryError, ServerState, TopologyReading, ldap, ldif,
+    Changed, Changes, DirectoryError, ServerState, TopologyReading, Verdict, ldap, ldif,
     schema::{self, Domain, Record, attribute, class},
 };
 use crate::identity::MailboxName;
@@ -117,9 +117,11 @@ impl Forest {
     }
 
     /// Whether this is the password of the person with that DN.
-    pub(super) async fn verify(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
+    pub(super) async fn verify(&self, dn: &str, password: &str) -> Result<Verdict, DirectoryError> {
         match &self.source {
-            Source::Ldif(records) => records.check_password(dn, password),
+            Source::Ldif(records) => {
+                Ok(if records.check_password(dn, password)? { Verdict::Right } else { Verdict::Wrong })
+            }
             Source::Ldap(servers) => servers.bind_as(dn, password).await,
         }
     }

@@ -11,6 +11,7 @@ mod filter;
 mod fleet;
 mod link;
 mod settings;
+mod verdict;
 mod watch;
 
 pub mod certificate;
@@ -37,7 +38,7 @@ use self::{
     watch::Positions,
 };
 use super::{
-    DirectoryError, ServerState, Tell,
+    DirectoryError, ServerState, Tell, Verdict,
     forest::{AnyOf, News, Source},
     organisation::Organisation,
     schema::{Record, attribute},
@@ -212,8 +213,8 @@ impl Servers {
         Ok(records)
     }
 
-    /// Whether a bind as this DN with this password succeeds, on a connection of its own.
-    pub(super) async fn bind_as(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
+    /// What a bind as this DN with this password says, on a connection of its own.
+    pub(super) async fn bind_as(&self, dn: &str, password: &str) -> Result<Verdict, DirectoryError> {
         let after = self.reach.settings.search_timeout;
         let turn = timeout(after, self.binds.acquire()).await;
         let Ok(Ok(_turn)) = turn else {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use async_trait::async_trait;
 
 use super::{
-    Changes, Directory, DirectoryError, Entry, Oddity, ServerState, Sid, TopologyReading,
+    Changes, Directory, DirectoryError, Entry, Oddity, ServerState, Sid, TopologyReading, Verdict,
     forest::{AnyOf, Forest, Source},
     schema::{self, Record, attribute},
 };
@@ -38,10 +38,10 @@ impl Directory for Organisation {
         Ok(found.as_ref().map(schema::entry))
     }
 
-    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, DirectoryError> {
+    async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Verdict, DirectoryError> {
         // RFC 4513 section 5.1.2: a bind with an empty password succeeds, and proves nothing.
         if password.expose().is_empty() || entry.dn.is_empty() {
-            return Ok(false);
+            return Ok(Verdict::Wrong);
         }
         let password = as_text(password);
         let Some(sid) = &entry.master_account else {
@@ -58,7 +58,7 @@ impl Directory for Organisation {
                 Err(error) => unanswered = Some(error),
             }
         }
-        unanswered.map_or(Ok(false), Err)
+        unanswered.map_or(Ok(Verdict::Wrong), Err)
     }
 
     async fn changes(&self) -> Result<Changes, DirectoryError> {

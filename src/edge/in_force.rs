@@ -20,6 +20,7 @@ use super::{
     affinity::Affinity,
     callers::Callers,
     decisions::Decisions,
+    form::LoggedOff,
     keep_alive,
     lately::{Lately, Sent},
     logons::Logons,
@@ -28,6 +29,7 @@ use super::{
     organisation::Organisation,
     pin::Bounds,
     proof::Numbers,
+    seal::Seal,
     tally::Tally,
 };
 use crate::{
@@ -47,6 +49,8 @@ pub struct InForce {
     pub organisation: Arc<Organisation>,
     /// Seals the cookie that takes a client's next connection to its mailbox's site.
     pub affinity: Arc<Affinity>,
+    /// Seals the cookies of the logon form.
+    pub logon_seal: Arc<Seal>,
     /// Where the listeners stand, in the order of the configuration.
     pub addresses: Vec<SocketAddr>,
     /// Which of this process's configurations it is; the first is 1.
@@ -68,6 +72,7 @@ pub struct Shared {
     is_leaving: AtomicBool,
     pub(super) callers: Arc<Callers>,
     pub(super) logons: Logons,
+    pub(super) logged_off: LoggedOff,
     /// Requests of each `ActiveSync` device.
     pub(super) devices: Tally,
     /// What requests are counted by.
@@ -94,6 +99,7 @@ impl Shared {
     /// Nothing has happened yet. `notices` know whether the directory is away.
     pub fn new(pins_max: usize, users_max: u64, notices: Arc<Notices>) -> Self {
         let (sent, lately, numbers) = (Sent::new(), Lately::new(), Numbers::default());
+        let metrics = Arc::<Metrics>::default();
         Shared {
             pins: Arc::new(Semaphore::new(pins_max)),
             notices,
@@ -102,9 +108,10 @@ impl Shared {
             numbers,
             callers: Arc::default(),
             logons: Logons::new(),
+            logged_off: LoggedOff::new(),
             devices: Tally::new(DEVICES_MAX),
-            metrics: Arc::default(),
-            mandates: Mandates::new(users_max),
+            mandates: Mandates::new(users_max, metrics.clone()),
+            metrics,
             decisions: Decisions::new(),
             last_reload: Mutex::default(),
             is_leaving: AtomicBool::new(false),
@@ -115,6 +122,11 @@ impl Shared {
     /// Pinned clients, and how many there may be.
     pub fn pinned(&self) -> (usize, usize) {
         (self.pins_max.saturating_sub(self.pins.available_permits()), self.pins_max)
+    }
+
+    /// Users whose tickets are kept, or why they get none.
+    pub fn signed_in_users(&self) -> u64 {
+        self.mandates.len()
     }
 
     /// Whether the directory answers, as far as anybody knows.

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     kerberos::{KerberosError, desk::Desk, library::Credential, negotiate},
+    metrics::{Metrics, TicketsBy, TicketsOutcome},
     secret::Secret,
 };
 
@@ -26,6 +27,7 @@ pub(super) struct Mandates {
     /// Not passwords are kept, but their hashes by this key.
     key: [u8; 32],
     desk: Desk,
+    metrics: Arc<Metrics>,
     /// Since when the edge's own account cannot sign in, and why.
     own_account: Mutex<Option<(Instant, KerberosError)>>,
     /// By service, of which there are as many as servers.
@@ -58,13 +60,14 @@ impl Mandates {
     /// # Panics
     /// If the operating system has no random bytes.
     #[allow(clippy::expect_used)] // no input leads here, and an edge with a guessable key must not start
-    pub(super) fn new(users_max: u64) -> Self {
+    pub(super) fn new(users_max: u64, metrics: Arc<Metrics>) -> Self {
         let mut key = [0; 32];
         SystemRandom::new().fill(&mut key).expect("the operating system has random bytes");
         Mandates {
             kept: Cache::builder().max_capacity(users_max).expire_after(UntilTheyEnd).build(),
             key,
             desk: Desk::default(),
+            metrics,
             own_account: Mutex::default(),
             habits: RwLock::default(),
         }
@@ -93,6 +96,11 @@ impl Mandates {
     ) -> Result<Arc<Tickets>, KerberosError> {
         let found = self.kept.try_get_with_by_ref(mandate, self.get(mandate, by, patience)).await;
         found.unwrap_or_else(|passing| Err((*passing).clone()))
+    }
+
+    /// For how many mandates tickets are at hand, or are not to be had.
+    pub(super) fn len(&self) -> u64 {
+        self.kept.entry_count()
     }
 
     /// Other tickets than these.
@@ -131,7 +139,9 @@ impl Mandates {
             }?;
             Ok((credential.lifetime()?, credential))
         };
-        match self.desk.ask(&realm, patience, get).await {
+        let got = self.desk.ask(&realm, patience, get).await;
+        self.metrics.tickets(by.counted(), got.as_ref().err().map_or(TicketsOutcome::Got, counted));
+        match got {
             Ok((lifetime, credential)) => {
                 let got = Instant::now();
                 let ends = got + lifetime.saturating_sub(BEFORE_THE_END.min(lifetime / 10));
@@ -205,6 +215,32 @@ impl Expiry<Mandate, Found> for UntilTheyEnd {
             Ok(tickets) => tickets.ends.saturating_duration_since(now),
             Err(error) => pause(error),
         })
+    }
+}
+
+impl By {
+    fn counted(&self) -> TicketsBy {
+        match self {
+            By::Password(_) => TicketsBy::Password,
+            By::Delegation(_) => TicketsBy::Delegation,
+        }
+    }
+}
+
+fn counted(error: &KerberosError) -> TicketsOutcome {
+    match error {
+        KerberosError::WrongPassword
+        | KerberosError::UnknownAccount
+        | KerberosError::NoPrincipal
+        | KerberosError::PasswordExpired
+        | KerberosError::AccountUnusable
+        | KerberosError::NotForUser => TicketsOutcome::Refused,
+        KerberosError::Away(_) | KerberosError::TimedOut => TicketsOutcome::Away,
+        KerberosError::NoServicePrincipalName(_)
+        | KerberosError::DelegationNotAllowed(_)
+        | KerberosError::OwnAccount(_)
+        | KerberosError::ClockSkew
+        | KerberosError::Other(_) => TicketsOutcome::Failed,
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderValue, header::WWW_AUTHENTICATE};
 use pingora_core::tls::hash::{MessageDigest, hash};
 use pingora_http::ResponseHeader;
 use url::Url;
 
 use crate::{
+    directory::Unusable,
     edge::{hygiene::Malformed, path::PathError},
     routing::{Decision, Refusal, protocol::Protocol},
 };
@@ -26,6 +28,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// The same, which sets this cookie, too.
+    #[must_use]
+    pub fn with_cookie(mut self, set_cookie: String) -> Self {
+        self.headers.push(("Set-Cookie", set_cookie));
+        self
+    }
+
     /// The body; if something went wrong, with the number by which an administrator finds the request in the log.
     pub fn body_of(&self, request: &str) -> Cow<'_, str> {
         if self.status < 400 || self.status == 401 {
@@ -62,6 +71,10 @@ pub enum Denial {
     BodyTooLarge,
     /// The answer needs a proven identity, and the password is wrong.
     WrongPassword,
+    /// The password is right, but too old, or has to be changed first.
+    PasswordExpired,
+    /// The password is right, but nobody may sign in to the account: it is disabled or expired, or may not be used now.
+    AccountUnusable,
     /// The connection that the client had signed in over is gone.
     SignInLost,
     /// The connection that the client was signing in over is gone. It is not told: an answer would be taken for a wrong
@@ -99,6 +112,16 @@ pub enum Denial {
 const RETRY_AFTER_SECONDS: u16 = 30;
 
 impl Denial {
+    /// What is said of an account that cannot be used. That it is locked the directory also tells whoever does not know its
+    /// password; so the edge says of every wrong password that it may be so.
+    pub fn of_unusable(why: Unusable) -> Denial {
+        match why {
+            Unusable::PasswordExpired | Unusable::PasswordMustChange => Denial::PasswordExpired,
+            Unusable::AccountDisabled | Unusable::AccountExpired | Unusable::LogonRestricted => Denial::AccountUnusable,
+            Unusable::AccountLocked => Denial::WrongPassword,
+        }
+    }
+
     /// The name in the access log.
     pub fn name(self) -> &'static str {
         match self {
@@ -109,6 +132,8 @@ impl Denial {
             Denial::HeaderTooLarge => "header-too-large",
             Denial::BodyTooLarge => "body-too-large",
             Denial::WrongPassword => "wrong-password",
+            Denial::PasswordExpired => "password-expired",
+            Denial::AccountUnusable => "account-unusable",
             Denial::SignInLost => "sign-in-lost",
             Denial::HandshakeLost => "handshake-lost",
             Denial::TooManyPins => "too-many-pins",
@@ -169,6 +194,11 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
         answer.headers.push(("Retry-After", seconds.to_string()));
     }
     answer
+}
+
+/// What a page says to whoever is denied something.
+pub(super) fn text_of(denial: Denial) -> Cow<'static, str> {
+    Words::of(denial).text
 }
 
 /// What a refused client gets, in words.
@@ -245,6 +275,7 @@ struct Words {
 
 impl Words {
     /// The table. Every user reads `text`, so it says what *they* can do.
+    #[allow(clippy::too_many_lines)] // one for each
     fn of(denial: Denial) -> Words {
         let words = |status, activesync_status, title, text: &'static str, soap_code| Words {
             status,
@@ -279,9 +310,30 @@ impl Words {
                 "The message or attachment is larger than this server takes. Send a smaller one.",
                 None,
             ),
-            Denial::WrongPassword => {
-                words(401, 401, "Please sign in", "The user name or the password is not right. Try again.", None)
-            }
+            Denial::WrongPassword => words(
+                401,
+                401,
+                "Please sign in",
+                "The user name or the password is not right, or the account is locked. Try again, or ask your \
+                 administrator.",
+                None,
+            ),
+            // As IIS does: a phone asks for the new password, and a browser forgets the one that it keeps for this site.
+            Denial::PasswordExpired => words(
+                401,
+                401,
+                "Change your password",
+                "Your password has expired, or must be changed before you first sign in. Change it on a computer of \
+                 your organisation, or ask your administrator; then sign in with the new one.",
+                None,
+            ),
+            Denial::AccountUnusable => words(
+                401,
+                401,
+                "Your account cannot be used",
+                "Your account is disabled, has expired, or may not be used now. Ask your administrator.",
+                None,
+            ),
             Denial::SignInLost | Denial::HandshakeLost => {
                 words(401, 401, "Please sign in", "The mail server has ended your session. Sign in again.", None)
             }
@@ -535,16 +587,20 @@ fn page(status: u16, title: &str, body: &str) -> Answer {
     }
 }
 
-/// Nothing may be loaded or run; the one style sheet is named by its hash.
-static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
-    use base64::prelude::{BASE64_STANDARD, Engine};
+/// Nothing may be loaded or run.
+static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| page_policy(STYLE, "'none'", ""));
+
+/// The policy of a page of ours: its one style sheet is named by its hash, its forms go to `form_action`, and of all else it
+/// has nothing but what is added.
+pub(super) fn page_policy(style: &str, form_action: &str, added: &str) -> String {
     // Hashing cannot fail but for want of memory; a page without its style is readable.
-    let style = hash(MessageDigest::sha256(), STYLE.as_bytes()).map(|digest| BASE64_STANDARD.encode(digest));
+    let style = hash(MessageDigest::sha256(), style.as_bytes()).map(|digest| BASE64_STANDARD.encode(digest));
     let style = style.unwrap_or_default();
     format!(
-        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action {form_action}; \
+         frame-ancestors 'none'{added}"
     )
-});
+}
 
 /// Readable on a phone, in a dark room and on paper.
 const STYLE: &str = "\
@@ -607,6 +663,27 @@ mod tests {
             assert_eq!(answer.status, 503);
             assert!(header(&answer, "Retry-After").is_some());
         }
+    }
+
+    #[test]
+    fn who_has_sent_the_right_password_is_told_what_keeps_them_out_and_nobody_else_is() {
+        for (why, title) in [
+            (Unusable::PasswordExpired, "Change your password"),
+            (Unusable::PasswordMustChange, "Change your password"),
+            (Unusable::AccountDisabled, "Your account cannot be used"),
+            (Unusable::AccountExpired, "Your account cannot be used"),
+            (Unusable::LogonRestricted, "Your account cannot be used"),
+        ] {
+            for protocol in [Protocol::Owa, Protocol::Ews, Protocol::ActiveSync] {
+                let answer = denied(Denial::of_unusable(why), Some(protocol));
+                assert_eq!(answer.status, 401, "{why:?}");
+                assert!(header(&answer, "WWW-Authenticate").is_some_and(|value| value.starts_with("Basic ")));
+                let is_told = protocol == Protocol::ActiveSync || answer.body.contains(title);
+                assert!(is_told && answer.body.contains("administrator"), "{}", answer.body);
+            }
+        }
+        let locked = denied(Denial::of_unusable(Unusable::AccountLocked), Some(Protocol::Owa));
+        assert_eq!(locked, denied(Denial::WrongPassword, Some(Protocol::Owa)));
     }
 
     #[test]

@@ -502,7 +502,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        directory::{Changes, Entry, TopologyReading, cache},
+        directory::{Changes, Entry, TopologyReading, Verdict, cache},
         identity::MailboxName,
         secret::Secret,
     };
@@ -523,8 +523,8 @@ mod tests {
             Ok(None)
         }
 
-        async fn verify(&self, _: &Entry, _: &Secret) -> Result<bool, DirectoryError> {
-            Ok(false)
+        async fn verify(&self, _: &Entry, _: &Secret) -> Result<Verdict, DirectoryError> {
+            Ok(Verdict::Wrong)
         }
 
         async fn changes(&self) -> Result<Changes, DirectoryError> {

@@ -181,7 +181,7 @@ impl People {
         let Some(entry) = self.entry(&user).await? else {
             return Ok(None);
         };
-        if !self.directory.verify(&entry, &password).await? {
+        if !self.directory.verify(&entry, &password).await?.is_right() {
             return Ok(None);
         }
         let person = Arc::new(Person::of(&entry));

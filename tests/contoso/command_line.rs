@@ -61,6 +61,9 @@ struct Run {
     /// Address of the control port: `curl http://ADDRESS/` lists the servers and what can be done to them.
     #[arg(long, value_name = "ADDRESS")]
     control: Option<SocketAddr>,
+    /// Keytab of a KDC's services `HTTP/<server>`: their tickets are taken.
+    #[arg(long, value_name = "FILE")]
+    keytab: Option<PathBuf>,
     /// How long an `ActiveSync` Ping is held.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     ping_hold: u64,
@@ -94,6 +97,9 @@ async fn run(options: Run) -> Result<(), Box<dyn Error>> {
     let directory = open_directory(&options.ldif)?;
     let contoso = Contoso::start(directory, &pki, |host, port| address_of(&addresses, host, port)).await?;
     contoso.hold_pings(Duration::from_secs(options.ping_hold));
+    if let Some(keytab) = &options.keytab {
+        contoso.use_keytab(&fs::read(keytab).map_err(|error| format!("{}: {error}", keytab.display()))?);
+    }
     let contoso = Arc::new(contoso);
     for server in contoso.servers() {
         for (host_and_port, scheme, address) in server.endpoints() {

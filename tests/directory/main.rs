@@ -27,7 +27,7 @@ use std::{
 
 use firstcas::{
     directory::{
-        Directory, DirectoryError, Entry, EntryId,
+        Directory, DirectoryError, Entry, EntryId, Unusable, Verdict,
         cache::{self, CachedDirectory, Lookup},
         ldap, ldif,
         organisation::Organisation,
@@ -208,11 +208,32 @@ async fn only_the_right_password_is_right() {
             for (password, right) in [("Pass-word1", true), ("pass-word1", false), ("Pass-word1 ", false), ("", false)]
             {
                 let verdict = within(directory.verify(&entry, &Secret::new(password.as_bytes()))).await;
-                assert_eq!(verdict.expect("an answer"), right, "{source}: {account} with {password:?}");
+                assert_eq!(verdict.expect("an answer").is_right(), right, "{source}: {account} with {password:?}");
             }
         }
         let gone = schema::entry(&Record::new("CN=Gone,CN=Users,DC=contoso,DC=com"));
-        assert!(!within(directory.verify(&gone, &Secret::new(*b"Pass-word1"))).await.expect("an answer"), "{source}");
+        assert!(
+            !within(directory.verify(&gone, &Secret::new(*b"Pass-word1"))).await.expect("an answer").is_right(),
+            "{source}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn why_an_account_cannot_be_used_is_heard() {
+    let verdicts = [
+        ("52e", Verdict::Wrong),
+        ("532", Verdict::Unusable(Unusable::PasswordExpired)),
+        ("533", Verdict::Unusable(Unusable::AccountDisabled)),
+        ("773", Verdict::Unusable(Unusable::PasswordMustChange)),
+        ("775", Verdict::Unusable(Unusable::AccountLocked)),
+    ];
+    let people = verdicts.map(|(code, _)| openldap::refused(code, ""));
+    let contoso = Contoso::start(&[&[openldap::OF_REFUSED.to_owned()][..], &people].concat().join("\n"));
+    for (code, verdict) in verdicts {
+        let entry = within(contoso.openldap.find(&bare(&format!("data-{code}")))).await.expect("an answer");
+        let judged = within(contoso.openldap.verify(&entry.expect("somebody"), &Secret::new(*b"Pass-word1"))).await;
+        assert_eq!(judged.expect("an answer"), verdict, "{code}");
     }
 }
 
@@ -220,7 +241,7 @@ async fn only_the_right_password_is_right() {
 async fn a_verified_password_leaves_the_shared_connection_bound_as_before() {
     let contoso = Contoso::start("");
     let ana = within(contoso.openldap.find(&bare("ana"))).await.unwrap().unwrap();
-    assert!(!within(contoso.openldap.verify(&ana, &Secret::new(*b"wrong"))).await.unwrap());
+    assert!(!within(contoso.openldap.verify(&ana, &Secret::new(*b"wrong"))).await.unwrap().is_right());
     assert!(within(contoso.openldap.find(&bare("bruno"))).await.unwrap().is_some(), "a failed bind would be anonymous");
 }
 
@@ -231,7 +252,7 @@ async fn a_latin_1_password_is_the_utf_8_one() {
         let entry = within(directory.find(&bare("ines"))).await.expect("an answer").expect("somebody");
         for password in [&b"palavra-pass\xe9"[..], "palavra-passé".as_bytes()] {
             let verdict = within(directory.verify(&entry, &Secret::new(password))).await;
-            assert!(verdict.expect("an answer"), "{source}: {}", password.escape_ascii());
+            assert!(verdict.expect("an answer").is_right(), "{source}: {}", password.escape_ascii());
         }
     }
 }
@@ -601,7 +622,7 @@ async fn two_hundred_who_want_one_cold_name_make_one_search() {
         })
         .collect();
     for verdict in verdicts {
-        assert!(within(verdict).await.expect("no panic").expect("an answer"));
+        assert!(within(verdict).await.expect("no panic").expect("an answer").is_right());
     }
     assert_eq!(cached.counters().binds.load(Ordering::Relaxed), 1);
 }
@@ -688,8 +709,8 @@ async fn passwords_are_verified_at_the_next_server_when_the_first_is_mute() {
     };
     let directory = ldap::open(both, vec![], &silent()).expect("good settings");
     let ana = within(directory.find(&bare("ana"))).await.expect("an answer").expect("ana");
-    assert!(within(directory.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("the next answers"));
-    assert!(!within(directory.verify(&ana, &Secret::new(*b"wrong"))).await.expect("the next answers"));
+    assert!(within(directory.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("the next answers").is_right());
+    assert!(!within(directory.verify(&ana, &Secret::new(*b"wrong"))).await.expect("the next answers").is_right());
 }
 
 #[tokio::test]
@@ -737,7 +758,10 @@ async fn ldaps_and_start_tls_trust_the_given_authority_and_no_other() {
         };
         let trusting = ldap::open(with(&ca_file), vec![], &silent()).expect("good settings");
         let ana = within(trusting.find(&bare("ana"))).await.expect("an answer").expect("ana");
-        assert!(within(trusting.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("an answer"), "{scheme}");
+        assert!(
+            within(trusting.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("an answer").is_right(),
+            "{scheme}"
+        );
         let error = within(ldap::open(with(&other_file), vec![], &silent()).unwrap().find(&bare("ana")))
             .await
             .expect_err("a stranger");

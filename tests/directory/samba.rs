@@ -4,7 +4,7 @@
 use std::{collections::HashMap, net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use firstcas::{
-    directory::{Changes, Directory, DirectoryError, ldap},
+    directory::{Changes, Directory, DirectoryError, Unusable, Verdict, ldap},
     identity::MailboxName,
     secret::Secret,
 };
@@ -89,8 +89,14 @@ async fn active_directory_is_reached_by_ldaps_and_start_tls_and_refuses_password
         let settings = forest.settings(forest.listed(scheme, ports.0, ports.1));
         let directory = ldap::open(ldap::Settings { start_tls, ..settings }, vec![], &silent()).expect("good settings");
         let ana = within(directory.find(&bare("ana"))).await.expect("an answer").expect("ana");
-        assert!(within(directory.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("an answer"), "{scheme}");
-        assert!(!within(directory.verify(&ana, &Secret::new(*b"wrong"))).await.expect("an answer"), "{scheme}");
+        assert!(
+            within(directory.verify(&ana, &Secret::new(*b"Pass-word1"))).await.expect("an answer").is_right(),
+            "{scheme}"
+        );
+        assert!(
+            !within(directory.verify(&ana, &Secret::new(*b"wrong"))).await.expect("an answer").is_right(),
+            "{scheme}"
+        );
         assert_eq!(within(directory.topology()).await.expect("a topology").parts.servers.len(), 13, "{scheme}");
     }
     let in_clear = forest.settings(forest.listed("ldap", "PORT_LDAP", "PORT_GC"));
@@ -98,6 +104,29 @@ async fn active_directory_is_reached_by_ldaps_and_start_tls_and_refuses_password
     let error = within(directory.find(&bare("ana"))).await.expect_err("strong authentication is required");
     assert!(matches!(error, DirectoryError::Unusable { .. }), "{error:?}");
     assert!(error.to_string().contains("write ldaps:// or start_tls = true"), "{error}");
+}
+
+#[tokio::test]
+async fn active_directory_says_why_an_account_cannot_be_used() {
+    let Some(forest) = Forest::running() else { return };
+    let settings = forest.settings(forest.listed("ldaps", "PORT_LDAPS", "PORT_GCS"));
+    let directory = ldap::open(settings, vec![], &silent()).expect("good settings");
+    let gil = within(directory.find(&bare("gil"))).await.expect("an answer").expect("gil");
+    let change = |how: &str| forest.modify(&format!("dn: {}\nchangetype: modify\n{how}\n", gil.dn));
+    let right = Secret::new(*b"Pass-word1");
+    let judge = async |password: &Secret| within(directory.verify(&gil, password)).await.expect("an answer");
+    let set = |attribute: &str, value: &str| change(&format!("replace: {attribute}\n{attribute}: {value}"));
+    for (attribute, value, otherwise, why) in [
+        ("pwdLastSet", "0", "-1", Unusable::PasswordMustChange),
+        ("accountExpires", "132000000000000000", "0", Unusable::AccountExpired),
+        ("userAccountControl", "514", "512", Unusable::AccountDisabled),
+    ] {
+        set(attribute, value);
+        let (of_right, of_wrong) = (judge(&right).await, judge(&Secret::new(*b"wrong")).await);
+        set(attribute, otherwise);
+        assert_eq!((of_right, of_wrong), (Verdict::Unusable(why), Verdict::Wrong), "{attribute}");
+        assert_eq!(judge(&right).await, Verdict::Right, "{attribute}");
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,12 @@ struct WithSlapd {
 
 impl WithSlapd {
     async fn start(further: &str, adjust: Option<fn(&mut Config)>) -> Self {
-        let slapd = tokio::task::spawn_blocking(|| Slapd::load(CONTOSO, &Tls::None)).await.expect("slapd");
+        WithSlapd::loaded(CONTOSO.to_owned(), further, adjust).await
+    }
+
+    async fn loaded(ldif: String, further: &str, adjust: Option<fn(&mut Config)>) -> Self {
+        let loading = tokio::task::spawn_blocking(move || Slapd::load(&ldif, &Tls::None));
+        let slapd = loading.await.expect("slapd");
         let password = slapd.ldif_path().with_file_name("password");
         std::fs::write(&password, format!("{BIND_PASSWORD}\n")).expect("written");
         let further = format!(
@@ -438,4 +443,33 @@ async fn a_person_of_a_file_whose_password_cannot_be_compared_is_told_of() {
     let told = ["WARN firstcas::event", "event=FC120", "CN=Cripta,"];
     record::line(&told).await;
     assert_eq!(record::lines(&told).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_cannot_sign_in_learns_why_by_the_right_password_and_the_administrator_always() {
+    let people = ["52e", "532", "533", "773", "775"].map(|code| openldap::refused(code, ""));
+    let ldif = [&[CONTOSO.to_owned(), openldap::OF_REFUSED.to_owned()][..], &people].concat().join("\n");
+    let with_slapd = WithSlapd::loaded(ldif, "limits.failed_logons_per_user = 2\n", None).await;
+    let house = &with_slapd.house;
+    for (user, words, reason) in [
+        ("data-532", "Your password has expired, or must be changed", "the password has expired"),
+        ("data-773", "Your password has expired, or must be changed", "the password must be changed before the first"),
+        ("data-533", "Your account is disabled, has expired", "the account is disabled"),
+    ] {
+        for _ in 0..4 {
+            let answer = house.get(user, "/owa/").await;
+            assert_eq!(answer.status, 401, "{user}, who has guessed nothing: {answer:?}");
+            assert!(answer.body.contains(words), "{user}: {answer:?}");
+            assert!(answer.headers.get_all("WWW-Authenticate").iter().any(|it| it.as_bytes().starts_with(b"Basic")));
+        }
+        let told = ["event=FC185", &format!("{user} cannot sign in: {reason}")];
+        record::line(&told).await;
+        assert_eq!(record::lines(&told).len(), 1, "once a minute");
+    }
+    let (wrong, locked) = (house.get("data-52e", "/owa/").await, house.get("data-775", "/owa/").await);
+    assert_eq!((locked.status, &locked.body), (wrong.status, &wrong.body), "what a guesser learns");
+    assert!(locked.status == 401 && locked.body.contains("or the account is locked"), "{locked:?}");
+    record::line(&["event=FC185", "data-775 cannot sign in: the account is locked"]).await;
+    house.get("data-775", "/owa/").await;
+    assert_eq!(house.get("data-775", "/owa/").await.status, 503, "whoever guesses there is stopped as elsewhere");
 }

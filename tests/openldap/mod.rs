@@ -20,6 +20,19 @@ pub const BIND_DN: &str = "CN=firstcas,DC=contoso,DC=com";
 /// Its password.
 pub const BIND_PASSWORD: &str = "edge-pass";
 
+/// Somebody whom it refuses as Active Directory does with that Windows error, whatever the password; `mailbox` says where
+/// theirs is. The account is `data-532`.
+pub fn refused(code: &str, mailbox: &str) -> String {
+    format!(
+        "dn: CN=Data {code},CN=Refused,DC=contoso,DC=com\nobjectClass: top\nobjectClass: person\n\
+         objectClass: organizationalPerson\nobjectClass: user\ncn: Data {code}\nsn: {code}\nsAMAccountName: data-{code}\n\
+         {mailbox}\n"
+    )
+}
+
+/// The container of [`refused`] people.
+pub const OF_REFUSED: &str = "dn: CN=Refused,DC=contoso,DC=com\nobjectClass: container\ncn: Refused\n";
+
 /// Whether it speaks TLS.
 pub enum Tls<'a> {
     /// No.

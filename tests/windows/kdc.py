@@ -45,6 +45,11 @@ class Kdc:
         self._run("/usr/sbin/kadmin.local", "-r", "CONTOSO.COM", stdin="\n".join(commands) + "\n")
         return keytab
 
+    def require_preauthentication(self, people):
+        """As Active Directory: who does not know the password gets nothing to try passwords on."""
+        commands = [f"modprinc +requires_preauth {person}" for person in people]
+        self._run("/usr/sbin/kadmin.local", "-r", "CONTOSO.COM", stdin="\n".join(commands) + "\n")
+
     def flags(self, **env):
         """What the ticket of the client keytab's account is like that one gets in this environment, as klist(1) has it."""
         cache = f"FILE:{self.directory}/ticket-of-keytab"

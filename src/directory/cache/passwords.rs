@@ -18,7 +18,7 @@ use super::{
     clock::{Clock, Moment},
 };
 use crate::{
-    directory::{Directory, DirectoryError, Entry, Notice, Tell, schema},
+    directory::{Directory, DirectoryError, Entry, Notice, Tell, Unusable, Verdict, schema},
     secret::Secret,
 };
 
@@ -30,7 +30,9 @@ pub(super) struct Passwords {
     counters: Arc<Counters>,
     clock: Arc<Clock>,
     key: [u8; 32],
-    proofs: Cache<Hash, bool>,
+    proofs: Cache<Hash, Verdict>,
+    /// Accounts that are locked, whatever the password.
+    locked: Cache<Hash, ()>,
     accounts: Mutex<Accounts>,
 }
 
@@ -62,6 +64,8 @@ struct Attempt<'p> {
 enum NotKept {
     /// The directory was not asked.
     TooMany,
+    /// Nor was it here: a moment ago it said so of another password.
+    Locked,
     Error(Arc<DirectoryError>),
 }
 
@@ -81,27 +85,32 @@ impl Passwords {
             .secure_random
             .fill(&mut key)
             .expect("the operating system has random bytes");
-        let expiry = ProofExpiry {
-            right: settings.proof_lifetime,
-            wrong: settings.disproof_lifetime.min(settings.proof_lifetime),
-        };
+        let wrong = settings.disproof_lifetime.min(settings.proof_lifetime);
+        let expiry = ProofExpiry { right: settings.proof_lifetime, wrong };
+        let locked = Cache::builder().max_capacity(settings.max_proofs).time_to_live(wrong).build();
         let proofs = Cache::builder().max_capacity(settings.max_proofs).expire_after(expiry).build();
-        Passwords { directory, settings, tell, counters, clock, key, proofs, accounts: Mutex::default() }
+        Passwords { directory, settings, tell, counters, clock, key, proofs, locked, accounts: Mutex::default() }
     }
 
-    pub(super) async fn verify(&self, entry: &Entry, password: &Secret) -> Result<bool, Arc<DirectoryError>> {
+    pub(super) async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Verdict, Arc<DirectoryError>> {
         if password.expose().is_empty() {
-            return Ok(false);
+            return Ok(Verdict::Wrong);
         }
         let ask = async {
-            let mut attempt = self.attempt(entry).ok_or(NotKept::TooMany)?;
+            // Not the entry's id: the owners of an ambiguous name are known by their DNs only.
+            let account = *blake3::keyed_hash(&self.key, schema::fold_dn(&entry.dn).as_bytes()).as_bytes();
+            if self.locked.contains_key(&account) {
+                return Err(NotKept::Locked);
+            }
+            let mut attempt = self.attempt(entry, account).ok_or(NotKept::TooMany)?;
             self.counters.binds.fetch_add(1, Ordering::Relaxed);
             let verdict = self.directory.verify(entry, password).await;
             attempt.counts = match &verdict {
-                Ok(right) => !right,
-                Err(DirectoryError::TimedOut { .. }) => true,
-                // Not asked, or answered with something else than a verdict.
-                Err(
+                Ok(Verdict::Wrong) | Err(DirectoryError::TimedOut { .. }) => true,
+                // The right password, or an account that is locked already, which the directory does not count; or it was
+                // not asked, or answered with something else than a verdict.
+                Ok(Verdict::Right | Verdict::Unusable(_))
+                | Err(
                     DirectoryError::Unreachable { .. }
                     | DirectoryError::Rejected { .. }
                     | DirectoryError::Ambiguous { .. }
@@ -109,14 +118,18 @@ impl Passwords {
                     | DirectoryError::Unusable { .. },
                 ) => false,
             };
+            if let Ok(Verdict::Unusable(Unusable::AccountLocked)) = verdict {
+                self.locked.insert(account, ()).await;
+            }
             verdict.map_err(|error| NotKept::Error(Arc::new(error)))
         };
         let verdict = self.proofs.try_get_with(self.credential_hash(entry, password), ask).await;
         verdict.or_else(|not_kept| match &*not_kept {
             NotKept::TooMany => {
                 self.counters.passwords_not_asked.fetch_add(1, Ordering::Relaxed);
-                Ok(false)
+                Ok(Verdict::Wrong)
             }
+            NotKept::Locked => Ok(Verdict::Unusable(Unusable::AccountLocked)),
             NotKept::Error(error) => Err(error.clone()),
         })
     }
@@ -136,9 +149,7 @@ impl Passwords {
     }
 
     /// `None`: too many are wrong, or would be if all in flight were.
-    fn attempt<'p>(&'p self, entry: &'p Entry) -> Option<Attempt<'p>> {
-        // Not the entry's id: the owners of an ambiguous name are known by their DNs only.
-        let account = *blake3::keyed_hash(&self.key, schema::fold_dn(&entry.dn).as_bytes()).as_bytes();
+    fn attempt<'p>(&'p self, entry: &'p Entry, account: Hash) -> Option<Attempt<'p>> {
         let (now, window) = (self.clock.now(), self.settings.wrong_passwords_window);
         let mut accounts = self.accounts.lock();
         let Accounts { attempts, sweep, swept_at } = &mut *accounts;
@@ -190,9 +201,9 @@ struct ProofExpiry {
     wrong: Duration,
 }
 
-impl Expiry<Hash, bool> for ProofExpiry {
-    fn expire_after_create(&self, _: &Hash, right: &bool, _: Instant) -> Option<Duration> {
-        Some(if *right { self.right } else { self.wrong })
+impl Expiry<Hash, Verdict> for ProofExpiry {
+    fn expire_after_create(&self, _: &Hash, verdict: &Verdict, _: Instant) -> Option<Duration> {
+        Some(if verdict.is_right() { self.right } else { self.wrong })
     }
 }
 

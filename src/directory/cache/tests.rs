@@ -13,7 +13,7 @@ use tokio::{sync::Semaphore, task::JoinHandle, time::timeout};
 
 use super::{books::Books, *};
 use crate::{
-    directory::{Changed, EntryId, Notice, TopologyReading},
+    directory::{Changed, EntryId, Notice, TopologyReading, Unusable},
     routing::mailbox::Mailbox,
 };
 
@@ -52,9 +52,14 @@ impl Directory for Fake {
         Ok(Changes::default())
     }
 
-    async fn verify(&self, _: &Entry, password: &Secret) -> Result<bool, DirectoryError> {
+    async fn verify(&self, _: &Entry, password: &Secret) -> Result<Verdict, DirectoryError> {
         self.answer().await?;
-        Ok(password.expose() == b"right")
+        Ok(match password.expose() {
+            b"right" => Verdict::Right,
+            b"expired" => Verdict::Unusable(Unusable::PasswordExpired),
+            password if password.starts_with(b"locked") => Verdict::Unusable(Unusable::AccountLocked),
+            _ => Verdict::Wrong,
+        })
     }
 }
 
@@ -128,7 +133,12 @@ impl Cached {
         asking
     }
 
+    /// Whether it is right.
     async fn verify(&self, entry: &Entry, password: &str) -> Result<bool, Arc<DirectoryError>> {
+        self.judge(entry, password).await.map(Verdict::is_right)
+    }
+
+    async fn judge(&self, entry: &Entry, password: &str) -> Result<Verdict, Arc<DirectoryError>> {
         let password = Secret::new(password.as_bytes());
         timeout(DEADLINE, self.directory.verify(entry, &password)).await.expect("in time")
     }
@@ -851,6 +861,40 @@ mod verifying {
     }
 
     #[tokio::test]
+    async fn a_locked_account_is_left_alone_for_a_while_and_its_owner_goes_on() {
+        let cached = Cached::answering();
+        let locked = Verdict::Unusable(Unusable::AccountLocked);
+        assert!(cached.verify(&ana(), "right").await.expect("an answer"));
+        for guess in 0..5 {
+            assert_eq!(cached.judge(&ana(), &format!("locked {guess}")).await.expect("an answer"), locked);
+        }
+        assert_eq!(cached.judge(&ana(), "wrong").await.expect("an answer"), locked, "nobody has looked at it");
+        assert_eq!(cached.binds(), 2);
+        assert_eq!(
+            (cached.directory.passwords.accounts_noted(), &**cached.told.lock()),
+            (0, &[][..]),
+            "no more guesses"
+        );
+        assert!(cached.verify(&ana(), "right").await.expect("an answer"), "what is known as right is believed");
+        assert!(cached.verify(&bruno(), "right").await.expect("an answer"), "others are not concerned");
+        let (ana, guess) = (ana(), Secret::new(*b"locked 0"));
+        until_it_rises(&cached.directory.counters().binds, || cached.directory.verify(&ana, &guess)).await;
+    }
+
+    #[tokio::test]
+    async fn the_right_password_of_an_account_that_is_unusable_is_no_guess() {
+        let cached = Cached::answering();
+        for _ in 0..9 {
+            let verdict = cached.judge(&ana(), "expired").await.expect("an answer");
+            assert_eq!(verdict, Verdict::Unusable(Unusable::PasswordExpired));
+        }
+        assert_eq!((cached.binds(), cached.directory.passwords.accounts_noted()), (1, 0));
+        let (ana, expired) = (ana(), Secret::new(*b"expired"));
+        until_it_rises(&cached.directory.counters().binds, || cached.directory.verify(&ana, &expired)).await;
+        assert_eq!(*cached.told.lock(), []);
+    }
+
+    #[tokio::test]
     async fn a_password_proves_one_person_only() {
         let cached = Cached::answering();
         let hash = |dn: &str, password: &str| {
@@ -882,7 +926,8 @@ mod verifying {
         until(|| cached.count(|it| &it.passwords_not_asked) == 197).await;
         cached.fake.answers.add_permits(Semaphore::MAX_PERMITS);
         for guess in guesses {
-            assert!(!timeout(DEADLINE, guess).await.expect("in time").expect("no panic").expect("an answer"));
+            let verdict = timeout(DEADLINE, guess).await.expect("in time").expect("no panic");
+            assert_eq!(verdict.expect("an answer"), Verdict::Wrong);
         }
         assert_eq!(cached.binds(), 3);
         assert_eq!(*cached.told.lock(), [Notice::WrongPasswords { name: "ana".into(), pause: 10 * MINUTE }]);

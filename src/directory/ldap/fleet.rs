@@ -21,7 +21,7 @@ use super::{
     link::{Failure, Holds, Link, Place, REFUSED_PAUSE, Reach, Search, not_ldap},
 };
 use crate::{
-    directory::{DirectoryError, Notice, ServerState, Tell},
+    directory::{DirectoryError, Notice, ServerState, Tell, Verdict},
     error_chain::whole_chain,
 };
 
@@ -150,9 +150,9 @@ impl Fleet {
         Err(last.unwrap_or_else(|| self.away()))
     }
 
-    /// Whether a bind as this DN with this password succeeds. Once a server may have seen the password no other is asked:
+    /// What a bind as this DN with this password says. Once a server may have seen the password no other is asked:
     /// each might count a wrong one.
-    pub(super) async fn bind_as(&self, dn: &str, password: &str) -> Result<bool, DirectoryError> {
+    pub(super) async fn bind_as(&self, dn: &str, password: &str) -> Result<Verdict, DirectoryError> {
         let mut last = None;
         for member in self.members.load_full().iter().filter(|member| member.breaker.is_closed()).take(BINDS_TRIED_MAX)
         {
@@ -161,9 +161,9 @@ impl Fleet {
             let began = Instant::now();
             let bind = self.runtime.spawn(async move { reach.bind_as(&place, &dn, &password).await });
             match bind.await.unwrap_or_else(|_| Err(Failure::Silent(not_ldap(member.place.url.as_str())))) {
-                Ok(right) => {
+                Ok(verdict) => {
                     member.has_answered();
-                    return Ok(right);
+                    return Ok(verdict);
                 }
                 Err(Failure::Refused(error)) => return Err(error),
                 Err(Failure::Silent(error)) => {

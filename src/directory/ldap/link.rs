@@ -27,9 +27,10 @@ use url::Url;
 use super::{
     filter::record,
     settings::{Account, Settings},
+    verdict,
 };
 use crate::directory::{
-    DirectoryError, repeated,
+    DirectoryError, Verdict, repeated,
     schema::{Record, attribute, fold_dn, is_within},
 };
 
@@ -179,15 +180,15 @@ impl Reach {
         })
     }
 
-    /// Whether a bind as this DN with this password succeeds, on a connection of its own.
-    pub(super) async fn bind_as(&self, place: &Place, dn: &str, password: &str) -> Result<bool, Failure> {
+    /// What a bind as this DN with this password says, on a connection of its own.
+    pub(super) async fn bind_as(&self, place: &Place, dn: &str, password: &str) -> Result<Verdict, Failure> {
         let mut ldap = self.connect(place).await.map_err(Failure::Broken)?;
         let after = self.settings.search_timeout;
         // From here on the server may have counted a wrong password, so nothing but its answer is `Broken`.
         match timeout(after, ldap.simple_bind(dn, password)).await {
             Ok(Ok(result)) => match result.rc {
-                SUCCESS => Ok(true),
-                INVALID_CREDENTIALS => Ok(false),
+                SUCCESS => Ok(Verdict::Right),
+                INVALID_CREDENTIALS => Ok(verdict::of_refusal(&result.text)),
                 BUSY | UNAVAILABLE => Err(Failure::Broken(answered(place, BIND_AS, result))),
                 _ => Err(Failure::Refused(answered(place, BIND_AS, result))),
             },

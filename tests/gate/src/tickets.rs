@@ -89,6 +89,13 @@ impl Tickets {
     }
 }
 
+impl Ticket {
+    /// Whether it was got for this user, by this proof.
+    pub fn is_of(&self, user: usize, by: ProvenBy) -> bool {
+        (self.user, self.by) == (user, by)
+    }
+}
+
 fn mandate(user: usize, by: ProvenBy) -> Mandate {
     let proof = match by {
         ProvenBy::Password(password) => Proof::Password([password; 32]),

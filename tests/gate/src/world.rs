@@ -425,6 +425,9 @@ impl World {
         if let Brings::Proof(user, by) = request.brings {
             if request.errand.is_none() {
                 let Some((ticket, is_fresh)) = self.tickets.get(user, by) else { return self.answer_itself(index) };
+                if !self.tickets.ticket(ticket).is_of(user, by) {
+                    return Err("i: a person is signed in for by the ticket of another person or proof");
+                }
                 let errand = Errand::new(self.tickets.ticket(ticket).number, is_fresh);
                 request.errand = Some(OnBehalf { errand, ticket, sends_token: false, answers: 0 });
             }
@@ -678,15 +681,14 @@ impl World {
         }
         let keeps_old = on.login != Login::Nobody && self.semantics[server] == Semantics::Gssapi && !calm;
         let served_as = match (it.sends_token, on.login) {
-            (true, _) if is_opened && !keeps_old && !(!calm && dice.one_in(12)) => Some(user),
+            (true, _) if is_opened && !keeps_old && (calm || !dice.one_in(12)) => Some(user),
             (false, Login::SignedIn(user)) => Some(user),
             (true, _) | (false, Login::Nobody | Login::Challenged) => None,
         };
         match served_as {
             Some(user) if manners.keeps => on.login = Login::SignedIn(user),
-            Some(_) => {}
             None if it.sends_token && !keeps_old => on.login = Login::Nobody,
-            None => {}
+            Some(_) | None => {}
         }
         on.personal |= on.login != Login::Nobody;
         let is_served = served_as.is_some() || self.weather.lenient && !it.sends_token;
