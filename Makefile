@@ -21,11 +21,12 @@ TEST_PACKAGES += libsasl2-modules-gssapi-mit
 # The readers of the manual, the unit, the package and the examples.
 TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy keepalived
 
-.PHONY: help run build test lint unit gate fuzz deny windows samba packages deb booted peers mutants bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows form samba packages deb booted peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run      build, start the stand-in organisation contoso and the edge, until Ctrl-C'
 	@echo 'make test     every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
+	@echo 'make form     part of it: people log on and off by the form, in Chromium'
 	@echo 'make samba    part of it: beside a real Active Directory forest of two domain controllers; as root, for their ports'
 	@echo 'make packages part of it: unit, package, image and examples, each read by the program it is for'
 	@echo 'make deb      a Debian package, in target/debian'
@@ -50,7 +51,7 @@ endif
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3 slapd ldap-utils krb5-kdc krb5-admin-server krb5-user
 
-test: test-packages lint deny unit gate fuzz build windows samba packages
+test: test-packages lint deny unit gate fuzz build windows form samba packages
 	tests/shown_by
 
 lint: test-packages
@@ -75,6 +76,10 @@ deny:
 # Windows authentication with real servers and real clients; pyspnego and requests-ntlm come from PyPI.
 windows: test-packages build
 	tests/windows/run
+
+# People log on and off by the form, in Chromium, with their keyboard alone.
+form: test-packages build
+	tests/form/run
 
 # A real Active Directory forest: the directory's tests against it, and the edge beside it, which also signs in by Kerberos.
 samba: test-packages build

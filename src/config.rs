@@ -60,6 +60,8 @@ pub struct Config {
     pub pins: Pins,
     /// The cookie that takes a client's next connection to its mailbox's site.
     pub affinity: Affinity,
+    /// The form that browsers log on by, on listeners that have it.
+    pub logon_form: LogonForm,
     /// The service account's keys, which open the Kerberos tickets that clients send.
     pub keytab: Option<Arc<Keytab>>,
     /// How the edge signs in to servers for users; `None`: it does not, and passes on what clients send.
@@ -104,6 +106,8 @@ pub struct Listener {
     /// Balancers and proxies that are believed when they say who the client is: in the PROXY protocol header, and in
     /// `X-Forwarded-For`.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether browsers log on by a form here.
+    pub logon_form: bool,
 }
 
 /// TLS of a listener: 1.2 and 1.3.
@@ -305,6 +309,34 @@ pub struct Affinity {
     pub lifetime: Duration,
 }
 
+/// The form that browsers log on by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogonForm {
+    /// How long nothing may be done on a computer that others use, until the form comes again.
+    pub public_timeout: Duration,
+    /// The same on one's own computer.
+    pub private_timeout: Duration,
+    /// How long a logon lasts, however much is done.
+    pub lifetime: Duration,
+    /// The keys that its cookies are sealed by, 32 bytes each: the first seals, all open. None: a key is made at each start.
+    pub keys: Vec<Secret>,
+    /// What it asks for.
+    pub user_name: UserName,
+    /// The domain of a name that is written without one.
+    pub default_domain: Option<String>,
+}
+
+/// In which form people are asked for their name (Exchange's `LogonFormat`). Every other is taken, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserName {
+    /// `contoso\ana`.
+    WithDomain,
+    /// `ana@contoso.com`.
+    Email,
+    /// `ana`.
+    Bare,
+}
+
 /// How the edge signs in to servers for users, by Kerberos.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignIn {
@@ -373,6 +405,11 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// Whether the edge may sign in for people by its own account.
+    pub fn delegates(&self) -> bool {
+        self.sign_in.as_ref().is_some_and(|settings| settings.by.contains(&SignInBy::Delegation))
+    }
+
     /// Reads the file and everything it names. Relative paths, the file's and those in it, start at the working
     /// directory of the process; the paths of the result are absolute.
     ///

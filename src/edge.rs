@@ -5,7 +5,7 @@
 //! | before any | [`arrival`]: whose connection it is; [`door`] bounds how long a client may take to send a header |
 //! | `early_request_filter` | the client gets its time limits; [`sender`]: who it is |
 //! | `on_connection_reuse` | a further request of a pinned client counts |
-//! | `request_filter` | [`course`]: facts, identity, [`restraint`], directory, decision; an answer of our own ends here |
+//! | `request_filter` | [`form`]: who has logged on by it; [`course`]: facts, identity, [`restraint`], directory, decision; an answer of our own ends here |
 //! | `upstream_peer` | [`pools`] picks the server, [`pin`] says whose connection it may use |
 //! | `connected_to_upstream` | the server's certificate and TLS version are judged before anything is sent |
 //! | `upstream_request_filter` | [`hygiene`] takes away what only Exchange servers may say, we add what only we may |
@@ -18,6 +18,7 @@ pub mod affinity;
 pub mod arrival;
 mod callers;
 pub mod client;
+mod cookies;
 mod course;
 pub mod decisions;
 pub mod door;
@@ -39,6 +40,7 @@ pub mod proof;
 pub mod proxy_protocol;
 pub mod respond;
 mod restraint;
+pub mod seal;
 mod sender;
 mod story;
 mod tally;
@@ -74,6 +76,7 @@ use crate::{
 use acceptance::Claim;
 use client::{Client, Passage, Proven};
 use course::Course;
+use form::Reason;
 use health::{Fault, InFlight};
 use in_force::InForce;
 use on_behalf::{AGAIN, Failure, OnBehalf, Signed, may_repeat};
@@ -91,6 +94,7 @@ pub struct Edge {
 }
 
 /// What one request carries from phase to phase.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Context {
     in_force: Arc<InForce>,
     sender: Sender,
@@ -109,6 +113,8 @@ pub struct Context {
     is_by_form: bool,
     /// For whom the edge may have to sign in to the server.
     on_behalf: Option<OnBehalf>,
+    /// The cookie of a logon that goes on, for the answer.
+    renewed_logon: Option<String>,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
@@ -172,6 +178,7 @@ impl ProxyHttp for Edge {
             attempt: None,
             is_by_form: false,
             on_behalf: None,
+            renewed_logon: None,
             instead: None,
             socket: None,
             is_isolated: false,
@@ -243,6 +250,10 @@ impl ProxyHttp for Edge {
             }
             Ok(Course::Answer(answer)) => answer,
             Err(denial) => deny(denial, session, context),
+        };
+        let answer = match context.renewed_logon.take() {
+            Some(cookie) => answer.with_cookie(cookie),
+            None => answer,
         };
         context.in_force.note_own_answer(context);
         if ends_here(context) {
@@ -352,7 +363,9 @@ impl ProxyHttp for Edge {
             request.remove_header(&name);
         }
         join_cookies(request)?;
-        if let Some(others) = request.headers.get(COOKIE).and_then(|cookies| affinity::without(cookies.as_bytes())) {
+        if let Some(others) =
+            request.headers.get(COOKIE).and_then(|cookies| cookies::without(cookies.as_bytes(), &OWN_COOKIES))
+        {
             match others.is_empty() {
                 true => drop(request.remove_header(&COOKIE)),
                 false => request.insert_header(COOKIE, others)?,
@@ -445,12 +458,14 @@ impl ProxyHttp for Edge {
         if context.passage.is_none() && ends_here(context) {
             session.set_keepalive(None); // of a pinned client the gate says it
         }
+        let offers_basic = respond::offers_basic(response);
         if response.status == 401 {
             respond::anonymise(response)?;
             if answered.offers_windows {
                 response.insert_header(respond::PROXY_SUPPORT.0, respond::PROXY_SUPPORT.1)?;
             }
         }
+        form::renew(context.renewed_logon.as_deref(), response)?;
         if context.passage.is_some() {
             let signed_in = context.in_force.clone().signed_in_or_not(session, response, context, answered).await;
             context.in_force.note_answer(response, context);
@@ -465,6 +480,10 @@ impl ProxyHttp for Edge {
                 Signed::Doubtful => isolate(response, session, context),
                 Signed::NotByUs | Signed::In => {}
             }
+        }
+        if context.is_by_form && response.status == 401 && offers_basic {
+            context.story.denial = Some(Denial::WrongPassword);
+            return acceptance::replace(form::ask(session.req_header(), Reason::WrongPassword), context);
         }
         if response.status == 401 && answered.token.is_none() && context.in_force.config.sign_in.is_some() {
             respond::offer_basic(response)?; // the server need not take it, the edge does
@@ -671,6 +690,10 @@ fn denial_of(error: &Error) -> Option<Denial> {
 
 fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer {
     context.story.denial = Some(denial);
+    if denial == Denial::WrongPassword && context.is_by_form {
+        context.renewed_logon = None;
+        return form::ask(session.req_header(), Reason::WrongPassword);
+    }
     match denial {
         Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable | Denial::HeaderTooLarge => {
             let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
@@ -708,6 +731,9 @@ fn denied(denial: Denial, context: &Context) -> Answer {
     }
     answer
 }
+
+/// The edge's cookies, which no server sees.
+const OWN_COOKIES: [&str; 3] = [affinity::NAME, form::COOKIES[0], form::COOKIES[1]];
 
 /// HTTP/2 may carry cookies in several fields, HTTP/1.1 must not (RFC 9113 section 8.2.3).
 fn join_cookies(request: &mut RequestHeader) -> Result<()> {

@@ -537,6 +537,7 @@ impl Event {
     }
 
     /// What to do about it.
+    #[allow(clippy::too_many_lines)] // a table
     pub fn cure(self) -> &'static str {
         match self {
             Event::ActiveSyncRedirected => {

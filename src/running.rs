@@ -42,7 +42,7 @@ use crate::{
     directory::{Directory, DirectoryError, cache::CachedDirectory},
     edge::{
         Edge,
-        affinity::{Affinity, NoKey},
+        affinity::Affinity,
         arrival::{Arrival, Porch},
         door::{Door, Places},
         health,
@@ -50,6 +50,7 @@ use crate::{
         notices::{Notices, Told},
         organisation::OrganisationError,
         pin,
+        seal::{NoKey, Seal},
     },
     events::{Event, whole_chain},
     service_manager,
@@ -122,7 +123,7 @@ pub enum StartError {
     Certificate(#[from] CertificateError),
     /// The system has no randomness.
     #[error(transparent)]
-    Affinity(#[from] NoKey),
+    Seal(#[from] NoKey),
     /// The number of the process cannot be written.
     #[error(transparent)]
     PidFile(#[from] pid_file::PidFileError),
@@ -147,7 +148,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
     let (config, since) = (Arc::new(config), SystemTime::now());
     let notices = Notices::new();
     let Known { cached, keeper, beginning, told } = find_out(&config, &directory_runtime, &notices)?;
-    let Inheritance { mut sockets, affinity_key } = inheritance;
+    let Inheritance { mut sockets, affinity_key, logon_key } = inheritance;
     let listening: Vec<_> = {
         let listen = |listener: &Listener| sockets.listen("listener", listener.address);
         config.listeners.iter().map(listen).collect::<Result<_, _>>()?
@@ -157,10 +158,9 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         log::info!("{said}");
     }
     let addresses: Vec<_> = listening.iter().map(|(_, address)| *address).collect();
-    let affinity = match affinity_key {
-        Some(key) if config.affinity.keys.is_empty() => Affinity::with_own(key, config.affinity.lifetime),
-        Some(_) | None => Affinity::new(&config.affinity.keys, config.affinity.lifetime),
-    }?;
+    let seal = Seal::new(&config.affinity.keys, affinity_key.as_ref())?;
+    let affinity = Affinity::new(seal, config.affinity.lifetime);
+    let logon_seal = Seal::new(&config.logon_form.keys, logon_key.as_ref())?;
 
     let users_max = config.sign_in.as_ref().map_or(crate::config::USERS_MAX, |settings| settings.users_max);
     let in_force = Arc::new(ArcSwap::from_pointee(InForce {
@@ -168,6 +168,7 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
         directory: cached,
         organisation: Arc::new(beginning.organisation),
         affinity: Arc::new(affinity),
+        logon_seal: Arc::new(logon_seal),
         addresses: addresses.clone(),
         version: 1,
         since,
@@ -547,11 +548,12 @@ impl Running {
     /// What there is for the next process.
     fn estate(&self, is_stopping: &Arc<AtomicBool>) -> Estate {
         let in_force = self.in_force.load();
-        let affinity_key = in_force.affinity.own().cloned();
+        let affinity_key = in_force.affinity.seal().own().cloned();
         Estate {
             upgrade: in_force.config.upgrade.clone(),
             sockets: self.sockets.clone(),
             affinity_key,
+            logon_key: in_force.logon_seal.own().cloned(),
             keytab: in_force.config.client_keytab().map(Path::to_owned),
             is_stopping: is_stopping.clone(),
         }

@@ -19,8 +19,8 @@ use toml::de::DeValue;
 
 use super::{
     Admin, Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
-    ListenerTls, Log, LogFormat, Pins, Resolve, Routing, SignIn, SignInBy, Timeouts, Trust, USERS_MAX, Upgrade,
-    Upstream, UpstreamTls,
+    ListenerTls, Log, LogFormat, LogonForm, Pins, Resolve, Routing, SignIn, SignInBy, Timeouts, Trust, USERS_MAX,
+    Upgrade, Upstream, UpstreamTls, UserName,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     directory::{cache, ldap},
-    identity::keytab::Keytab,
+    identity::{MailboxName, keytab::Keytab},
     routing::protocol::Protocol,
     secret::Secret,
 };
@@ -65,6 +65,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let limits = limits(&root.section("limits"));
     let pins = pins(&root.section("pins"), &limits);
     let affinity = affinity(&root.section("affinity"), surroundings);
+    let logon_form = logon_form(&root.section("logon_form"), surroundings);
     let keytab = keytab(&root.section("kerberos"), surroundings);
     let sign_in = sign_in(&root.section("sign_in"), directory.as_ref(), surroundings);
     let admin = admin(&root.section("admin"), &listeners);
@@ -91,6 +92,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         limits,
         pins,
         affinity,
+        logon_form,
         keytab,
         sign_in,
         admin,
@@ -168,9 +170,17 @@ fn listener(section: &Section<'_>, surroundings: &Surroundings) -> Option<Listen
         let cure = "add the balancers that speak the protocol, such as trusted_proxies = [\"10.0.0.0/8\"]";
         section.note_at("proxy_protocol", wrong(problem, cure));
     }
+    let logon_form = section.get("logon_form", switch).unwrap_or(false);
+    // Of a balancer's own connection nobody says what the client's is.
+    let may_be_https = tls.is_present() || section.has("trusted_proxies") && !proxy_protocol;
+    if logon_form && !may_be_https {
+        let problem = "passwords and cookies would cross the network in clear, so nobody would ever see the form";
+        let cure = "add tls, or the trusted_proxies that end TLS in front and say so in X-Forwarded-Proto";
+        section.note_at("logon_form", wrong(problem, cure));
+    }
     let tls = if tls.is_present() { Some(listener_tls(&tls, surroundings)?) } else { None };
     let trusted_proxies = trusted_proxies.unwrap_or_default();
-    Some(Listener { address: address?, tls, redirect_to_https, proxy_protocol, trusted_proxies })
+    Some(Listener { address: address?, tls, redirect_to_https, proxy_protocol, trusted_proxies, logon_form })
 }
 
 /// An address, or a network with its length.
@@ -708,6 +718,45 @@ fn affinity(section: &Section<'_>, surroundings: &Surroundings) -> Affinity {
         lifetime: section
             .get("lifetime", duration(Duration::from_secs(60)..=DAY * 30))
             .unwrap_or(Duration::from_secs(12 * 60 * 60)),
+    }
+}
+
+fn logon_form(section: &Section<'_>, surroundings: &Surroundings) -> LogonForm {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let timeout = |key, default| section.get(key, duration(MINUTE..=DAY * 30)).unwrap_or(default);
+    let public_timeout = timeout("public_timeout", MINUTE * 15);
+    let private_timeout = timeout("private_timeout", DAY.max(public_timeout));
+    if public_timeout > private_timeout {
+        let problem = "whoever uses a computer of others cannot be given more time than on their own";
+        section.note_at("public_timeout", wrong(problem, "lower it, or raise private_timeout"));
+    }
+    let lifetime = section.get("lifetime", duration(MINUTE..=DAY * 30));
+    if lifetime.is_some_and(|lifetime| lifetime < private_timeout) {
+        let problem = "a logon would end before private_timeout is over";
+        section.note_at("lifetime", wrong(problem, "raise it, or lower private_timeout"));
+    }
+    LogonForm {
+        public_timeout,
+        private_timeout,
+        lifetime: lifetime.unwrap_or(private_timeout.max(DAY * 7)),
+        keys: section.get("key_file", |value| surroundings.keys(value)).unwrap_or_default(),
+        user_name: section
+            .get("user_name", |value| match text(value)? {
+                "domain\\user name" => Ok(UserName::WithDomain),
+                "email" => Ok(UserName::Email),
+                "user name" => Ok(UserName::Bare),
+                other => Err(wrong(
+                    format!("`{other}` is not known"),
+                    "write 'domain\\user name' (in single quotes), \"email\" or \"user name\"",
+                )),
+            })
+            .unwrap_or(UserName::WithDomain),
+        default_domain: section.get("default_domain", |value| {
+            let domain = text(value)?;
+            let is_one = MailboxName::parse(&format!("{domain}\\user")).is_ok() && !domain.contains(['@', '\\']);
+            let cure = "write its NetBIOS name, such as \"CONTOSO\"";
+            if is_one { Ok(domain.to_owned()) } else { Err(wrong(format!("`{domain}` is no domain"), cure)) }
+        }),
     }
 }
 

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 pub use super::section::Wrong;
 use super::{section::wrong, values::text};
-use crate::{edge::affinity::KEY_BYTES, identity::keytab::Keytab, secret::Secret};
+use crate::{edge::seal::KEY_BYTES, identity::keytab::Keytab, secret::Secret};
 
 /// What a configuration depends on besides its text.
 pub struct Surroundings {
@@ -109,7 +109,7 @@ impl Surroundings {
         })
     }
 
-    /// A file of keys for affinity cookies, one a line.
+    /// A file of keys to seal cookies by, one a line.
     pub fn keys(&self, value: &DeValue<'_>) -> Result<Vec<Secret>, Wrong> {
         let path = self.working_directory.join(text(value)?);
         let shown = path.display();

@@ -166,7 +166,7 @@ impl Claim {
 }
 
 /// Leaves the server's answer where it is, for another.
-fn replace(answer: Answer, context: &mut Context) -> Result<()> {
+pub(super) fn replace(answer: Answer, context: &mut Context) -> Result<()> {
     context.instead = Some(answer);
     Error::e_explain(REPLACED, "the edge answers itself")
 }

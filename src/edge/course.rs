@@ -56,6 +56,8 @@ pub(super) enum Speaker<'i> {
     Proven(Arc<Proven>),
     /// By the certificate that their connection began with.
     Certified(Arc<Proven>),
+    /// By the logon form, where they have proved it before.
+    LoggedOn(Arc<Proven>),
 }
 
 impl Speaker<'_> {
@@ -64,7 +66,7 @@ impl Speaker<'_> {
             Speaker::Unknown => None,
             Speaker::Hinted(name) => Some(name),
             Speaker::Claimed(name) => Some(name),
-            Speaker::Proven(person) | Speaker::Certified(person) => Some(&person.name),
+            Speaker::Proven(person) | Speaker::Certified(person) | Speaker::LoggedOn(person) => Some(&person.name),
         }
     }
 }
@@ -83,6 +85,7 @@ pub(super) enum Proof {
 
 impl InForce {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
+    #[allow(clippy::too_many_lines)] // one step after the other
     pub(super) async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
         let organisation = &self.organisation;
         if header_bytes(session) > self.config.limits.header_bytes {
@@ -112,12 +115,20 @@ impl InForce {
             anchor_mailbox: header("X-AnchorMailbox"),
         };
         let mut identity = identity::identify(&facts);
-        if let Some(LoggedOn { user, password: Some(password) }) = &logged_on {
-            identity.credential = Credential::Basic { user: user.clone(), password: password.clone() };
-            context.is_by_form = true;
+        context.is_by_form = logged_on.is_some();
+        let mut by_form = None;
+        match logged_on {
+            Some(LoggedOn { user, password: Some(password) }) => {
+                identity.credential = Credential::Basic { user, password };
+            }
+            Some(LoggedOn { user, password: None }) => by_form = Some(user),
+            None => {}
         }
         let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
         context.story.identified(&identity);
+        if context.is_by_form {
+            context.story.credential = "form";
+        }
         tell_unreadable(&identity.credential, &facts);
         self.restrain(&identity, &facts, &session.req_header().method, context).await?;
 
@@ -130,9 +141,12 @@ impl InForce {
         }
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
         let speaker;
-        (speaker, context.claim) = self.speaker(&identity, proven, bound.is_some(), session).await;
+        (speaker, context.claim) = match by_form {
+            Some(user) => (self.logged_on(user).await?, None),
+            None => self.speaker(&identity, proven, bound.is_some(), session).await,
+        };
         context.story.speaks(&speaker);
-        if let Speaker::Proven(person) | Speaker::Certified(person) = &speaker {
+        if let Speaker::Proven(person) | Speaker::Certified(person) | Speaker::LoggedOn(person) = &speaker {
             context.proven = Some(person.clone());
         }
         // A connection that somebody is signed in over, or signing in, stays where it is: what it means, it means there.
@@ -154,7 +168,7 @@ impl InForce {
 
         if decision.tells_about_mailbox() {
             match (&speaker, self.prove(&identity.credential).await?) {
-                (Speaker::Proven(person) | Speaker::Certified(person), _) => {
+                (Speaker::Proven(person) | Speaker::Certified(person) | Speaker::LoggedOn(person), _) => {
                     context.story.proven = Some(person.entry_name.clone());
                 }
                 (_, Proof::Proven(entry)) => context.story.proven = Some(entry.name),
@@ -284,9 +298,20 @@ impl InForce {
         (hint.map_or(Speaker::Unknown, Speaker::Hinted), None)
     }
 
+    /// Somebody who has logged on by the form, and whose password the edge has not kept. Who is gone from the directory since,
+    /// is nobody any more.
+    async fn logged_on<'i>(&self, user: MailboxName) -> Result<Speaker<'i>, Denial> {
+        match self.find(&user).await?.as_ref() {
+            Lookup::Found(entry) => {
+                Ok(Speaker::LoggedOn(Arc::new(Proven { entry_name: entry.name.clone(), name: user })))
+            }
+            Lookup::NotFound | Lookup::Ambiguous(_) => Err(Denial::WrongPassword),
+        }
+    }
+
     /// Whom the certificate proves that the client's connection began with, if it is the directory's name for somebody. Any
     /// other of their names will not do: an address of one person's mailbox may be the user principal name of another.
-    async fn certified(&self, session: &Session) -> Option<Arc<Proven>> {
+    pub(super) async fn certified(&self, session: &Session) -> Option<Arc<Proven>> {
         let certificate = session.digest()?.ssl_digest.as_ref()?.extension.get::<Shown>()?;
         let (name, problem) = match certificate.proves(SystemTime::now()) {
             Ok(name) => match self.find(name).await.as_deref() {
@@ -502,7 +527,7 @@ fn check_framing(session: &Session) -> Result<(), Denial> {
 
 /// The path, decoded, and the query, as sent. What is classified here must be what the server behind will serve, so
 /// both come from the raw request target that is passed on.
-fn path_and_query(request: &RequestHeader) -> Result<(Cow<'_, str>, Option<&str>), Denial> {
+pub(super) fn path_and_query(request: &RequestHeader) -> Result<(Cow<'_, str>, Option<&str>), Denial> {
     let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Denial::BadPath(path::PathError::NotUtf8))?;
     let raw = if raw.starts_with('/') { raw } else { of_absolute_form(raw).ok_or(NOT_A_PATH)? };
     let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));

@@ -14,13 +14,14 @@
 //! | says `Persistent-Auth: false` | asks |
 //! | answers a request without token otherwise than by 401 | keeps |
 //! | answers a request without token by 401 | asks, if it had not kept before, or does so twice |
+//! | answers a token by 401, over a connection that was signed in | may have come to keep: nothing is known any more |
 //!
 //! and a request is sent, and perhaps sent again (a 401 proves that it was not served), so:
 //!
 //! | connection | habit | goes | a 401 is followed by |
 //! |---|---|---|---|
 //! | new | any | a token | a ticket got anew, if this one was kept; else the end |
-//! | reused | asks | a token | the same |
+//! | reused | asks | a token | a token, over a new one |
 //! | (new) | unknown, and the request cannot be repeated | a token, [over a new one](Errand::needs_new_connection) | the same |
 //! | reused | unknown or keeps | nothing | a token, over a new one |
 //!
@@ -70,6 +71,8 @@ pub struct Errand {
     is_asked: bool,
     /// A token went with it.
     sent: bool,
+    /// Over a connection that had been used.
+    reused: bool,
 }
 
 /// What becomes of an answer.
@@ -124,14 +127,14 @@ impl Habit {
             }
     }
 
-    /// What an answer teaches; `sent`: to a request with a token.
+    /// What an answer teaches; `sent`: to a request with a token, `reused`: over a connection that had been used.
     #[must_use]
-    pub fn learned(self, sent: bool, answer: Answered) -> Habit {
+    pub fn learned(self, sent: bool, reused: bool, answer: Answered) -> Habit {
         match (answer.persistent, sent, answer.status) {
-            (Some(false), _, _) => Habit::Asks,
             (None, false, 401) if self == Habit::Keeps => Habit::Unknown, // a sign-in may end with its ticket
-            (None, false, 401) => Habit::Asks,
+            (Some(false), _, _) | (None, false, 401) => Habit::Asks,
             (Some(true), _, _) | (None, false, _) => Habit::Keeps,
+            (None, true, 401) if reused => Habit::Unknown, // one that keeps may refuse a token there
             (None, true, _) => self,
         }
     }
@@ -140,7 +143,7 @@ impl Habit {
 impl Errand {
     /// By the ticket of this number; `is_fresh`: it was got just now.
     pub fn new(number: PinNumber, is_fresh: bool) -> Self {
-        Errand { number, is_fresh, is_asked: false, sent: false }
+        Errand { number, is_fresh, is_asked: false, sent: false, reused: false }
     }
 
     /// The part of Pingora's reuse key that keeps its connections apart from all others. `shared`: that of the shared
@@ -159,6 +162,7 @@ impl Errand {
     /// Pingora has found a connection. Returns whether a token goes with the request; `may_repeat`: its body will be at
     /// hand if it is not served.
     pub fn connected(&mut self, reused: bool, habit: Habit, may_repeat: bool) -> bool {
+        self.reused = reused;
         self.sent = self.is_asked || habit.sends_token(reused, may_repeat);
         self.sent
     }
@@ -167,12 +171,13 @@ impl Errand {
     pub fn answered(&mut self, answer: Answered, may_repeat: bool) -> Verdict {
         match (answer.status, self.sent) {
             (401, _) if !may_repeat => Verdict::Refused,
-            (401, false) => {
+            // Either it wants a token, or it refuses one on a connection that is signed in already.
+            (401, sent) if !sent || self.reused && !self.is_asked => {
                 self.is_asked = true;
                 Verdict::AgainWithToken
             }
-            (401, true) if self.is_fresh => Verdict::Refused,
-            (401, true) => Verdict::AgainWithTicket,
+            (401, _) if self.is_fresh => Verdict::Refused,
+            (401, _) => Verdict::AgainWithTicket,
             _ => Verdict::Served,
         }
     }
@@ -185,6 +190,11 @@ impl Errand {
     /// Whether a token went with it last.
     pub fn sent_token(&self) -> bool {
         self.sent
+    }
+
+    /// Whether it went over a connection that had been used.
+    pub fn is_on_reused(&self) -> bool {
+        self.reused
     }
 }
 
@@ -236,7 +246,9 @@ mod tests {
                         assert!(!(is_refused && may_keep(reused, answer)), "{errand:?} {answer:?}");
                         match verdict {
                             Verdict::Served | Verdict::Refused => continue,
-                            Verdict::AgainWithToken => assert!(!sent),
+                            Verdict::AgainWithToken => {
+                                assert!(errand.needs_new_connection(habit, may_repeat), "{errand:?}");
+                            }
                             Verdict::AgainWithTicket => {
                                 let before = errand.group_key(KEYS_END);
                                 errand.renewed(PinNumber::next());
@@ -300,6 +312,18 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_refused_on_a_used_connection_is_not_the_tickets_fault_yet() {
+        for is_fresh in [false, true] {
+            let mut errand = errand(is_fresh);
+            assert!(errand.connected(true, Habit::Asks, true));
+            assert_eq!(errand.answered(REFUSAL, true), Verdict::AgainWithToken);
+            assert!(errand.connected(false, Habit::Unknown, true));
+            let verdict = if is_fresh { Verdict::Refused } else { Verdict::AgainWithTicket };
+            assert_eq!(errand.answered(REFUSAL, true), verdict);
+        }
+    }
+
+    #[test]
     fn a_ticket_that_a_server_does_not_take_is_got_anew_once() {
         for refusal in [REFUSAL, LEG] {
             let mut errand = errand(false);
@@ -323,17 +347,19 @@ mod tests {
         let persistent = Answered { persistent: Some(true), ..OK };
         let asks = Answered { persistent: Some(false), ..OK };
         for before in HABITS {
-            assert_eq!(before.learned(true, OK), before, "a token that is taken says nothing of the next request");
-            assert_eq!(before.learned(true, REFUSAL), before);
+            let token_on_new = |answer| before.learned(true, false, answer);
+            assert_eq!(token_on_new(OK), before, "a token that is taken says nothing of the next request");
+            assert_eq!(token_on_new(REFUSAL), before);
+            assert_eq!(before.learned(true, true, REFUSAL), Habit::Unknown);
             for sent in [false, true] {
-                assert_eq!(before.learned(sent, persistent), Habit::Keeps);
-                assert_eq!(before.learned(sent, asks), Habit::Asks);
+                assert_eq!(before.learned(sent, true, persistent), Habit::Keeps);
+                assert_eq!(before.learned(sent, true, asks), Habit::Asks);
             }
-            assert_eq!(before.learned(false, OK), Habit::Keeps);
-            assert_eq!(before.learned(false, Answered { status: 403, ..OK }), Habit::Keeps);
-            let once = before.learned(false, REFUSAL);
+            assert_eq!(before.learned(false, true, OK), Habit::Keeps);
+            assert_eq!(before.learned(false, true, Answered { status: 403, ..OK }), Habit::Keeps);
+            let once = before.learned(false, true, REFUSAL);
             assert_eq!(once, if before == Habit::Keeps { Habit::Unknown } else { Habit::Asks });
-            assert_eq!(once.learned(false, REFUSAL), Habit::Asks);
+            assert_eq!(once.learned(false, true, REFUSAL), Habit::Asks);
         }
     }
 

@@ -20,6 +20,7 @@ use super::{
     affinity::Affinity,
     callers::Callers,
     decisions::Decisions,
+    form::LoggedOff,
     keep_alive,
     lately::{Lately, Sent},
     logons::Logons,
@@ -28,6 +29,7 @@ use super::{
     organisation::Organisation,
     pin::Bounds,
     proof::Numbers,
+    seal::Seal,
     tally::Tally,
 };
 use crate::{
@@ -47,6 +49,8 @@ pub struct InForce {
     pub organisation: Arc<Organisation>,
     /// Seals the cookie that takes a client's next connection to its mailbox's site.
     pub affinity: Arc<Affinity>,
+    /// Seals the cookies of the logon form.
+    pub logon_seal: Arc<Seal>,
     /// Where the listeners stand, in the order of the configuration.
     pub addresses: Vec<SocketAddr>,
     /// Which of this process's configurations it is; the first is 1.
@@ -68,6 +72,7 @@ pub struct Shared {
     is_leaving: AtomicBool,
     pub(super) callers: Arc<Callers>,
     pub(super) logons: Logons,
+    pub(super) logged_off: LoggedOff,
     /// Requests of each `ActiveSync` device.
     pub(super) devices: Tally,
     /// What requests are counted by.
@@ -103,6 +108,7 @@ impl Shared {
             numbers,
             callers: Arc::default(),
             logons: Logons::new(),
+            logged_off: LoggedOff::new(),
             devices: Tally::new(DEVICES_MAX),
             mandates: Mandates::new(users_max, metrics.clone()),
             metrics,

@@ -14,6 +14,7 @@ use http::{
 use pingora_core::{Error, ErrorType, Result, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
+use zeroize::Zeroizing;
 
 use super::{
     Context, Destination,
@@ -74,8 +75,6 @@ struct Kerberos {
     errand: Errand,
     /// One that was made when its ticket was got.
     token: Option<HeaderValue>,
-    /// Whether the connection had served the same tickets before.
-    reused: bool,
     /// The server has not taken these tickets.
     is_refused: bool,
 }
@@ -109,7 +108,7 @@ impl InForce {
         }
         let password = match (credential, speaker) {
             (Credential::Basic { user, password }, _) => Some((user.clone(), password.clone())),
-            (Credential::None, Speaker::Proven(_) | Speaker::Certified(_)) => None,
+            (Credential::None, Speaker::Proven(_) | Speaker::Certified(_) | Speaker::LoggedOn(_)) => None,
             _ => return Ok(None),
         };
         let settings = self.config.sign_in.as_ref();
@@ -152,14 +151,11 @@ impl InForce {
             Lookup::Found(entry) => Ok(Some(entry.clone())),
             Lookup::NotFound | Lookup::Ambiguous(_) => Ok(None),
         };
-        let user = match credential {
-            Credential::Basic { user, .. } => user,
-            _ => {
-                return match speaker.name() {
-                    Some(name) => found(name).await,
-                    None => Ok(None),
-                };
-            }
+        let Credential::Basic { user, .. } = credential else {
+            return match speaker.name() {
+                Some(name) => found(name).await,
+                None => Ok(None),
+            };
         };
         let mandates = &self.shared.mandates;
         let mandate = |entry: &Entry| entry.principal.as_deref().map(|principal| mandates.mandate(principal, by));
@@ -261,7 +257,7 @@ impl InForce {
             true => None,
             false => Some(mandates.token(&tickets, &service, patience).await?),
         };
-        Ok(Kerberos { server, service, tickets, errand, token, reused: false, is_refused: false })
+        Ok(Kerberos { server, service, tickets, errand, token, is_refused: false })
     }
 
     /// Says who it is in a request that is about to go to the chosen server.
@@ -301,14 +297,15 @@ impl InForce {
     ) -> Result<Signed, (Box<Error>, Option<Denial>)> {
         let Way::Kerberos(kerberos) = &mut on_behalf.way else { return Ok(Signed::NotByUs) };
         let mandates = &self.shared.mandates;
-        let habit = mandates.habit(&kerberos.service).learned(kerberos.errand.sent_token(), answered);
+        let errand = &kerberos.errand;
+        let habit = mandates.habit(&kerberos.service).learned(errand.sent_token(), errand.is_on_reused(), answered);
         mandates.learned(&kerberos.service, habit);
         let again = |why| Err((Error::explain(AGAIN, why), None));
         match kerberos.errand.answered(answered, !session.as_ref().retry_buffer_truncated()) {
             Verdict::Served => {
                 response.remove_header(&WWW_AUTHENTICATE);
                 response.remove_header(&PERSISTENT_AUTH);
-                Ok(if may_keep(kerberos.reused, answered) { Signed::In } else { Signed::Doubtful })
+                Ok(if may_keep(kerberos.errand.is_on_reused(), answered) { Signed::In } else { Signed::Doubtful })
             }
             Verdict::AgainWithToken => again("the server asks for a token"),
             Verdict::AgainWithTicket => {
@@ -359,10 +356,9 @@ impl InForce {
     /// Whether somebody who is proven over their connection is served elsewhere, too. A name without domain may be that of
     /// an account of the server's own, whom it lets in by NTLM, and somebody else's in the directory.
     pub(super) fn delegates(&self, credential: &Credential, speaker: &Speaker<'_>) -> bool {
-        let is_allowed = |settings: &config::SignIn| settings.by.contains(&SignInBy::Delegation);
         matches!(credential, Credential::None)
             && matches!(speaker, Speaker::Proven(person) if !matches!(person.name, MailboxName::Bare(_)))
-            && self.config.sign_in.as_ref().is_some_and(is_allowed)
+            && self.config.delegates()
     }
 }
 
@@ -382,7 +378,6 @@ impl OnBehalf {
     pub(super) fn connected(&mut self, reused: bool, session: &mut Session, in_force: &InForce) {
         if let Way::Kerberos(kerberos) = &mut self.way {
             let habit = in_force.shared.mandates.habit(&kerberos.service);
-            kerberos.reused = reused;
             kerberos.errand.connected(reused, habit, may_repeat(session));
         }
     }
@@ -426,9 +421,10 @@ pub(super) fn may_repeat(session: &mut Session) -> bool {
     is_short && !session.as_ref().retry_buffer_truncated()
 }
 
+/// The `Authorization` field that says this name and password (RFC 7617).
 fn basic(user: &MailboxName, password: &Secret) -> Option<HeaderValue> {
-    let pair = [user.to_string().as_bytes(), b":", password.expose()].concat();
-    let mut field = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(pair))).ok()?;
+    let pair = Zeroizing::new([user.to_string().as_bytes(), b":", password.expose()].concat());
+    let mut field = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(&*pair))).ok()?;
     field.set_sensitive(true);
     Some(field)
 }

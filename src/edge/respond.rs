@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderValue, header::WWW_AUTHENTICATE};
 use pingora_core::tls::hash::{MessageDigest, hash};
 use pingora_http::ResponseHeader;
@@ -27,6 +28,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// The same, which sets this cookie, too.
+    #[must_use]
+    pub fn with_cookie(mut self, set_cookie: String) -> Self {
+        self.headers.push(("Set-Cookie", set_cookie));
+        self
+    }
+
     /// The body; if something went wrong, with the number by which an administrator finds the request in the log.
     pub fn body_of(&self, request: &str) -> Cow<'_, str> {
         if self.status < 400 || self.status == 401 {
@@ -186,6 +194,11 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
         answer.headers.push(("Retry-After", seconds.to_string()));
     }
     answer
+}
+
+/// What a page says to whoever is denied something.
+pub(super) fn text_of(denial: Denial) -> Cow<'static, str> {
+    Words::of(denial).text
 }
 
 /// What a refused client gets, in words.
@@ -574,16 +587,20 @@ fn page(status: u16, title: &str, body: &str) -> Answer {
     }
 }
 
-/// Nothing may be loaded or run; the one style sheet is named by its hash.
-static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
-    use base64::prelude::{BASE64_STANDARD, Engine};
+/// Nothing may be loaded or run.
+static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| page_policy(STYLE, "'none'", ""));
+
+/// The policy of a page of ours: its one style sheet is named by its hash, its forms go to `form_action`, and of all else it
+/// has nothing but what is added.
+pub(super) fn page_policy(style: &str, form_action: &str, added: &str) -> String {
     // Hashing cannot fail but for want of memory; a page without its style is readable.
-    let style = hash(MessageDigest::sha256(), STYLE.as_bytes()).map(|digest| BASE64_STANDARD.encode(digest));
+    let style = hash(MessageDigest::sha256(), style.as_bytes()).map(|digest| BASE64_STANDARD.encode(digest));
     let style = style.unwrap_or_default();
     format!(
-        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action {form_action}; \
+         frame-ancestors 'none'{added}"
     )
-});
+}
 
 /// Readable on a phone, in a dark room and on paper.
 const STYLE: &str = "\

@@ -72,7 +72,7 @@ impl InForce {
     }
 
     /// Whether this credential is looked at, after all that failed before.
-    async fn check_logon(
+    pub(super) async fn check_logon(
         &self,
         credential: &Credential,
         is_telling: bool,

@@ -90,6 +90,7 @@ mod tests {
             redirect_to_https: None,
             proxy_protocol: false,
             trusted_proxies: ["10.0.0.0/8", "2001:db8:1::/48"].map(|it| it.parse().expect("a network")).to_vec(),
+            logon_form: false,
         };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {

@@ -111,6 +111,10 @@ impl Story {
                 self.user = Some(person.name.clone());
                 self.credential = "certificate";
             }
+            Speaker::LoggedOn(person) => {
+                self.user = Some(person.name.clone());
+                self.credential = "form";
+            }
         }
     }
 

@@ -117,9 +117,10 @@ mod gssapi {
         }
 
         fn of_own_account(self, error: Error) -> KerberosError {
-            match self.of_any(error) {
-                known @ (KerberosError::ClockSkew | KerberosError::Away(_)) => known,
-                _ => KerberosError::OwnAccount(error.to_string()),
+            let of_any = self.of_any(error);
+            match matches!(of_any, KerberosError::ClockSkew | KerberosError::Away(_)) {
+                true => of_any,
+                false => KerberosError::OwnAccount(error.to_string()),
             }
         }
 

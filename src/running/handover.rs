@@ -115,7 +115,7 @@ pub(crate) enum Word {
     Hello { pid: u32, patience: Duration },
     Successor { pid: u32 },
     Start { binary: PathBuf, config: PathBuf },
-    Sockets { names: Vec<String>, affinity_key: Option<String> },
+    Sockets { names: Vec<String>, affinity_key: Option<String>, logon_key: Option<String> },
     Serving,
     Yours,
     NotWanted,
@@ -129,6 +129,7 @@ pub(super) struct Estate {
     pub(super) upgrade: Upgrade,
     pub(super) sockets: Arc<Sockets>,
     pub(super) affinity_key: Option<Secret>,
+    pub(super) logon_key: Option<Secret>,
     /// The keytab that this process was given to its Kerberos library; the next one chooses its own.
     pub(super) keytab: Option<PathBuf>,
     /// The edge is to stop: nobody shall take its place any more.
@@ -161,6 +162,7 @@ fn end(child: &mut Child, patience: Duration) -> io::Result<()> {
 pub struct Inheritance {
     pub(super) sockets: Sockets,
     pub(super) affinity_key: Option<Secret>,
+    pub(super) logon_key: Option<Secret>,
 }
 
 /// The process that serves from now on.
@@ -247,8 +249,9 @@ impl Estate {
 
     fn hand_over_to(&self, mut line: Line, pid: u32, deadline: Instant) -> Result<Successor, HandoverError> {
         let (names, descriptors) = self.sockets.all();
-        let affinity_key = self.affinity_key.as_ref().map(|key| BASE64_STANDARD.encode(key.expose()));
-        line.say(&Word::Sockets { names, affinity_key }, &descriptors)?;
+        let text = |key: &Option<Secret>| key.as_ref().map(|key| BASE64_STANDARD.encode(key.expose()));
+        let (affinity_key, logon_key) = (text(&self.affinity_key), text(&self.logon_key));
+        line.say(&Word::Sockets { names, affinity_key, logon_key }, &descriptors)?;
         match self.hear(&mut line, deadline) {
             Ok(Word::Serving) => {
                 line.say(&Word::Yours, &[])?;
@@ -310,14 +313,17 @@ impl Predecessor {
         let (mut line, pid, _) = meeting.caller(deadline, || true)?;
         drop(meeting);
         line.say(&Word::Successor { pid: std::process::id() }, &[])?;
-        let Word::Sockets { names, affinity_key } = line.hear(deadline)? else { return Err(HandoverError::Astray) };
+        let Word::Sockets { names, affinity_key, logon_key } = line.hear(deadline)? else {
+            return Err(HandoverError::Astray);
+        };
         let descriptors = std::mem::take(&mut line.descriptors);
         if descriptors.len() != names.len() {
             return Err(HandoverError::Astray);
         }
-        let affinity_key = affinity_key.and_then(|key| BASE64_STANDARD.decode(key).ok()).map(Secret::new);
+        let key = |text: Option<String>| text.and_then(|key| BASE64_STANDARD.decode(key).ok()).map(Secret::new);
+        let (affinity_key, logon_key) = (key(affinity_key), key(logon_key));
         let sockets = Sockets::handed_over(names.into_iter().zip(descriptors).collect());
-        Ok((Predecessor { line, pid, patience: upgrade.timeout }, Inheritance { sockets, affinity_key }))
+        Ok((Predecessor { line, pid, patience: upgrade.timeout }, Inheritance { sockets, affinity_key, logon_key }))
     }
 
     /// Its process number.
@@ -602,7 +608,7 @@ mod tests {
             (0..9).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
         let names: Vec<_> = sockets.iter().map(|socket| socket.local_addr().expect("its own").to_string()).collect();
         let descriptors: Vec<_> = sockets.iter().map(std::os::fd::AsFd::as_fd).collect();
-        let word = Word::Sockets { names: names.clone(), affinity_key: None };
+        let word = Word::Sockets { names: names.clone(), affinity_key: None, logon_key: None };
         one.say(&word, &descriptors).expect("sent");
         one.say(&Word::Yours, &[]).expect("sent");
         let Ok(Word::Sockets { names: heard, .. }) = other.hear(soon()) else { unreachable!("it was said") };

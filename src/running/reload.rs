@@ -26,6 +26,7 @@ use crate::{
         in_force::{InForce, LastReload},
         notices::Told,
         organisation::Organisation,
+        seal::Seal,
     },
     events::{Event, whole_chain},
     logging,
@@ -127,11 +128,9 @@ impl Follower {
         };
         let organisation = Organisation::new(topology, policy, &config, Some(&old.organisation), &HashMap::new()).await;
         let organisation = Arc::new(organisation.map_err(StartError::from)?);
-        let affinity = match old.affinity.own() {
-            Some(key) if config.affinity.keys.is_empty() => Affinity::with_own(key.clone(), config.affinity.lifetime),
-            Some(_) | None => Affinity::new(&config.affinity.keys, config.affinity.lifetime),
-        };
-        let affinity = Arc::new(affinity.map_err(StartError::from)?);
+        let seal = Seal::new(&config.affinity.keys, old.affinity.seal().own()).map_err(StartError::from)?;
+        let affinity = Arc::new(Affinity::new(seal, config.affinity.lifetime));
+        let logon_seal = Seal::new(&config.logon_form.keys, old.logon_seal.own()).map_err(StartError::from)?;
         let certificates = load_certificates(&config, &listeners).map_err(StartError::from)?;
         let keeper = Keeper::of(&config);
 
@@ -164,6 +163,7 @@ impl Follower {
             directory,
             organisation: organisation.clone(),
             affinity,
+            logon_seal: Arc::new(logon_seal),
             addresses: self.addresses.clone(),
             version,
             since,

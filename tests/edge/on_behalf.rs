@@ -37,7 +37,7 @@ impl Site {
         if !plan.further.contains("[sign_in]") {
             plan.further += "\n[sign_in]\n";
         }
-        plan.people += &format!("{}\n{FABRIKAM}", people::ldif());
+        plan.people.extend([people::ldif().as_str(), "\n", FABRIKAM]);
         let house = House::without_edge(&plan).await;
         let hosts = house.contoso.resolve().into_keys();
         let hosts: Vec<_> = hosts.map(|host| host.split(':').next().expect("a host").to_owned()).collect();
@@ -47,8 +47,8 @@ impl Site {
             server.kerberos_only();
         }
         let edge = Process::start(house, &plan, &[("KRB5_CONFIG", &kdc.config())]).await;
-        let plain = edge.addresses()[0];
-        Site { edge, kdc, plain }
+        let address = edge.addresses()[0];
+        Site { edge, kdc, plain: address }
     }
 
     async fn client(&self) -> Client {
@@ -272,6 +272,32 @@ async fn whatever_a_server_does_with_a_sign_in_every_request_is_served_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_changes_what_it_does_with_a_sign_in_is_found_out() {
+    let site = Site::planned(Plan { further: ONE_THREAD.into(), ..Plan::default() }).await;
+    let as_apache = |apache: bool| {
+        site.each_server(|server| {
+            server.resume();
+            server.kerberos_only();
+            if apache {
+                server.mod_auth_gssapi();
+            }
+        });
+    };
+    let habits = [(Keeps::Nothing, false), (Keeps::Silently, true), (Keeps::Nothing, false), (Keeps::Telling, false)];
+    let mut sent = 0;
+    for (keeps, apache) in habits.into_iter().chain([(Keeps::Silently, true), (Keeps::Telling, true)]) {
+        println!("{keeps:?}, Apache: {apache}"); // the last of these is what failed, if it did
+        as_apache(apache);
+        site.each_server(|server| server.keeps(keeps));
+        for length in [1 << 10, 0, 1 << 10, 1 << 10, LONG] {
+            is_served(&site.post(BRUNO, length).await, "bruno", "cas-opo-");
+            sent += 1;
+            assert_eq!((site.let_in(), site.edge.house.contoso.tokens_replayed()), (sent, 0));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_forgets_who_signed_in_is_told_again() {
     let site = Site::start().await;
     is_served(&site.get(BRUNO, "/owa/").await, "bruno", "cas-opo-");
@@ -454,8 +480,8 @@ async fn no_password_and_no_token_is_ever_written() {
         assert!(!log.contains(credential(user).trim_start_matches("Basic ")), "{user}");
     }
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
-    let long = log.as_bytes().split(|byte| !is_base64(*byte)).find(|run| run.len() > 200);
-    assert_eq!(long.map(String::from_utf8_lossy), None, "a token, by its looks");
+    let token = log.as_bytes().split(|byte| !is_base64(*byte)).find(|run| run.len() > 200);
+    assert_eq!(token.map(String::from_utf8_lossy), None, "a token, by its looks");
     // Nor is anything of them left beside the log.
     for file in fs::read_dir(site.edge.house.folder.path()).expect("the folder") {
         let file = file.expect("a file").path();

@@ -73,10 +73,10 @@ impl Kdc {
             let mut commands = String::new();
             for person in people.iter().filter(|person| person.ends_with(&format!("@{realm}"))) {
                 // As Active Directory: who does not know the password gets nothing to try passwords on.
-                commands += &format!("addprinc +requires_preauth -pw {PASSWORD} {person}\n");
+                commands.extend(["addprinc +requires_preauth -pw ", PASSWORD, " ", person, "\n"]);
             }
             for [of, to] in [REALMS, [REALMS[1], REALMS[0]]] {
-                commands += &format!("addprinc -pw trust krbtgt/{to}@{of}\n");
+                commands.extend(["addprinc -pw trust krbtgt/", to, "@", of, "\n"]);
             }
             if realm == REALMS[0] {
                 commands.extend(hosts.iter().map(|host| format!("addprinc -randkey HTTP/{host}\n")));

@@ -156,7 +156,9 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
         text = text.replace(absent, "ca.pem");
     }
     text = text.replace("/etc/firstcas/bind-password", "password");
-    text = text.replace("/etc/firstcas/affinity-keys", "affinity-keys");
+    text = text
+        .replace("/etc/firstcas/affinity-keys", "affinity-keys")
+        .replace("/etc/firstcas/logon-keys", "affinity-keys");
     text = text
         .replace("/etc/firstcas/http.keytab", "http.keytab")
         .replace("/etc/firstcas/firstcas.keytab", "firstcas.keytab");
@@ -202,6 +204,51 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
     assert_eq!(config.affinity.keys.len(), 2);
     assert_eq!(config.keytab.as_ref().unwrap().keys().len(), 1);
     assert_eq!(config.client_keytab(), Some(&*place.path("firstcas.keytab")));
+    assert_eq!(config.listeners.iter().map(|listener| listener.logon_form).collect::<Vec<_>>(), [false, true]);
+    assert_eq!((config.logon_form.keys.len(), config.logon_form.user_name), (2, UserName::WithDomain));
+    assert_eq!(config.logon_form.default_domain.as_deref(), Some("CONTOSO"));
+}
+
+#[test]
+fn a_logon_form_needs_https() {
+    let place = Place::new();
+    let listener = |further: &str| {
+        let listener = format!("listener = [{{ address = '127.0.0.1:0', logon_form = true, {further} }}]");
+        place.read(&format!("directory.ldif = 'conf/contoso.ldif'\n{listener}\n"))
+    };
+    for good in
+        ["tls = { certificate = 'state/demo/edge.pem', key = 'state/demo/edge.key' }", "trusted_proxies = ['10.0.0.1']"]
+    {
+        assert!(listener(good).unwrap().listeners[0].logon_form, "{good}");
+    }
+    for bad in ["", "proxy_protocol = true, trusted_proxies = ['10.0.0.1']"] {
+        let errors = listener(bad).expect_err("nobody could see it");
+        assert!(errors.to_string().contains("listener[1].logon_form: passwords and cookies would cross"), "{errors}");
+    }
+}
+
+#[test]
+fn a_logon_lasts_no_shorter_than_its_time_outs() {
+    let place = Place::new();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let form = |lines: &str| place.with(&format!("[logon_form]\n{lines}")).map(|config| config.logon_form);
+    let by_default = form("").unwrap();
+    assert_eq!(by_default, place.with("").unwrap().logon_form, "an empty table changes nothing");
+    let times = (by_default.public_timeout, by_default.private_timeout, by_default.lifetime);
+    assert_eq!(times, (Duration::from_secs(15 * 60), day, day * 7));
+    assert_eq!(form("private_timeout = '20d'").unwrap().lifetime, day * 20);
+    assert_eq!(form("user_name = 'email'").unwrap().user_name, UserName::Email);
+    for (lines, mistake) in [
+        ("public_timeout = '2d'\nprivate_timeout = '1d'", "public_timeout | whoever uses a computer of others"),
+        ("lifetime = '12h'", "lifetime | a logon would end before private_timeout"),
+        ("public_timeout = '5s'", "public_timeout | `5s` is out of range"),
+        ("user_name = 'upn'", "user_name | `upn` is not known"),
+        ("default_domain = 'CONTOSO\\'", "default_domain | `CONTOSO\\` is no domain"),
+        ("key_file = 'password'", "key_file | line 1 of"),
+    ] {
+        let mistakes = place.mistakes(&format!("[logon_form]\n{lines}"));
+        assert!(mistakes[0].contains(&format!("logon_form.{mistake}")), "{mistakes:?}");
+    }
 }
 
 #[test]

@@ -681,15 +681,14 @@ impl World {
         }
         let keeps_old = on.login != Login::Nobody && self.semantics[server] == Semantics::Gssapi && !calm;
         let served_as = match (it.sends_token, on.login) {
-            (true, _) if is_opened && !keeps_old && !(!calm && dice.one_in(12)) => Some(user),
+            (true, _) if is_opened && !keeps_old && (calm || !dice.one_in(12)) => Some(user),
             (false, Login::SignedIn(user)) => Some(user),
             (true, _) | (false, Login::Nobody | Login::Challenged) => None,
         };
         match served_as {
             Some(user) if manners.keeps => on.login = Login::SignedIn(user),
-            Some(_) => {}
             None if it.sends_token && !keeps_old => on.login = Login::Nobody,
-            None => {}
+            Some(_) | None => {}
         }
         on.personal |= on.login != Login::Nobody;
         let is_served = served_as.is_some() || self.weather.lenient && !it.sends_token;
@@ -716,7 +715,7 @@ impl World {
         if says.status < 400 && served_as != Some(user) {
             return Err("i: a person is answered as somebody else");
         }
-        self.habits[request.server] = self.habits[request.server].learned(it.sends_token, says);
+        self.habits[request.server] = self.habits[request.server].learned(it.sends_token, reused, says);
         let verdict = it.errand.answered(says, request.may_repeat);
         self.tell(|| format!("  {verdict:?}"));
         if errand::may_keep(reused, says) && !says.closes {
