@@ -34,7 +34,7 @@ help:
 	@echo 'make peers    whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
 	@echo 'make mutants  breaks the gate on purpose, and expects the isolation hammer to see it'
 	@echo 'make bench    criterion benches, requests per CPU-second beside a bare Pingora proxy, what pinned clients cost, what look-ups'
-	@echo '              cost the directory, upgrades under load'
+	@echo '              cost the directory, what signing in for users costs, upgrades under load'
 
 run: build
 	tests/contoso/demo
@@ -49,7 +49,7 @@ AS_ROOT := sudo -E env "PATH=$(PATH)"
 endif
 
 # What the load tests need besides.
-LOAD_PACKAGES := wrk curl python3 slapd ldap-utils
+LOAD_PACKAGES := wrk curl python3 slapd ldap-utils krb5-kdc krb5-admin-server krb5-user
 
 test: test-packages lint deny unit gate fuzz build windows form samba packages
 	tests/shown_by
@@ -115,6 +115,7 @@ bench: build
 	loadtest/cpu
 	loadtest/pinned
 	loadtest/directory
+	loadtest/sign_in
 	loadtest/upgrade
 
 # Installs what is missing, with sudo where it is needed; silent where all is there. No service is started for it: Debian's
