@@ -92,6 +92,7 @@ pub struct Edge {
 }
 
 /// What one request carries from phase to phase.
+#[allow(clippy::struct_excessive_bools)] // what is so of a request or not
 pub struct Context {
     in_force: Arc<InForce>,
     sender: Sender,

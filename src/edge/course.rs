@@ -11,7 +11,7 @@ use super::{
     acceptance::{Claim, Next},
     client::Proven,
     content_length,
-    form::{Form, LoggedOn},
+    form::Form,
     hygiene,
     in_force::InForce,
     organisation::Organisation,
@@ -82,6 +82,7 @@ pub(super) enum Proof {
 
 impl InForce {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
+    #[allow(clippy::too_many_lines)] // in the order in which it happens
     pub(super) async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
         let organisation = &self.organisation;
         if header_bytes(session) > self.config.limits.header_bytes {
@@ -111,16 +112,7 @@ impl InForce {
             anchor_mailbox: header("X-AnchorMailbox"),
         };
         let mut identity = identity::identify(&facts);
-        context.is_by_form = logged_on.is_some();
-        let mut by_form = None;
-        match logged_on {
-            Some(LoggedOn { user, password: Some(password) }) => {
-                context.at_hand = Some((user.clone(), password.clone()));
-                identity.credential = Credential::Basic { user, password };
-            }
-            Some(LoggedOn { user, password: None }) => by_form = Some(user),
-            None => {}
-        }
+        let by_form = logged_on.and_then(|person| person.into_credential(&mut identity, context));
         let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
         context.story.identified(&identity);
         if context.is_by_form {
