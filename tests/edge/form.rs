@@ -475,6 +475,8 @@ async fn where_the_edge_signs_in_by_its_own_account_the_cookie_alone_proves_who_
     assert!(line.contains("user=carla@contoso.com") && line.contains("connection=shared"), "{line}");
     let mut filipe = Browser::logged_on(&house, "filipe").await;
     assert_eq!(filipe.get("/owa/").await.status, 403);
+    let mut ana = Browser::logged_on(&house, "ana").await;
+    assert_ne!(ana.get("/owa/").await.user(), "ana", "no server gets a password that nobody has kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
