@@ -23,11 +23,12 @@ TEST_PACKAGES += faketime
 # The readers of the manual, the unit, the package and the examples.
 TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy keepalived
 
-.PHONY: help run build test lint unit gate fuzz deny windows samba sign-in packages deb booted peers mutants bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows form samba sign-in packages deb booted peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run      build, start the stand-in organisation contoso and the edge, until Ctrl-C'
 	@echo 'make test     every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
+	@echo 'make form     part of it: people log on and off by the form, in Chromium'
 	@echo 'make samba    part of it: beside a real Active Directory forest of two domain controllers; as root, for their ports'
 	@echo 'make sign-in  part of it: the edge signs in for users to servers that take Kerberos alone; as root, for a real domain controller'
 	@echo 'make packages part of it: unit, package, image and examples, each read by the program it is for'
@@ -36,7 +37,7 @@ help:
 	@echo 'make peers    whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
 	@echo 'make mutants  breaks the gate on purpose, and expects the isolation hammer to see it'
 	@echo 'make bench    criterion benches, requests per CPU-second beside a bare Pingora proxy, what pinned clients cost, what look-ups'
-	@echo '              cost the directory, upgrades under load'
+	@echo '              cost the directory, what signing in for users costs, upgrades under load'
 
 run: build
 	tests/contoso/demo
@@ -51,9 +52,9 @@ AS_ROOT := sudo -E env "PATH=$(PATH)"
 endif
 
 # What the load tests need besides.
-LOAD_PACKAGES := wrk curl python3 slapd ldap-utils
+LOAD_PACKAGES := wrk curl python3 slapd ldap-utils krb5-kdc krb5-admin-server krb5-user
 
-test: test-packages lint deny unit gate fuzz build windows samba sign-in packages
+test: test-packages lint deny unit gate fuzz build windows form samba sign-in packages
 	tests/shown_by
 
 lint: test-packages
@@ -78,6 +79,10 @@ deny:
 # Windows authentication with real servers and real clients; pyspnego and requests-ntlm come from PyPI.
 windows: test-packages build
 	tests/windows/run
+
+# People log on and off by the form, in Chromium, with their keyboard alone.
+form: test-packages build
+	tests/form/run
 
 # A real Active Directory forest: the directory's tests against it, and the edge beside it, which also signs in by Kerberos.
 samba: test-packages build
@@ -117,6 +122,7 @@ bench: build
 	loadtest/cpu
 	loadtest/pinned
 	loadtest/directory
+	loadtest/sign_in
 	loadtest/upgrade
 
 # Installs what is missing, with sudo where it is needed; silent where all is there. No service is started for it: Debian's

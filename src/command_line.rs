@@ -18,7 +18,7 @@ use crate::{
     config::{self, Config, values::duration_text},
     directory::{Directory as _, DirectoryError, Oddity, Tell},
     events::{self, Event, catalogue, whole_chain},
-    explain::{self, Question, QuestionParts},
+    explain::{self, Question, QuestionParts, Rules},
     logging,
     routing::topology::Topology,
     running::{self, StartError},
@@ -108,7 +108,8 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         let reading = directory.topology().await.map_err(|error| whole_chain(&error))?;
         let topology = Topology::new(reading.parts);
         let policy = config.policy(&topology).map_err(|errors| mistakes(file, &errors.mistakes))?;
-        let explained = explain::explain(&question, &directory, &topology, &policy).await;
+        let rules = Rules { topology: &topology, policy: &policy, sign_in: config.sign_in.as_ref() };
+        let explained = explain::explain(&question, &directory, rules).await;
         Ok(explained.map_err(|error| whole_chain(&error))?.with_oddities(&reading.oddities))
     });
     match explained {

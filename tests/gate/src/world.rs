@@ -715,7 +715,7 @@ impl World {
         if says.status < 400 && served_as != Some(user) {
             return Err("i: a person is answered as somebody else");
         }
-        self.habits[request.server] = self.habits[request.server].learned(it.sends_token, says);
+        self.habits[request.server] = self.habits[request.server].learned(it.sends_token, reused, says);
         let verdict = it.errand.answered(says, request.may_repeat);
         self.tell(|| format!("  {verdict:?}"));
         if errand::may_keep(reused, says) && !says.closes {
