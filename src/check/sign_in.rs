@@ -151,7 +151,7 @@ impl Report {
         // The library waits, and nothing but the end of the program ends that.
         let patience = sign_in.timeout * u32::try_from(services.len().saturating_add(2)).unwrap_or(u32::MAX).min(60);
         let asking = spawn_blocking(move || -> Result<Vec<(String, KerberosError)>, KerberosError> {
-            drop(Credential::of_account(&asked)?);
+            let _own = Credential::of_account(&asked)?;
             let Some(user) = of else { return Ok(Vec::new()) };
             let credential = Credential::by_delegation(&asked, &user)?;
             let refused = services.into_iter().filter_map(|service| Some((credential.token(&service).err()?, service)));
