@@ -18,16 +18,19 @@ TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-e
 # An Active Directory forest of two domain controllers, and Kerberos for OpenLDAP's programs.
 TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
 TEST_PACKAGES += libsasl2-modules-gssapi-mit
+# Clocks that are wrong.
+TEST_PACKAGES += faketime
 # The readers of the manual, the unit, the package and the examples.
 TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy keepalived
 
-.PHONY: help run build test lint unit gate fuzz deny windows form samba packages deb booted peers mutants bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows form samba sign-in packages deb booted peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run      build, start the stand-in organisation contoso and the edge, until Ctrl-C'
 	@echo 'make test     every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
 	@echo 'make form     part of it: people log on and off by the form, in Chromium'
 	@echo 'make samba    part of it: beside a real Active Directory forest of two domain controllers; as root, for their ports'
+	@echo 'make sign-in  part of it: the edge signs in for users to servers that take Kerberos alone; as root, for a real domain controller'
 	@echo 'make packages part of it: unit, package, image and examples, each read by the program it is for'
 	@echo 'make deb      a Debian package, in target/debian'
 	@echo 'make booted   the package installed, started, reloaded, upgraded and removed in a Debian of its own; as root'
@@ -51,7 +54,7 @@ endif
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3 slapd ldap-utils krb5-kdc krb5-admin-server krb5-user
 
-test: test-packages lint deny unit gate fuzz build windows form samba packages
+test: test-packages lint deny unit gate fuzz build windows form samba sign-in packages
 	tests/shown_by
 
 lint: test-packages
@@ -85,6 +88,10 @@ form: test-packages build
 samba: test-packages build
 	$(AS_ROOT) tests/samba/beside $(CARGO) test --locked --test directory --test command_line
 	$(AS_ROOT) tests/samba/run
+
+# Who is served by whom, and as whom, where servers take Kerberos alone; and what an administrator sees when it fails.
+sign-in: test-packages build
+	$(AS_ROOT) tests/sign_in/run
 
 # What is installed, each part checked by the program that reads it; validators of Containerfiles and of Kubernetes come from
 # PyPI, cargo-deb from crates.io.

@@ -35,7 +35,7 @@ pub use status::Status;
 use crate::{
     edge::{door::Places, in_force::InForce},
     events::whole_chain,
-    explain::{Question, QuestionParts, explain_as_served},
+    explain::{Question, QuestionParts, Rules, explain_as_served},
     routing::protocol::Protocol,
 };
 
@@ -189,7 +189,9 @@ async fn explained(in_force: &InForce, query: &str) -> Answer {
         Err(error) => return Answer::text(400, format!("{error}\n")),
     };
     let organisation = &in_force.organisation;
-    let explanation = explain_as_served(&question, &in_force.directory, &organisation.topology, &organisation.policy);
+    let sign_in = in_force.config.sign_in.as_ref();
+    let rules = Rules { topology: &organisation.topology, policy: &organisation.policy, sign_in };
+    let explanation = explain_as_served(&question, &in_force.directory, rules);
     match timeout(in_force.config.timeouts.directory.min(PATIENCE / 2), explanation).await {
         Ok(Ok(explanation)) => Answer::text(200, explanation.to_string()),
         Ok(Err(error)) => Answer::text(503, format!("{}\n", whole_chain(&*error))),

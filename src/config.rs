@@ -25,7 +25,7 @@ pub use mistake::{ConfigErrors, Mistake};
 use crate::{
     directory,
     identity::keytab::Keytab,
-    routing::{EasVersion, protocol::Protocol},
+    routing::{EasVersion, protocol::Protocol, sign_in::Means},
     secret::Secret,
 };
 
@@ -356,6 +356,26 @@ pub struct SignIn {
 
 /// Unless the settings say otherwise.
 pub const USERS_MAX: u64 = 20_000;
+
+impl SignIn {
+    /// The preferred way to the tickets of a user, of those that are open: whether they have sent a password, or are proven
+    /// without one.
+    pub fn by(&self, has_password: bool) -> Option<SignInBy> {
+        self.by.iter().copied().find(|by| match by {
+            SignInBy::Password => has_password,
+            SignInBy::Delegation => self.account.is_some(),
+        })
+    }
+
+    /// What the edge has to show for them, if the directory shows their Kerberos name.
+    pub fn means(&self, has_principal: bool, has_password: bool) -> Means {
+        Means {
+            tickets: has_principal && self.by(has_password).is_some(),
+            password: has_password,
+            pass_basic_on: self.pass_basic_on,
+        }
+    }
+}
 
 /// By what the edge gets a user's tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

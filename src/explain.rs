@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::{
     config::{
-        Routing,
+        self, Routing, SignInBy,
         values::{eas_version, list},
     },
     directory::{
@@ -17,13 +17,14 @@ use crate::{
         cache::{CachedDirectory, Lookup},
         schema::fold_dn,
     },
-    edge::{path, respond},
+    edge::{organisation::service_of, path, respond},
     identity::{Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
     routing::{
         Decision, EasVersion, Policy, Pool, Refusal, Request, Rule, Verdict, choice, decide, judge,
         mailbox::{Mailbox, Whose},
         members,
         protocol::Protocol,
+        sign_in::SignIn,
         topology::{Server, ServerId, Topology},
     },
 };
@@ -136,6 +137,16 @@ impl Question {
         }
     }
 
+    /// Whose mailbox it is about.
+    fn asked_for<'q>(&'q self, identity: &'q Identity) -> &'q MailboxName {
+        identity.routing_name(Some(&self.user)).unwrap_or(&self.user)
+    }
+
+    /// The user, if another's mailbox is asked for and it matters who they are: they are signed in as themselves.
+    fn own_name(&self, asked_for: &MailboxName, rules: Rules<'_>) -> Option<&MailboxName> {
+        (rules.sign_in.is_some() && *asked_for != self.user).then_some(&self.user)
+    }
+
     fn identity(&self) -> Identity {
         let facts = Facts {
             protocol: self.protocol,
@@ -148,6 +159,17 @@ impl Question {
     }
 }
 
+/// By what requests are decided.
+#[derive(Clone, Copy)]
+pub struct Rules<'a> {
+    /// The organisation.
+    pub topology: &'a Topology,
+    /// What is allowed.
+    pub policy: &'a Policy,
+    /// How the edge signs in to servers for users.
+    pub sign_in: Option<&'a config::SignIn>,
+}
+
 /// Asks the directory and decides.
 ///
 /// # Errors
@@ -155,17 +177,16 @@ impl Question {
 pub async fn explain(
     question: &Question,
     directory: &dyn Directory,
-    topology: &Topology,
-    policy: &Policy,
+    rules: Rules<'_>,
 ) -> Result<Explanation, DirectoryError> {
     let identity = question.identity();
-    let name = identity.routing_name(Some(&question.user)).unwrap_or(&question.user);
-    let found = match directory.find(name).await {
-        Ok(entry) => Found::Answer(entry),
-        Err(error @ DirectoryError::Ambiguous { .. }) => Found::Ambiguous(error.to_string()),
-        Err(error) => return Err(error),
+    let name = question.asked_for(&identity);
+    let found = Found::of_answer(directory.find(name).await)?;
+    let own = match question.own_name(name, rules) {
+        Some(own) => Some(Found::of_answer(directory.find(own).await)?),
+        None => None,
     };
-    Ok(explain_answer(question, &identity, &found, topology, policy))
+    Ok(explain_answer(question, &identity, &found, own.as_ref(), rules))
 }
 
 /// As [`explain`], by the directory as requests see it: through what is remembered of it.
@@ -175,19 +196,16 @@ pub async fn explain(
 pub async fn explain_as_served(
     question: &Question,
     directory: &CachedDirectory,
-    topology: &Topology,
-    policy: &Policy,
+    rules: Rules<'_>,
 ) -> Result<Explanation, Arc<DirectoryError>> {
     let identity = question.identity();
-    let name = identity.routing_name(Some(&question.user)).unwrap_or(&question.user);
-    let found = match &*directory.find(name).await? {
-        Lookup::Found(entry) => Found::Answer(Some(entry.clone())),
-        Lookup::NotFound => Found::Answer(None),
-        Lookup::Ambiguous(dns) => {
-            Found::Ambiguous(DirectoryError::Ambiguous { name: name.clone(), dns: dns.clone() }.to_string())
-        }
+    let name = question.asked_for(&identity);
+    let found = Found::of_lookup(&*directory.find(name).await?, name);
+    let own = match question.own_name(name, rules) {
+        Some(own) => Some(Found::of_lookup(&*directory.find(own).await?, own)),
+        None => None,
     };
-    Ok(explain_answer(question, &identity, &found, topology, policy))
+    Ok(explain_answer(question, &identity, &found, own.as_ref(), rules))
 }
 
 enum Found {
@@ -195,13 +213,42 @@ enum Found {
     Ambiguous(String),
 }
 
+impl Found {
+    fn of_answer(answer: Result<Option<Entry>, DirectoryError>) -> Result<Self, DirectoryError> {
+        match answer {
+            Ok(entry) => Ok(Found::Answer(entry)),
+            Err(error @ DirectoryError::Ambiguous { .. }) => Ok(Found::Ambiguous(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn of_lookup(lookup: &Lookup, name: &MailboxName) -> Self {
+        match lookup {
+            Lookup::Found(entry) => Found::Answer(Some(entry.clone())),
+            Lookup::NotFound => Found::Answer(None),
+            Lookup::Ambiguous(dns) => {
+                Found::Ambiguous(DirectoryError::Ambiguous { name: name.clone(), dns: dns.clone() }.to_string())
+            }
+        }
+    }
+
+    fn principal(&self) -> Option<&str> {
+        match self {
+            Found::Answer(entry) => entry.as_ref()?.principal.as_deref(),
+            Found::Ambiguous(_) => None,
+        }
+    }
+}
+
+/// `own`: the user signed in, where another's mailbox was found.
 fn explain_answer(
     question: &Question,
     identity: &Identity,
     found: &Found,
-    topology: &Topology,
-    policy: &Policy,
+    own: Option<&Found>,
+    rules: Rules<'_>,
 ) -> Explanation {
+    let Rules { topology, policy, sign_in } = rules;
     let whose = match found {
         Found::Ambiguous(_) => Whose::Ambiguous,
         Found::Answer(None) => Whose::Unknown,
@@ -230,6 +277,10 @@ fn explain_answer(
     steps.extend(pools.into_iter().map(|pool| ("considered", considered_lines(pool, topology, policy))));
     steps.push(("decision", vec![in_words(&decision, mailbox, topology, policy)]));
     steps.push(("because", vec![reason(&decision)]));
+    if let Some(sign_in) = sign_in {
+        let principal = own.unwrap_or(found).principal();
+        steps.push(("sign-in", sign_in_lines(&decision, question.protocol, principal, sign_in, rules)));
+    }
     steps.push(("client sees", client_sees(&decision, question.protocol)));
     Explanation { decision, steps, servers }
 }
@@ -392,6 +443,68 @@ fn in_words(decision: &Decision, mailbox: Option<&Mailbox>, topology: &Topology,
     }
 }
 
+/// How each server that the request may go to is told who the user is.
+fn sign_in_lines(
+    decision: &Decision,
+    protocol: Protocol,
+    principal: Option<&str>,
+    sign_in: &config::SignIn,
+    rules: Rules<'_>,
+) -> Vec<String> {
+    let servers: Vec<_> = match decision {
+        Decision::Proxy(pool, _) => members(*pool, rules.topology, rules.policy).map(|(_, server)| server).collect(),
+        Decision::BackEnd(server, _) => vec![rules.topology.server(*server)],
+        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => Vec::new(),
+    };
+    let width = servers.iter().map(|server| server.name.chars().count()).max().unwrap_or_default();
+    let lines_of = |server: &&Server| {
+        let accepts = server.virtual_directory(protocol).map(|directory| directory.internal_authentication);
+        let by_password = way(server, protocol, principal, sign_in, true);
+        let without = way(server, protocol, principal, sign_in, false);
+        let accepts = match accepts {
+            Some(methods) => format!("its virtual directory accepts {methods}"),
+            None => {
+                "its virtual directory is none that the edge reads, so it accepts Basic and WindowsIntegrated".into()
+            }
+        };
+        let also = (without != by_password).then(|| format!("whoever is proven without a password: {without}"));
+        let first = format!("{:width$}  {by_password}", server.name);
+        let further = also.into_iter().chain([accepts]).map(|line| format!("{:width$}  {line}", ""));
+        iter::once(first).chain(further).collect::<Vec<_>>()
+    };
+    servers.iter().flat_map(lines_of).collect()
+}
+
+/// How a server is told who a user is who has sent a password, or is proven without one; as the edge chooses.
+fn way(
+    server: &Server,
+    protocol: Protocol,
+    principal: Option<&str>,
+    sign_in: &config::SignIn,
+    has_password: bool,
+) -> String {
+    let accepts = server.virtual_directory(protocol).map(|directory| directory.internal_authentication);
+    let to = |has_principal| SignIn::to(accepts, sign_in.means(has_principal, has_password));
+    let name = principal.unwrap_or_default();
+    let service = service_of(server, protocol);
+    match (to(principal.is_some()), sign_in.by(has_password)) {
+        (SignIn::Kerberos, Some(SignInBy::Password)) => {
+            format!("Kerberos with the user's password, as {name} to {service}")
+        }
+        (SignIn::Kerberos, Some(SignInBy::Delegation)) => {
+            let account = sign_in.account.as_deref().unwrap_or_default();
+            format!("Kerberos by delegation from {account}, as {name} to {service}")
+        }
+        (SignIn::Basic, _) => "Basic, with the user's password".to_owned(),
+        (SignIn::AsSent, _) if to(true) == SignIn::Kerberos => {
+            "nobody can be signed in: the directory shows no Kerberos name of the user (a linked mailbox, or an account \
+             without sAMAccountName)"
+                .to_owned()
+        }
+        (SignIn::Kerberos | SignIn::AsSent, _) => "as the client says it".to_owned(),
+    }
+}
+
 fn reason(decision: &Decision) -> String {
     match decision {
         Decision::Proxy(_, rule)
@@ -463,7 +576,7 @@ mod tests {
     use super::*;
     use crate::{
         directory::{ldif, organisation::Organisation},
-        routing::topology::SiteId,
+        routing::topology::{AuthenticationMethods, SiteId},
     };
 
     async fn contoso() -> (Organisation, Topology, Policy) {
@@ -485,13 +598,92 @@ mod tests {
         }
     }
 
+    fn rules<'a>(topology: &'a Topology, policy: &'a Policy) -> Rules<'a> {
+        Rules { topology, policy, sign_in: None }
+    }
+
+    fn sign_in(by: &[SignInBy]) -> config::SignIn {
+        config::SignIn {
+            by: by.to_vec(),
+            keytab: None,
+            account: Some("svc-firstcas@CONTOSO.COM".to_owned()),
+            pass_basic_on: false,
+            timeout: std::time::Duration::from_secs(1),
+            users_max: 1,
+        }
+    }
+
+    /// The step that tells how servers are told who the user is.
+    async fn signed_in(user: &str, url: &str, sign_in: &config::SignIn) -> Vec<String> {
+        let (directory, topology, policy) = contoso().await;
+        let rules = Rules { sign_in: Some(sign_in), ..rules(&topology, &policy) };
+        let explanation = explain(&question(user, url), &directory, rules).await.unwrap();
+        let step = explanation.steps.into_iter().find(|(title, _)| *title == "sign-in");
+        step.map(|(_, lines)| lines).unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn how_each_server_is_told_who_the_user_is_is_told_before_what_the_client_sees() {
+        let by_password = sign_in(&[SignInBy::Password]);
+        let of_opo_2 = &signed_in("bruno", "/owa/", &by_password).await[3..];
+        assert_eq!(
+            of_opo_2,
+            [
+                "cas-opo-2  Kerberos with the user's password, as bruno@CONTOSO.COM to HTTP/cas-opo-2.contoso.com",
+                "           whoever is proven without a password: as the client says it",
+                "           its virtual directory accepts Basic, Ntlm, WindowsIntegrated",
+            ]
+        );
+        let by_both = sign_in(&[SignInBy::Password, SignInBy::Delegation]);
+        let delegated =
+            "Kerberos by delegation from svc-firstcas@CONTOSO.COM, as bruno@CONTOSO.COM to HTTP/cas-opo-1.contoso.com";
+        let of_both = signed_in("bruno", "/owa/", &by_both).await;
+        assert_eq!(of_both[1], format!("           whoever is proven without a password: {delegated}"));
+        let by_delegation = sign_in(&[SignInBy::Delegation]);
+        assert_eq!(signed_in("bruno", "/owa/", &by_delegation).await[0], format!("cas-opo-1  {delegated}"));
+
+        let passes_on = config::SignIn { pass_basic_on: true, ..by_password };
+        assert_eq!(signed_in("bruno", "/owa/", &passes_on).await[0], "cas-opo-1  Basic, with the user's password");
+        let of_2003 = signed_in("duarte", "/exchange/", &by_delegation).await;
+        let back_end = "as duarte@CONTOSO.COM to HTTP/ex03-opo.contoso.com";
+        assert!(of_2003[0].ends_with(back_end) && of_2003[1].contains("none that the edge reads"), "{of_2003:?}");
+        let opened = signed_in("ana", "/owa/bruno@contoso.com/", &by_delegation).await;
+        assert!(opened[0].contains("as ana@CONTOSO.COM to HTTP/cas-opo-1"), "as herself: {opened:?}");
+        for nowhere in
+            [signed_in("carla", "/owa/", &by_delegation).await, signed_in("gil", "/owa/", &by_delegation).await]
+        {
+            assert_eq!(nowhere, [""; 0], "no server is asked");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_has_no_kerberos_name_is_told_to_have_none() {
+        let (directory, _, policy) = contoso().await;
+        let mut parts = directory.topology().await.unwrap().parts;
+        for directory in parts.servers.iter_mut().flat_map(|server| server.virtual_directories.iter_mut().flatten()) {
+            directory.internal_authentication = AuthenticationMethods(AuthenticationMethods::WINDOWS_INTEGRATED);
+        }
+        let topology = Topology::new(parts);
+        let sign_in = sign_in(&[SignInBy::Password]);
+        let rules = Rules { sign_in: Some(&sign_in), ..rules(&topology, &policy) };
+        let bruno = directory.find(&MailboxName::parse("bruno").unwrap()).await.unwrap().unwrap();
+        let linked = Found::Answer(Some(Entry { principal: None, ..bruno }));
+        let question = question("bruno", "/owa/");
+        let text = explain_answer(&question, &question.identity(), &linked, None, rules).to_string();
+        assert!(
+            text.contains("\nsign-in      cas-opo-1  nobody can be signed in: the directory shows no Kerberos name"),
+            "{text}"
+        );
+        assert!(text.contains("\nclient sees "), "{text}");
+    }
+
     fn question(user: &str, url: &str) -> Question {
         Question::new(QuestionParts { user, url: Some(url), ..QuestionParts::default() }, &routing()).unwrap()
     }
 
     async fn explained(user: &str, url: &str) -> Explanation {
         let (directory, topology, policy) = contoso().await;
-        explain(&question(user, url), &directory, &topology, &policy).await.unwrap()
+        explain(&question(user, url), &directory, rules(&topology, &policy)).await.unwrap()
     }
 
     #[tokio::test]
@@ -544,7 +736,7 @@ client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
     #[tokio::test]
     async fn the_server_named_is_the_one_that_the_mailboxs_hash_picks() {
         let (directory, topology, policy) = contoso().await;
-        let explanation = explain(&question("bruno", "/owa/"), &directory, &topology, &policy).await.unwrap();
+        let explanation = explain(&question("bruno", "/owa/"), &directory, rules(&topology, &policy)).await.unwrap();
         let entry = directory.find(&MailboxName::parse("bruno").unwrap()).await.unwrap().unwrap();
         let Decision::Proxy(pool, _) = explanation.decision else { panic!("{explanation}") };
         let chosen = choice::choose(entry.mailbox.unwrap().key, members(pool, &topology, &policy), |_| true).unwrap();
@@ -559,7 +751,7 @@ client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
             dn: format!("CN=owa (Default Web Site),CN=HTTP,CN=Protocols,CN={server},CN=Servers,CN=Group"),
             problem: "its URL is none".into(),
         };
-        let explanation = explain(&question("bruno", "/owa/"), &directory, &topology, &policy).await.unwrap();
+        let explanation = explain(&question("bruno", "/owa/"), &directory, rules(&topology, &policy)).await.unwrap();
         let text = explanation.with_oddities(&[odd("CAS-OPO-2"), odd("cas-lis-1")]).to_string();
         let told = "\nodd          CN=owa (Default Web Site),CN=HTTP,CN=Protocols,CN=CAS-OPO-2,CN=Servers,CN=Group: its URL is none\n";
         assert!(text.contains(told) && !text.contains("cas-lis-1"), "{text}");
@@ -569,7 +761,8 @@ client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
     async fn a_site_without_servers_and_the_neighbour_that_serves_it_are_both_told() {
         let (directory, topology, policy) = contoso().await;
         let policy = Policy { serve_from_neighbour_site: true, ..policy };
-        let text = explain(&question("filipe", "/owa/"), &directory, &topology, &policy).await.unwrap().to_string();
+        let text =
+            explain(&question("filipe", "/owa/"), &directory, rules(&topology, &policy)).await.unwrap().to_string();
         assert!(text.contains("considered   Faro has no Client Access Server\nconsidered   cas-"), "{text}");
     }
 
@@ -580,7 +773,7 @@ client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
             for protocol in Protocol::ALL {
                 let parts = QuestionParts { user, protocol: Some(protocol), ..QuestionParts::default() };
                 let question = Question::new(parts, &routing()).unwrap();
-                let text = explain(&question, &directory, &topology, &policy).await.unwrap().to_string();
+                let text = explain(&question, &directory, rules(&topology, &policy)).await.unwrap().to_string();
                 for title in ["request", "user", "directory", "decision", "because", "client sees"] {
                     assert!(
                         text.lines().any(|line| line.starts_with(title)),
@@ -597,7 +790,7 @@ client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
         let sites = topology.sites().iter().map(|site| site.name.clone()).collect();
         let empty = Topology::new(crate::routing::topology::TopologyParts { sites, ..Default::default() });
         let explanation =
-            explain(&question("ana", "/owa/"), &directory, &empty, &Policy::new(SiteId(0))).await.unwrap();
+            explain(&question("ana", "/owa/"), &directory, rules(&empty, &Policy::new(SiteId(0)))).await.unwrap();
         assert_eq!(explanation.decision, Decision::Refuse(Refusal::HomeServerUnknown));
         assert!(explanation.to_string().contains("home server  none that the directory knows"));
     }

@@ -64,6 +64,7 @@ pub enum Habit {
 }
 
 /// One request that the edge signs in for.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 #[derive(Clone, Copy, Debug)]
 pub struct Errand {
     number: PinNumber,

@@ -114,7 +114,7 @@ impl InForce {
         let settings = self.config.sign_in.as_ref();
         let by = settings.and_then(|settings| by(settings, password.as_ref()));
         let wanted = settings.zip(by).filter(|(settings, _)| {
-            let means = Means { tickets: true, password: password.is_some(), pass_basic_on: settings.pass_basic_on };
+            let means = settings.means(true, password.is_some());
             self.is_wanted(destination, context.story.protocol.unwrap_or(Protocol::Opened), means)
         });
         let Some((_, by)) = wanted else {
@@ -405,10 +405,10 @@ impl OnBehalf {
 
 /// The preferred way to tickets, of those that are open.
 fn by(settings: &config::SignIn, password: Option<&(MailboxName, Secret)>) -> Option<By> {
-    settings.by.iter().find_map(|by| match by {
+    match settings.by(password.is_some())? {
         SignInBy::Password => password.map(|(_, password)| By::Password(password.clone())),
         SignInBy::Delegation => settings.account.clone().map(By::Delegation),
-    })
+    }
 }
 
 /// Whether a request's body will be at hand, whole, if it is not served.

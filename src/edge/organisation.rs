@@ -222,7 +222,7 @@ impl Organisation {
 
     /// The service principal name of a server where it serves a protocol, such as `HTTP/cas-opo-1.contoso.com`.
     pub fn service(&self, server: ServerId, protocol: Protocol) -> String {
-        format!("HTTP/{}", address_of(self.topology.server(server), protocol).1)
+        service_of(self.topology.server(server), protocol)
     }
 
     /// What `Host` calls a server where it serves a protocol.
@@ -260,7 +260,8 @@ fn ways(server: &Server, origins: &[Origin], topology: &Topology, policy: &Polic
     ways
 }
 
-fn may_be_sent_to(server: &Server, protocol: Protocol, topology: &Topology, policy: &Policy) -> bool {
+/// See [`Organisation::may_be_sent_to`].
+pub fn may_be_sent_to(server: &Server, protocol: Protocol, topology: &Topology, policy: &Policy) -> bool {
     let generation = server.version.generation();
     if generation == Some(Generation::Exchange2003) {
         return matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync);
@@ -270,6 +271,11 @@ fn may_be_sent_to(server: &Server, protocol: Protocol, topology: &Topology, poli
         return false;
     };
     routing::judge(server, Pool { site, protocol, generation }, topology, policy) == Verdict::Kept
+}
+
+/// See [`Organisation::service`].
+pub fn service_of(server: &Server, protocol: Protocol) -> String {
+    format!("HTTP/{}", address_of(server, protocol).1)
 }
 
 /// Where a server serves a protocol: the virtual directory's InternalURL; else, for the services of the local pool that

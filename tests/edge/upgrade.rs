@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     form::Browser,
-    harness::{self, Client, House, Plan, credential, until, within},
+    harness::{Client, House, Plan, credential, until, within},
     load::{Load, Place},
     process::{FIRSTCAS, Process},
     tls::{TLS13, connector},
@@ -178,14 +178,14 @@ fn has_ended(pid: u32) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_logged_on_by_the_form_stays_so() {
     let mut edge = Edge::with("# logon form").await;
-    let [_, tls] = edge.addresses();
+    let [_, tls] = edge.process.addresses();
     let cookies = {
-        let mut browser = Browser::at(&edge.house, tls);
+        let mut browser = Browser::at(&edge.process.house, tls);
         assert_eq!(browser.log_on("/owa/", "ana", "Pass-word1").await.status, 302);
         browser.cookies
     };
     edge.upgraded(&[]).await;
-    let mut browser = Browser::at(&edge.house, tls);
+    let mut browser = Browser::at(&edge.process.house, tls);
     browser.cookies = cookies;
     assert_eq!(browser.get("/owa/").await.user(), "ana");
 }
