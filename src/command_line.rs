@@ -184,7 +184,7 @@ fn configuration_summary(file: &Path, config: &Config, of_directory: bool) -> St
     if let Some(sign_in) = config.sign_in.as_ref().filter(|_| !of_directory) {
         let (by, problem) = check::sign_in_summary(sign_in);
         let _ = writeln!(text, "sign-in    {}", by.join("\n           "));
-        for problem in problem {
+        if let Some(problem) = problem {
             let _ = writeln!(text, "odd        {problem}");
         }
     }
