@@ -18,22 +18,26 @@ TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-e
 # An Active Directory forest of two domain controllers, and Kerberos for OpenLDAP's programs.
 TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
 TEST_PACKAGES += libsasl2-modules-gssapi-mit
+# Clocks that are wrong.
+TEST_PACKAGES += faketime
 # The readers of the manual, the unit, the package and the examples.
 TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy keepalived
 
-.PHONY: help run build test lint unit gate fuzz deny windows samba packages deb booted peers mutants bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows form samba sign-in packages deb booted peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run      build, start the stand-in organisation contoso and the edge, until Ctrl-C'
 	@echo 'make test     every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
+	@echo 'make form     part of it: people log on and off by the form, in Chromium'
 	@echo 'make samba    part of it: beside a real Active Directory forest of two domain controllers; as root, for their ports'
+	@echo 'make sign-in  part of it: the edge signs in for users to servers that take Kerberos alone; as root, for a real domain controller'
 	@echo 'make packages part of it: unit, package, image and examples, each read by the program it is for'
 	@echo 'make deb      a Debian package, in target/debian'
 	@echo 'make booted   the package installed, started, reloaded, upgraded and removed in a Debian of its own; as root'
 	@echo 'make peers    whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
 	@echo 'make mutants  breaks the gate on purpose, and expects the isolation hammer to see it'
 	@echo 'make bench    criterion benches, requests per CPU-second beside a bare Pingora proxy, what pinned clients cost, what look-ups'
-	@echo '              cost the directory, upgrades under load'
+	@echo '              cost the directory, what signing in for users costs, upgrades under load'
 
 run: build
 	tests/contoso/demo
@@ -48,9 +52,9 @@ AS_ROOT := sudo -E env "PATH=$(PATH)"
 endif
 
 # What the load tests need besides.
-LOAD_PACKAGES := wrk curl python3 slapd ldap-utils
+LOAD_PACKAGES := wrk curl python3 slapd ldap-utils krb5-kdc krb5-admin-server krb5-user
 
-test: test-packages lint deny unit gate fuzz build windows samba packages
+test: test-packages lint deny unit gate fuzz build windows form samba sign-in packages
 	tests/shown_by
 
 lint: test-packages
@@ -76,10 +80,18 @@ deny:
 windows: test-packages build
 	tests/windows/run
 
+# People log on and off by the form, in Chromium, with their keyboard alone.
+form: test-packages build
+	tests/form/run
+
 # A real Active Directory forest: the directory's tests against it, and the edge beside it, which also signs in by Kerberos.
 samba: test-packages build
 	$(AS_ROOT) tests/samba/beside $(CARGO) test --locked --test directory --test command_line
 	$(AS_ROOT) tests/samba/run
+
+# Who is served by whom, and as whom, where servers take Kerberos alone; and what an administrator sees when it fails.
+sign-in: test-packages build
+	$(AS_ROOT) tests/sign_in/run
 
 # What is installed, each part checked by the program that reads it; validators of Containerfiles and of Kubernetes come from
 # PyPI, cargo-deb from crates.io.
@@ -110,6 +122,7 @@ bench: build
 	loadtest/cpu
 	loadtest/pinned
 	loadtest/directory
+	loadtest/sign_in
 	loadtest/upgrade
 
 # Installs what is missing, with sudo where it is needed; silent where all is there. No service is started for it: Debian's

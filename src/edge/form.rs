@@ -38,7 +38,7 @@ use super::{
 use crate::{
     config::SignInBy,
     directory::{Entry, cache::Lookup},
-    identity::{Credential, MailboxName},
+    identity::{Credential, Identity, MailboxName},
     routing::protocol::Protocol,
     secret::Secret,
 };
@@ -61,6 +61,17 @@ pub(super) struct LoggedOn {
     pub user: MailboxName,
     /// What they have logged on with, if the edge needs it to sign in for them.
     pub password: Option<Secret>,
+}
+
+impl LoggedOn {
+    /// Puts what they have logged on with in the place of a credential of the request's. Without a password, they are who
+    /// the cookie says: this name.
+    pub(super) fn into_credential(self, identity: &mut Identity, context: &mut Context) -> Option<MailboxName> {
+        context.is_by_form = true;
+        let Some(password) = self.password else { return Some(self.user) };
+        identity.credential = Credential::Basic { user: self.user, password };
+        None
+    }
 }
 
 /// Logons that were logged off here, until their cookies would have ended by themselves.
@@ -109,7 +120,7 @@ impl InForce {
             context.story.protocol = Some(protocol);
             self.log_on(session, context, now).await?
         } else if place == Some(Place::Form) && matches!(request.method, Method::GET | Method::HEAD) {
-            self.shown(&request.headers, query, now)
+            self.shown(request, query, now)
         } else if place.is_some() {
             ask(request, Reason::NotLoggedOn)
         } else {
@@ -162,7 +173,7 @@ impl InForce {
     }
 
     /// The form, as somebody asks for it or is sent to it.
-    fn shown(&self, headers: &HeaderMap, query: Option<&str>, now: SystemTime) -> Answer {
+    fn shown(&self, request: &RequestHeader, query: Option<&str>, now: SystemTime) -> Answer {
         let parameters = || form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         let parameter = |name: &str| parameters().find(|(known, _)| known == name).map(|(_, value)| value);
         let asked = parameter("url").unwrap_or_default();
@@ -171,7 +182,7 @@ impl InForce {
             Some("3") => Said::Note("You were signed out because nothing was done for a while. Sign in to go on."),
             Some(_) | None => Said::Nothing,
         };
-        self.filled_in(200, headers, said, &asked, "", Computer::Public, now)
+        self.filled_in(200, request, said, &asked, "", Computer::Public, now)
     }
 
     /// The form with this in it; and the cookie that it belongs together with.
@@ -179,7 +190,7 @@ impl InForce {
     fn filled_in(
         &self,
         status: u16,
-        headers: &HeaderMap,
+        request: &RequestHeader,
         said: Said,
         asked: &str,
         user: &str,
@@ -187,10 +198,10 @@ impl InForce {
         now: SystemTime,
     ) -> Answer {
         let seal = &self.logon_seal;
-        let ticket = Ticket::of(cookies::find(headers, ticket::NAME), seal, now);
+        let ticket = Ticket::of(cookies::find(&request.headers, ticket::NAME), seal, now);
         let sealed = ticket.and_then(|ticket| Some((ticket.token(seal, now)?, ticket.cookie(seal, now)?)));
         let Some((token, cookie)) = sealed else { return respond::denied(Denial::Internal, Some(Protocol::Owa)) };
-        let destination = destination::safe(asked, host(headers));
+        let destination = destination::safe(asked, host(request));
         let fields = Fields { said, destination, token: &token, user, computer };
         let mut answer = page::form(status, &fields, &self.config.logon_form);
         answer.headers.push((SET_COOKIE.as_str(), set_cookie(ticket::NAME, &cookie)));
@@ -200,11 +211,12 @@ impl InForce {
     /// Somebody has filled in the form.
     async fn log_on(&self, session: &mut Session, context: &mut Context, now: SystemTime) -> Result<Answer, Denial> {
         let Some(post) = self.posted(session).await? else { return Err(Denial::Unreadable) };
-        let headers = &session.req_header().headers;
+        let request = session.req_header();
+        let headers = &request.headers;
         let again =
-            |status, said| self.filled_in(status, headers, said, &post.destination, &post.user, post.computer, now);
+            |status, said| self.filled_in(status, request, said, &post.destination, &post.user, post.computer, now);
         let cookie = cookies::find(headers, ticket::NAME);
-        let is_ours = !ticket::is_foreign(headers, host(headers))
+        let is_ours = !ticket::is_foreign(headers, host(request))
             && ticket::belong_together(post.token.as_bytes(), cookie, &self.logon_seal, now);
         if !is_ours {
             let problem = "This page was open for too long, or your browser does not keep its cookies. Sign in again.";
@@ -233,7 +245,7 @@ impl InForce {
             active: now,
         };
         let cookie = self.cookie(&logon).ok_or(Denial::Internal)?;
-        let location = destination::safe(&post.destination, host(headers)).to_owned();
+        let location = destination::safe(&post.destination, host(request)).to_owned();
         let headers = vec![
             ("Location", location),
             (SET_COOKIE.as_str(), cookie),
@@ -440,8 +452,9 @@ fn is_logoff_of_2003(query: Option<&str>) -> bool {
 }
 
 /// How the browser calls this host.
-fn host(headers: &HeaderMap) -> Option<&str> {
-    headers.get(HOST)?.to_str().ok()
+fn host(request: &RequestHeader) -> Option<&str> {
+    let authority = || request.uri.authority().map(http::uri::Authority::as_str); // HTTP/2
+    request.headers.get(HOST).map_or_else(authority, |host| host.to_str().ok())
 }
 
 /// Gone with the browser's window.
@@ -505,6 +518,16 @@ mod tests {
         let with_cookie = request(Method::GET, "/owa/", &[("cookie", "a=b; __Host-firstcas-logon=x")]);
         let ended = ask(&with_cookie, Reason::TimedOut);
         assert!(header(&ended, "Set-Cookie").is_some_and(|cookie| cookie.contains("Max-Age=0")));
+    }
+
+    #[test]
+    fn a_host_is_known_over_both_versions_of_http() {
+        let h1 = request(Method::GET, "/owa/", &[("host", "mail.contoso.com:8443")]);
+        assert_eq!(host(&h1), Some("mail.contoso.com:8443"));
+        let mut h2 = request(Method::GET, "/owa/", &[]);
+        assert_eq!(host(&h2), None);
+        h2.set_uri(http::Uri::from_static("https://mail.contoso.com/owa/"));
+        assert_eq!(host(&h2), Some("mail.contoso.com"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
 const SYNC: &str = "/Microsoft-Server-ActiveSync?Cmd=Sync&DeviceId=d1&DeviceType=t";
 
 /// A client at an address of its own; all of loopback is this machine.
-async fn stream_from(client: &str, to: SocketAddr) -> TcpStream {
+pub async fn stream_from(client: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(format!("{client}:0").parse().expect("an address")).expect("all of loopback is ours");
     within("a connection", socket.connect(to)).await.expect("somebody listens")

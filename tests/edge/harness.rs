@@ -23,7 +23,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     contoso::{Contoso, any_port, pki::Pki},
@@ -225,9 +229,10 @@ pub fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf 
          {ca}\
          {directory}\
          {health}\
-         [[listener]]\naddress = \"127.0.0.1:0\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\n{trusted_form}\
          [[listener]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificate = \"{place}/edge.pem\", key = \"{place}/edge.key\"{http2} }}\n\
+         {logon_form}\
          {tables}\n\
          [resolve]\n",
         local_site = if further.contains("routing.local_site") { "" } else { "routing.local_site = \"Lisbon\"\n" },
@@ -240,6 +245,11 @@ pub fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf 
         // Tests count connections and requests; those of the checks would be among them.
         health =
             if further.contains("health.") { "" } else { "health.interval = \"0s\"\nhealth.slow_start = \"0s\"\n" },
+        logon_form = if further.contains("# logon form") { "logon_form = true\n" } else { "" },
+        trusted_form = match further.contains("# trusted form") {
+            true => "logon_form = true\ntrusted_proxies = [\"127.0.0.1\"]\n",
+            false => "",
+        },
         http2 = if further.contains("# http2") { ", http2 = true" } else { "" },
     );
     for (host, address) in contoso.resolve() {
@@ -268,7 +278,7 @@ impl Client {
     }
 
     /// Over this connection.
-    pub async fn over(stream: TcpStream) -> Client {
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Client {
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
         tokio::spawn(connection);

@@ -11,6 +11,7 @@ mod contoso;
 mod directory;
 mod drain;
 mod faults;
+mod form;
 mod gate;
 #[path = "../hammer/mod.rs"]
 mod hammer;

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    form::Browser,
     harness::{Client, House, Plan, credential, until, within},
     load::{Load, Place},
     process::{FIRSTCAS, Process},
@@ -172,6 +173,21 @@ fn get(authorization: &str) -> String {
 fn has_ended(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     test_kill_process(number(pid)).is_err() || status.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_logged_on_by_the_form_stays_so() {
+    let mut edge = Edge::with("# logon form").await;
+    let [_, tls] = edge.process.addresses();
+    let cookies = {
+        let mut browser = Browser::at(&edge.process.house, tls);
+        assert_eq!(browser.log_on("/owa/", "ana", "Pass-word1").await.status, 302);
+        browser.cookies
+    };
+    edge.upgraded(&[]).await;
+    let mut browser = Browser::at(&edge.process.house, tls);
+    browser.cookies = cookies;
+    assert_eq!(browser.get("/owa/").await.user(), "ana");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ SITES = {"Lisbon": (["cas-lis-1", "cas-lis-2", "ex03-lis"], ["ex03-lis"], True),
          "Madrid": (["cas-mad-1"], [], True)}
 SERVERS = [server for servers, _, _ in SITES.values() for server in servers]
 PUBLIC_NAME = f"mail.{DOMAIN}"
-EDGES_ACCOUNT, SERVERS_ACCOUNT = "svc-firstcas", "svc-cas"
+SERVERS_ACCOUNT, EDGES_ACCOUNT, EDGES_NAME = "svc-cas", "svc-firstcas", f"firstcas/edge.{DOMAIN}"
 PEOPLE = 6  # of the crowd, for whom something will be wrong
 
 
@@ -54,16 +54,20 @@ class Stage:
 
     def make_accounts(self):
         """One account that all servers are (Alternate Service Account), and the edge's, which may sign in for others."""
-        for account in [SERVERS_ACCOUNT, EDGES_ACCOUNT]:
+        names = {SERVERS_ACCOUNT: [*map(service, SERVERS), f"HTTP/{PUBLIC_NAME}"],
+                 # One without any cannot ask for tickets of others to itself, which is how delegation begins.
+                 EDGES_ACCOUNT: [EDGES_NAME]}
+        for account, its_names in names.items():
             self.samba_tool("user", "create", account, "--random-password")
             self.forest.replace(self.forest.dn_of(account), {"msDS-SupportedEncryptionTypes": 24})  # AES alone
-        for server in [*SERVERS, PUBLIC_NAME.removesuffix(f".{DOMAIN}")]:
-            self.samba_tool("spn", "add", service(server), SERVERS_ACCOUNT)
-        # An account without any cannot ask for tickets of others to itself, which is how delegation begins.
-        self.samba_tool("spn", "add", f"firstcas/edge.{DOMAIN}", EDGES_ACCOUNT)
+            self.add(account, "servicePrincipalName", its_names)
         self.samba_tool("delegation", "for-any-protocol", EDGES_ACCOUNT, "on")
-        for server in SERVERS:
-            self.samba_tool("delegation", "add-service", EDGES_ACCOUNT, service(server))
+        self.add(EDGES_ACCOUNT, "msDS-AllowedToDelegateTo", map(service, SERVERS))
+
+    def add(self, account, attribute, values):
+        """As `samba-tool spn add` and `samba-tool delegation add-service` do, but all at once."""
+        lines = "".join(f"{attribute}: {value}\n" for value in values)
+        self.forest.modify(f"dn: {self.forest.dn_of(account)}\nchangetype: modify\nadd: {attribute}\n{lines}")
 
     def keytab_of(self, account, name):
         keytab = self.directory / name
@@ -151,8 +155,8 @@ def configuration(pki, ports):
     for server, port in ports.items():
         text, found = re.subn(rf'^("{server}\.contoso\.com:\d+" = )".*"$', rf'\1"127.0.0.1:{port}"', text, flags=re.M)
         assert found == 1, f"conf/firstcas.toml has not one {server} any more"
-    for option, value in [("client_ca", f'"{pki}/ca.pem"'), ("logon_form", "true"),
-                          ("interval", '"0s"')]:  # of health checks: not all servers are there
+    # The interval is that of health checks: not all servers are there.
+    for option, value in [("client_ca", f'"{pki}/ca.pem"'), ("logon_form", "true"), ("interval", '"0s"')]:
         text, found = re.subn(rf"^#{option} = .*$", f"{option} = {value}", text, flags=re.M)
         assert found == 1, f"conf/firstcas.toml has not one {option} any more"
     return text

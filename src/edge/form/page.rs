@@ -35,9 +35,9 @@ pub(super) fn form(status: u16, fields: &Fields<'_>, settings: &LogonForm) -> An
     let attribute = |text| encode_double_quoted_attribute(text).into_owned();
     let is_wrong = matches!(fields.said, Said::Problem(_));
     let (asks, such_as) = match settings.user_name {
-        UserName::WithDomain => ("Domain\\user name", "such as contoso\\ana; your e-mail address will do, too"),
-        UserName::Email => ("E-mail address", "such as ana@contoso.com"),
-        UserName::Bare => ("User name", "such as ana; your e-mail address will do, too"),
+        UserName::WithDomain => ("Domain\\user name", "Such as contoso\\ana, or your e\u{2011}mail address"),
+        UserName::Email => ("E-mail address", "Such as ana@contoso.com"),
+        UserName::Bare => ("User name", "Such as ana, or your e\u{2011}mail address"),
     };
     let invalid = if is_wrong && !fields.user.is_empty() { " aria-invalid=\"true\"" } else { "" };
     let focus = |is_first: bool| if is_first { " autofocus" } else { "" };
@@ -124,12 +124,12 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
 /// A time as people say it.
 fn words(time: Duration) -> String {
     let minutes = time.as_secs() / 60;
-    let (number, unit) = match minutes {
-        0..60 => (minutes.max(1), "minute"),
-        _ if minutes % 60 != 0 => (minutes, "minute"),
-        ..2880 => (minutes / 60, "hour"),
-        _ if minutes % 1440 != 0 => (minutes / 60, "hour"),
-        _ => (minutes / 1440, "day"),
+    let (number, unit) = if minutes >= 2 * 1440 && minutes.is_multiple_of(1440) {
+        (minutes / 1440, "day")
+    } else if minutes >= 60 && minutes.is_multiple_of(60) {
+        (minutes / 60, "hour")
+    } else {
+        (minutes.max(1), "minute")
     };
     format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
 }
