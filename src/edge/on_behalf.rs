@@ -332,9 +332,9 @@ impl InForce {
             KerberosError::WrongPassword => return Failure::Denied(Denial::WrongPassword),
             KerberosError::Away(_) | KerberosError::TimedOut => return Failure::Denied(Denial::SignInAway),
             KerberosError::ClockSkew => (Event::ClockSkew, "", Failure::Denied(Denial::SignInAway)),
-            KerberosError::PasswordExpired | KerberosError::AccountUnusable => {
-                (Event::AccountUnusable, name, Failure::Denied(Denial::CannotSignIn))
-            }
+            // Whoever comes here has sent the right password, or is proven otherwise and cannot mend it by another.
+            KerberosError::PasswordExpired => (Event::AccountUnusable, name, Failure::Denied(Denial::PasswordExpired)),
+            KerberosError::AccountUnusable => (Event::AccountUnusable, name, Failure::Denied(Denial::AccountUnusable)),
             KerberosError::NoServicePrincipalName(service) => {
                 (Event::ProxySignInFailed, service.as_str(), Failure::OfServer)
             }
