@@ -4,6 +4,8 @@
 //! Nothing is decided here: the whole directory is read once, and [`decide`] is asked about every home server's
 //! mailboxes, as in the edge.
 
+mod sign_in;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::{self, Write as _},
@@ -27,6 +29,8 @@ use crate::{
         topology::{Server, ServerId, SiteId, Topology},
     },
 };
+
+pub use sign_in::summary as sign_in_summary;
 
 /// What was found. Its `Display` is for reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +77,7 @@ pub async fn check(
         let how_many = counted(lost.len(), "mailbox");
         report.say("no server", format!("{how_many} on none that the directory has, so refused; see below"));
     }
+    report.sign_in(config, directory, &people, &topology, &policy).await?;
     report.oddities(&oddities);
     for notice in notices() {
         report.faults += usize::from(matches!(notice, Notice::CertificateEnds { .. }));

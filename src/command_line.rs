@@ -70,7 +70,7 @@ pub fn check(file: &Path, directory: bool) -> ExitCode {
     let config = Config::load(file).map_err(|errors| mistakes(file, &errors.mistakes));
     let found = config.and_then(|config| {
         show(&notes_of_kerberos(&config)?);
-        let text = configuration_summary(file, &config);
+        let text = configuration_summary(file, &config, directory);
         let of_directory = match (directory, &config.directory) {
             (true, _) => wait_for(whole_directory(file, &config))?,
             (false, config::Directory::Ldif(ldif)) => wait_for(ldif_summary(file, ldif, &config))?,
@@ -175,11 +175,19 @@ fn show(notes: &[String]) {
     }
 }
 
-/// What `check` says of a configuration without mistakes of its own; the directory may still show some.
-fn configuration_summary(file: &Path, config: &Config) -> String {
+/// What `check` says of a configuration without mistakes of its own; the directory may still show some. `of_directory`: what
+/// comes next tells of signing in, too.
+fn configuration_summary(file: &Path, config: &Config, of_directory: bool) -> String {
     let listeners: Vec<_> = config.listeners.iter().map(listener_text).collect();
     let mut text =
         format!("{}: configuration is good\nlisteners  {}\n", file.display(), listeners.join("\n           "));
+    if let Some(sign_in) = config.sign_in.as_ref().filter(|_| !of_directory) {
+        let (by, problem) = check::sign_in_summary(sign_in);
+        let _ = writeln!(text, "sign-in    {}", by.join("\n           "));
+        if let Some(problem) = problem {
+            let _ = writeln!(text, "odd        {problem}");
+        }
+    }
     for problem in config.listeners.iter().flat_map(exposed_keys) {
         let _ = writeln!(text, "odd        {problem}");
     }

@@ -51,7 +51,7 @@ fn the_directory_knows_nothing_of_the_edge() {
 #[test]
 fn kerberos_knows_nothing_of_the_edge_nor_of_the_directory() {
     let forbidden = ["pingora", "pingora_core", "pingora_proxy", "pingora_http", "ldap3"];
-    assert_eq!(breaches("kerberos", &["events", "kerberos", "secret"], &forbidden), NONE);
+    assert_eq!(breaches("kerberos", &["events", "identity", "kerberos", "secret"], &forbidden), NONE);
 }
 
 #[test]

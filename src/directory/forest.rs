@@ -150,6 +150,18 @@ impl Forest {
         }
     }
 
+    /// The accounts that have a service of that host, a few of many; `None` for a file, which has none.
+    pub(super) async fn accounts_of_host(&self, host: &str) -> Result<Option<Vec<Record>>, DirectoryError> {
+        match &self.source {
+            Source::Ldif(_) => Ok(None),
+            Source::Ldap(servers) => {
+                let name = |class: &str| (attribute::SERVICE_PRINCIPAL_NAME, format!("{class}/{host}").into_bytes());
+                let any_of = AnyOf(vec![name("HTTP"), name("HOST")]);
+                servers.people(None, &any_of, attribute::OF_SERVICES, ACCOUNTS_OF_HOST_MAX).await.map(Some)
+            }
+        }
+    }
+
     /// Every record of a file; `None` for servers.
     pub(super) fn all(&self) -> Option<Arc<Vec<Record>>> {
         match &self.source {
@@ -273,5 +285,7 @@ pub(super) struct News {
 
 /// The topology may take so many times the time of a single search.
 const TOPOLOGY_PATIENCE: u32 = 10;
+/// More than one of a kind is too many.
+const ACCOUNTS_OF_HOST_MAX: usize = 8;
 /// A new domain is a rare event, a mistyped one is not.
 const DOMAINS_REREAD_INTERVAL: Duration = Duration::from_secs(10);

@@ -86,6 +86,14 @@ impl Organisation {
         self.exchange.everybody().await
     }
 
+    /// The accounts that have a service of that host; `None` for a file, which has none.
+    ///
+    /// # Errors
+    /// The directory's.
+    pub async fn accounts_of_host(&self, host: &str) -> Result<Option<Vec<Record>>, DirectoryError> {
+        self.exchange.accounts_of_host(host).await
+    }
+
     /// The SID of the account of that name in a forest of accounts.
     async fn account(&self, name: &MailboxName) -> Result<Option<Sid>, DirectoryError> {
         let mut unanswered = None;

@@ -44,6 +44,8 @@ pub mod attribute {
     pub const HOME_SERVER_NAME: &str = "msExchHomeServerName";
     /// Linked mailbox: the SID of the account of another forest.
     pub const MASTER_ACCOUNT_SID: &str = "msExchMasterAccountSid";
+    /// Services that an account's key opens tickets for, such as `HTTP/cas-opo-1.contoso.com`.
+    pub const SERVICE_PRINCIPAL_NAME: &str = "servicePrincipalName";
     /// SID of an account.
     pub const OBJECT_SID: &str = "objectSid";
     /// 16 bytes that no change changes, in Active Directory.
@@ -104,6 +106,9 @@ pub mod attribute {
 
     /// What is read of the accounts of linked mailboxes.
     pub const OF_ACCOUNTS: &[&str] = &[OBJECT_SID];
+
+    /// What `firstcas check` reads of the accounts of servers.
+    pub const OF_SERVICES: &[&str] = &[SERVICE_PRINCIPAL_NAME];
 
     /// All that [`topology`](super::topology) reads.
     pub const OF_TOPOLOGY: &[&str] = &[
@@ -837,7 +842,7 @@ mod tests {
     fn the_readme_lists_every_attribute_that_is_read() {
         let readme = include_str!("../../README.md");
         let read = [attribute::OF_PEOPLE, attribute::OF_ACCOUNTS, attribute::OF_TOPOLOGY, attribute::OF_DOMAINS];
-        for attribute in read.into_iter().flatten() {
+        for attribute in read.into_iter().flatten().chain(attribute::OF_SERVICES) {
             assert!(readme.contains(&format!("`{attribute}`")), "{attribute}");
         }
     }

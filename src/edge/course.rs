@@ -11,7 +11,7 @@ use super::{
     acceptance::{Claim, Next},
     client::Proven,
     content_length,
-    form::{Form, LoggedOn},
+    form::Form,
     hygiene,
     in_force::InForce,
     on_behalf::OnBehalf,
@@ -85,7 +85,6 @@ pub(super) enum Proof {
 
 impl InForce {
     /// Facts, identity, directory, decision: the life of a request up to the choice of a server.
-    #[allow(clippy::too_many_lines)] // one step after the other
     pub(super) async fn course(&self, session: &mut Session, context: &mut Context) -> Result<Course, Denial> {
         let organisation = &self.organisation;
         if header_bytes(session) > self.config.limits.header_bytes {
@@ -115,20 +114,9 @@ impl InForce {
             anchor_mailbox: header("X-AnchorMailbox"),
         };
         let mut identity = identity::identify(&facts);
-        context.is_by_form = logged_on.is_some();
-        let mut by_form = None;
-        match logged_on {
-            Some(LoggedOn { user, password: Some(password) }) => {
-                identity.credential = Credential::Basic { user, password };
-            }
-            Some(LoggedOn { user, password: None }) => by_form = Some(user),
-            None => {}
-        }
+        let by_form = logged_on.and_then(|person| person.into_credential(&mut identity, context));
         let eas_version = identity::activesync::protocol_version(header("MS-ASProtocolVersion"), query);
-        context.story.identified(&identity);
-        if context.is_by_form {
-            context.story.credential = "form";
-        }
+        context.story.identified(&identity, context.is_by_form);
         tell_unreadable(&identity.credential, &facts);
         self.restrain(&identity, &facts, &session.req_header().method, context).await?;
 
@@ -166,16 +154,8 @@ impl InForce {
         let request = Request { protocol, path: &path, eas_version };
         let mut decision = routing::decide(&request, whose, &organisation.topology, &organisation.policy);
 
-        if decision.tells_about_mailbox() {
-            match (&speaker, self.prove(&identity.credential).await?) {
-                (Speaker::Proven(person) | Speaker::Certified(person) | Speaker::LoggedOn(person), _) => {
-                    context.story.proven = Some(person.entry_name.clone());
-                }
-                (_, Proof::Proven(entry)) => context.story.proven = Some(entry.name),
-                (_, Proof::Unusable(why)) => return Err(Denial::of_unusable(why)),
-                (_, Proof::Wrong) => return Err(Denial::WrongPassword),
-                (_, Proof::Absent) => decision = local_challenge(&request, organisation),
-            }
+        if decision.tells_about_mailbox() && !self.is_proven(&speaker, &identity.credential, context).await? {
+            decision = local_challenge(&request, organisation);
         }
         let stays = |server| {
             context.carries == Carries::Token(Leg::Next)
@@ -202,21 +182,29 @@ impl InForce {
             return Ok(Course::Answer(answer));
         }
         context.is_about_mailbox = !matches!(decision, Decision::Proxy(_, Rule::LocalChallenge | Rule::LocalService));
-        let key = match whose {
-            Whose::Mailbox(mailbox) if context.is_about_mailbox => mailbox.key,
-            Whose::Mailbox(_) | Whose::Nobody | Whose::Unknown | Whose::Ambiguous | Whose::WithoutMailbox => {
-                client_key(context.sender.ip)
-            }
-        };
-        let destination = match decision {
-            Decision::Proxy(pool, _) => Destination::Pool { pool, key },
-            Decision::BackEnd(server, _) => Destination::BackEnd(server),
-            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
-                return Err(Denial::Internal);
-            }
-        };
+        let destination = destination(&decision, whose, context).ok_or(Denial::Internal)?;
         context.on_behalf = self.on_behalf(&identity.credential, &speaker, destination, context).await?;
         Ok(Course::Onward(destination))
+    }
+
+    /// Whether it is certain who asks; `false`: the request carries nothing that the edge could verify.
+    async fn is_proven(
+        &self,
+        speaker: &Speaker<'_>,
+        credential: &Credential,
+        context: &mut Context,
+    ) -> Result<bool, Denial> {
+        let name = match (speaker, self.prove(credential).await?) {
+            (Speaker::Proven(person) | Speaker::Certified(person) | Speaker::LoggedOn(person), _) => {
+                person.entry_name.clone()
+            }
+            (_, Proof::Proven(entry)) => entry.name,
+            (_, Proof::Unusable(why)) => return Err(Denial::of_unusable(why)),
+            (_, Proof::Wrong) => return Err(Denial::WrongPassword),
+            (_, Proof::Absent) => return Ok(false),
+        };
+        context.story.proven = Some(name);
+        Ok(true)
     }
 
     /// Where to send a request that no server of its destination answered: that a site is down would tell where the
@@ -480,6 +468,21 @@ impl InForce {
             event.report(events::whole_chain(error));
         }
         Denial::DirectoryAway
+    }
+}
+
+/// Where a request that is passed on goes; `None`: it is not passed on.
+fn destination(decision: &Decision, whose: Whose<'_>, context: &Context) -> Option<Destination> {
+    let key = match whose {
+        Whose::Mailbox(mailbox) if context.is_about_mailbox => mailbox.key,
+        Whose::Mailbox(_) | Whose::Nobody | Whose::Unknown | Whose::Ambiguous | Whose::WithoutMailbox => {
+            client_key(context.sender.ip)
+        }
+    };
+    match decision {
+        Decision::Proxy(pool, _) => Some(Destination::Pool { pool: *pool, key }),
+        Decision::BackEnd(server, _) => Some(Destination::BackEnd(*server)),
+        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => None,
     }
 }
 

@@ -14,7 +14,7 @@
 //! | says `Persistent-Auth: false` | asks |
 //! | answers a request without token otherwise than by 401 | keeps |
 //! | answers a request without token by 401 | asks, if it had not kept before, or does so twice |
-//! | answers a token by 401, over a connection that was signed in | may have come to keep: nothing is known any more |
+//! | answers a token by 401, over a connection that was used | may have come to keep, unless it says what it does |
 //!
 //! and a request is sent, and perhaps sent again (a 401 proves that it was not served), so:
 //!
@@ -59,9 +59,12 @@ pub enum Habit {
     Keeps,
     /// Every request has to sign in.
     Asks,
+    /// The same, and its answers say so. Should it come to do otherwise, they will say that.
+    SaysItAsks,
 }
 
 /// One request that the edge signs in for.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 #[derive(Clone, Copy, Debug)]
 pub struct Errand {
     number: PinNumber,
@@ -123,7 +126,7 @@ impl Habit {
             || match self {
                 Habit::Keeps => false,
                 Habit::Unknown => !may_repeat,
-                Habit::Asks => true,
+                Habit::Asks | Habit::SaysItAsks => true,
             }
     }
 
@@ -132,9 +135,10 @@ impl Habit {
     pub fn learned(self, sent: bool, reused: bool, answer: Answered) -> Habit {
         match (answer.persistent, sent, answer.status) {
             (None, false, 401) if self == Habit::Keeps => Habit::Unknown, // a sign-in may end with its ticket
-            (Some(false), _, _) | (None, false, 401) => Habit::Asks,
+            (None, true, 401) if self == Habit::Asks && reused => Habit::Unknown, // one that keeps may refuse a token there
+            (Some(false), _, _) => Habit::SaysItAsks,
+            (None, false, 401) => Habit::Asks,
             (Some(true), _, _) | (None, false, _) => Habit::Keeps,
-            (None, true, 401) if reused => Habit::Unknown, // one that keeps may refuse a token there
             (None, true, _) => self,
         }
     }
@@ -224,7 +228,7 @@ mod tests {
         Answered { status: 403, ..OK },
         Answered { status: 503, ..OK },
     ];
-    const HABITS: [Habit; 3] = [Habit::Unknown, Habit::Keeps, Habit::Asks];
+    const HABITS: [Habit; 4] = [Habit::Unknown, Habit::Keeps, Habit::Asks, Habit::SaysItAsks];
 
     fn errand(is_fresh: bool) -> Errand {
         Errand::new(PinNumber::next(), is_fresh)
@@ -350,10 +354,11 @@ mod tests {
             let token_on_new = |answer| before.learned(true, false, answer);
             assert_eq!(token_on_new(OK), before, "a token that is taken says nothing of the next request");
             assert_eq!(token_on_new(REFUSAL), before);
-            assert_eq!(before.learned(true, true, REFUSAL), Habit::Unknown);
+            let token_on_used = if before == Habit::Asks { Habit::Unknown } else { before };
+            assert_eq!(before.learned(true, true, REFUSAL), token_on_used);
             for sent in [false, true] {
                 assert_eq!(before.learned(sent, true, persistent), Habit::Keeps);
-                assert_eq!(before.learned(sent, true, asks), Habit::Asks);
+                assert_eq!(before.learned(sent, true, asks), Habit::SaysItAsks);
             }
             assert_eq!(before.learned(false, true, OK), Habit::Keeps);
             assert_eq!(before.learned(false, true, Answered { status: 403, ..OK }), Habit::Keeps);

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     config::SignInBy,
     directory::{Entry, cache::Lookup},
-    identity::{Credential, MailboxName},
+    identity::{Credential, Identity, MailboxName},
     routing::protocol::Protocol,
     secret::Secret,
 };
@@ -61,6 +61,17 @@ pub(super) struct LoggedOn {
     pub user: MailboxName,
     /// What they have logged on with, if the edge needs it to sign in for them.
     pub password: Option<Secret>,
+}
+
+impl LoggedOn {
+    /// Puts what they have logged on with in the place of a credential of the request's. Without a password, they are who
+    /// the cookie says: this name.
+    pub(super) fn into_credential(self, identity: &mut Identity, context: &mut Context) -> Option<MailboxName> {
+        context.is_by_form = true;
+        let Some(password) = self.password else { return Some(self.user) };
+        identity.credential = Credential::Basic { user: self.user, password };
+        None
+    }
 }
 
 /// Logons that were logged off here, until their cookies would have ended by themselves.

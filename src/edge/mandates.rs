@@ -270,3 +270,24 @@ const BEFORE_THE_END: Duration = Duration::from_secs(5 * 60);
 const OWN_ACCOUNT_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// So long a server that does not take somebody's ticket gets no other.
 const FRESH: Duration = Duration::from_secs(60);
+
+#[cfg(all(test, feature = "gssapi"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_user_is_counted_each_time_that_tickets_are_asked_for_and_not_when_they_are_known() {
+        let metrics = Arc::new(Metrics::new());
+        let mandates = Mandates::new(10, metrics.clone());
+        let by = By::Password(Secret::new(Vec::new())); // which is wrong, without anybody to say so
+        let mandate = mandates.mandate("ana@CONTOSO.COM", &by);
+        for _ in 0..2 {
+            let found = mandates.tickets(&mandate, &by, Duration::from_secs(20)).await;
+            assert!(matches!(found, Err(KerberosError::WrongPassword)));
+        }
+        let counted: Vec<_> = metrics.sign_ins().filter(|(_, _, count)| *count > 0).collect();
+        assert_eq!(counted, [(TicketsBy::Password, TicketsOutcome::Refused, 1)]);
+        mandates.kept.run_pending_tasks().await;
+        assert_eq!(mandates.len(), 1);
+    }
+}

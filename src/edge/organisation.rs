@@ -260,7 +260,8 @@ fn ways(server: &Server, origins: &[Origin], topology: &Topology, policy: &Polic
     ways
 }
 
-fn may_be_sent_to(server: &Server, protocol: Protocol, topology: &Topology, policy: &Policy) -> bool {
+/// See [`Organisation::may_be_sent_to`].
+pub fn may_be_sent_to(server: &Server, protocol: Protocol, topology: &Topology, policy: &Policy) -> bool {
     let generation = server.version.generation();
     if generation == Some(Generation::Exchange2003) {
         return matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync);

@@ -37,13 +37,12 @@ impl Seal {
             let keys = keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
             return Ok(Seal { keys, random, own: None });
         }
-        let own = match made {
-            Some(made) => made.clone(),
-            None => {
-                let mut bytes = [0; KEY_BYTES];
-                random.fill(&mut bytes).map_err(|_| NoKey)?;
-                Secret::new(bytes)
-            }
+        let own = if let Some(made) = made {
+            made.clone()
+        } else {
+            let mut bytes = [0; KEY_BYTES];
+            random.fill(&mut bytes).map_err(|_| NoKey)?;
+            Secret::new(bytes)
         };
         Ok(Seal { keys: vec![key(&own)?], random, own: Some(own) })
     }

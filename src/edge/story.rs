@@ -81,8 +81,9 @@ impl Story {
         }
     }
 
-    pub(super) fn identified(&mut self, identity: &Identity) {
+    pub(super) fn identified(&mut self, identity: &Identity, is_by_form: bool) {
         self.credential = match &identity.credential {
+            _ if is_by_form => "form",
             Credential::None => "-",
             Credential::Basic { .. } => "basic",
             Credential::Bearer => "bearer",

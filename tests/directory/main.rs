@@ -557,6 +557,45 @@ fn the_whole_directory_is_checked_alike_over_both_sources() {
 }
 
 #[test]
+fn a_server_that_nobody_could_be_signed_in_to_is_listed() {
+    let account = |name: &str, services: &[&str]| {
+        let names: Vec<_> = services.iter().map(|service| format!("servicePrincipalName: {service}\n")).collect();
+        person(name, &name.to_lowercase(), &names.concat())
+    };
+    let hosts = ["cas-lis-1", "cas-lis-2", "cas-mad-1", "ex03-lis", "ex03-opo"];
+    let people = [
+        hosts.map(|host| account(host, &[&format!("HOST/{host}.contoso.com")])).join("\n"),
+        account("asa", &["http/cas-mad-1.contoso.com", "HTTP/cas-opo-1.contoso.com"]),
+        account("former", &["HTTP/cas-opo-1.contoso.com"]),
+    ];
+    let text = CONTOSO.replace("https://cas-opo-2.contoso.com/Microsoft", "https://10.2.0.22/Microsoft");
+    let slapd = Slapd::load(&format!("{text}\n{}", people.join("\n")), &Tls::None);
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = configuration(&slapd, openldap::BIND_PASSWORD, dir.path());
+    let basic = std::fs::read_to_string(&config).expect("the configuration");
+    let checked = |sign_in: &str| {
+        std::fs::write(&config, format!("{basic}\n{sign_in}")).expect("written");
+        firstcas(&["check", "--directory", "-c"], &config)
+    };
+    let (good, said, stderr) = checked("[sign_in]\n");
+    assert!(good, "{stderr}");
+    let said_alike = said.to_lowercase();
+    for part in [
+        "sign-in    Kerberos with the user's password\n",
+        "odd        cas-opo-2 has the address 10.2.0.22 in an InternalURL",
+        "odd        cas-opo-2: no account has the service principal name HTTP/cas-opo-2.contoso.com",
+        "odd        cas-opo-1: several accounts have the service principal name HTTP/cas-opo-1.contoso.com: cn=asa,",
+        "           5 of 8 service principal names are one account's\n",
+        // Besides Faro and Braga.
+        "\n5 things would break users\n",
+    ] {
+        assert!(said_alike.contains(&part.to_lowercase()), "{part} in\n{said}");
+    }
+    let (good, said, stderr) = checked("");
+    assert!(good && said.ends_with("\n2 things would break users\n") && !said.contains("sign-in"), "{said}{stderr}");
+}
+
+#[test]
 fn a_directory_without_fault_is_said_to_have_none() {
     let whole: String = CONTOSO
         .split("\n\n")

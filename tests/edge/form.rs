@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use firstcas::config::{SignIn, SignInBy};
 use http::Method;
 use rustls::pki_types::ServerName;
 use sha1::{Digest, Sha1};
@@ -447,6 +448,35 @@ async fn a_reload_without_a_key_file_logs_nobody_off() {
     let mut browser = Browser::logged_on(&house, "ana").await;
     house.reload().await.expect("a good configuration");
     assert_eq!(browser.get("/owa/").await.user(), "ana");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_edge_signs_in_by_its_own_account_the_cookie_alone_proves_who_somebody_is() {
+    let plan = Plan {
+        further: "# logon form".into(),
+        adjust: Some(|config| {
+            config.sign_in = Some(SignIn {
+                by: vec![SignInBy::Delegation],
+                keytab: None,
+                account: None,
+                pass_basic_on: false,
+                timeout: Duration::from_secs(1),
+                users_max: 1,
+            });
+        }),
+        ..Plan::default()
+    };
+    let house = House::planned(plan).await;
+    let mut carla = Browser::logged_on(&house, "CONTOSO\\carla").await;
+    let page = carla.get("/owa/?by=delegation").await;
+    assert!(page.status == 200 && page.body.contains("https://mail.madrid.contoso.com/owa"), "{page:?}");
+    let line =
+        record::line(&["firstcas::access", "credential=form", "rule=owa-redirect", "proven=carla@contoso.com"]).await;
+    assert!(line.contains("user=carla@contoso.com") && line.contains("connection=shared"), "{line}");
+    let mut filipe = Browser::logged_on(&house, "filipe").await;
+    assert_eq!(filipe.get("/owa/").await.status, 403);
+    let mut ana = Browser::logged_on(&house, "ana").await;
+    assert_ne!(ana.get("/owa/").await.user(), "ana", "no server gets a password that nobody has kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,12 +124,12 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
 /// A time as people say it.
 fn words(time: Duration) -> String {
     let minutes = time.as_secs() / 60;
-    let (number, unit) = match minutes {
-        0..60 => (minutes.max(1), "minute"),
-        _ if minutes % 60 != 0 => (minutes, "minute"),
-        ..2880 => (minutes / 60, "hour"),
-        _ if minutes % 1440 != 0 => (minutes / 60, "hour"),
-        _ => (minutes / 1440, "day"),
+    let (number, unit) = if minutes >= 2 * 1440 && minutes.is_multiple_of(1440) {
+        (minutes / 1440, "day")
+    } else if minutes >= 60 && minutes.is_multiple_of(60) {
+        (minutes / 60, "hour")
+    } else {
+        (minutes.max(1), "minute")
     };
     format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
 }

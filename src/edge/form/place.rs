@@ -15,9 +15,11 @@ pub(super) enum Place {
 impl Place {
     /// What is at this path, which is decoded. Whatever comes after the query's `?` is not part of it.
     pub(super) fn of(path: &str) -> Option<Place> {
-        let is = |known: &&str| path.eq_ignore_ascii_case(known);
         let places = [(&FORM[..], Place::Form), (&POST[..], Place::Post), (&LOGOFF[..], Place::Logoff)];
-        places.into_iter().find(|(paths, _)| paths.iter().any(|known| is(known))).map(|(_, place)| place)
+        places
+            .into_iter()
+            .find(|(paths, _)| paths.iter().any(|known| path.eq_ignore_ascii_case(known)))
+            .map(|(_, place)| place)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     dice::Dice,
     errand::{self, Errand, Habit, Verdict},
     identity::token::Leg,
-    pin::{Answered, Bounds, Carries, Closed, Expect, Gate, KEYS_END, ORIGINS_MAX, SignIn},
+    pin::{Answered, Bounds, Carries, Closed, Expect, Gate, KEYS_END, ORIGINS_MAX, PinNumber, SignIn},
     tickets::{ProvenBy, Tickets},
 };
 
@@ -153,6 +153,8 @@ struct Request {
 struct OnBehalf {
     errand: Errand,
     ticket: usize,
+    /// Pingora's reuse key.
+    group: u64,
     sends_token: bool,
     answers: u8,
 }
@@ -429,7 +431,14 @@ impl World {
                     return Err("i: a person is signed in for by the ticket of another person or proof");
                 }
                 let errand = Errand::new(self.tickets.ticket(ticket).number, is_fresh);
-                request.errand = Some(OnBehalf { errand, ticket, sends_token: false, answers: 0 });
+                request.errand = Some(OnBehalf { errand, ticket, group: SHARED, sends_token: false, answers: 0 });
+            }
+            if let Some(it) = &mut request.errand {
+                let habit = self.habits[request.server];
+                it.group = match it.errand.needs_new_connection(habit, request.may_repeat) {
+                    true => PinNumber::next().group_key(),
+                    false => it.errand.group_key(SHARED),
+                };
             }
             self.clients[index].stage = Stage::Approached(request, Expect::New);
             return Ok(());
@@ -463,7 +472,7 @@ impl World {
         let gate = self.clients[index].gate.as_ref().filter(|_| request.errand.is_none());
         let pin = gate.map(|gate| gate.number().group_key());
         let group = match request.errand {
-            Some(it) => it.errand.group_key(SHARED),
+            Some(it) => it.group,
             None => pin.unwrap_or(SHARED),
         };
         if self.weather.pool_errs && pin.is_some() && !self.idle.is_empty() && self.dice.one_in(4) {
@@ -679,7 +688,7 @@ impl World {
         if !manners.keeps || !calm && !self.weather.lenient && dice.one_in(24) {
             on.login = Login::Nobody;
         }
-        let keeps_old = on.login != Login::Nobody && self.semantics[server] == Semantics::Gssapi && !calm;
+        let keeps_old = on.login != Login::Nobody && self.semantics[server] == Semantics::Gssapi;
         let served_as = match (it.sends_token, on.login) {
             (true, _) if is_opened && !keeps_old && (calm || !dice.one_in(12)) => Some(user),
             (false, Login::SignedIn(user)) => Some(user),
