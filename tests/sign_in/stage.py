@@ -16,7 +16,7 @@ SITES = {"Lisbon": (["cas-lis-1", "cas-lis-2", "ex03-lis"], ["ex03-lis"], True),
 SERVERS = [server for servers, _, _ in SITES.values() for server in servers]
 PUBLIC_NAME = f"mail.{DOMAIN}"
 SERVERS_ACCOUNT, EDGES_ACCOUNT, EDGES_NAME = "svc-cas", "svc-firstcas", f"firstcas/edge.{DOMAIN}"
-PEOPLE = 6  # of the crowd, for whom something will be wrong
+PEOPLE = 12  # of the crowd
 
 
 def service(server):
