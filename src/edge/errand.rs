@@ -160,7 +160,7 @@ impl Errand {
     /// Whether it must not go over a connection that is signed in already: some servers refuse a token there (mod_auth_gssapi
     /// 1.6), and this request will, or may, have to bring one.
     pub fn needs_new_connection(&self, habit: Habit, may_repeat: bool) -> bool {
-        self.is_asked || habit == Habit::Unknown && !may_repeat
+        self.is_asked || !may_repeat && matches!(habit, Habit::Unknown | Habit::Keeps)
     }
 
     /// Pingora has found a connection. Returns whether a token goes with the request; `may_repeat`: its body will be at
