@@ -261,5 +261,6 @@ mod tests {
             problem(&[&asa, &other]).is_some_and(|it| it.contains("HTTP/cas.contoso.com: CN=asa | CN=b; setspn -D"))
         );
         assert!(problem(&[&machine, &machine]).is_some());
+        assert!(problem(&[&machine, &asa, &other]).is_some(), "what is named itself, twice");
     }
 }
