@@ -219,7 +219,9 @@ impl InForce {
                     }
                     Err(error) => {
                         on_behalf.has_failed = true;
-                        return Err(self.cannot_sign_in(&error, &on_behalf.name, server).await);
+                        return Err(self
+                            .cannot_sign_in(&error, &on_behalf.name, on_behalf.password.is_some(), server)
+                            .await);
                     }
                 }
             }
@@ -227,7 +229,7 @@ impl InForce {
             // Known by name, and by nothing that this server takes.
             (_, None) if !on_behalf.name.is_empty() => {
                 let error = KerberosError::NoPrincipal;
-                return Err(self.cannot_sign_in(&error, &on_behalf.name, server).await);
+                return Err(self.cannot_sign_in(&error, &on_behalf.name, on_behalf.password.is_some(), server).await);
             }
             (SignIn::Kerberos | SignIn::AsSent, _) => Way::AsSent,
         };
@@ -285,7 +287,9 @@ impl InForce {
                 };
                 match token {
                     Ok(token) => set(request, Some(token)),
-                    Err(error) => Err(self.cannot_sign_in(&error, &on_behalf.name, kerberos.server).await),
+                    Err(error) => Err(self
+                        .cannot_sign_in(&error, &on_behalf.name, on_behalf.password.is_some(), kerberos.server)
+                        .await),
                 }
             }
         }
@@ -332,15 +336,21 @@ impl InForce {
     }
 
     /// Tells the administrator why somebody cannot be signed in, at most once a minute.
-    async fn cannot_sign_in(&self, error: &KerberosError, name: &str, server: ServerId) -> Failure {
+    async fn cannot_sign_in(&self, error: &KerberosError, name: &str, has_password: bool, server: ServerId) -> Failure {
+        // Who has sent no password is not asked for another.
+        let asked = |denial| if has_password { denial } else { Denial::CannotSignIn };
         let server = &self.organisation.topology.server(server).name;
         let (event, of, failure) = match error {
             KerberosError::WrongPassword => return Failure::Denied(Denial::WrongPassword),
             KerberosError::Away(_) | KerberosError::TimedOut => return Failure::Denied(Denial::SignInAway),
             KerberosError::ClockSkew => (Event::ClockSkew, "", Failure::Denied(Denial::SignInAway)),
             // Whoever comes here has sent the right password, or is proven otherwise and cannot mend it by another.
-            KerberosError::PasswordExpired => (Event::AccountUnusable, name, Failure::Denied(Denial::PasswordExpired)),
-            KerberosError::AccountUnusable => (Event::AccountUnusable, name, Failure::Denied(Denial::AccountUnusable)),
+            KerberosError::PasswordExpired => {
+                (Event::AccountUnusable, name, Failure::Denied(asked(Denial::PasswordExpired)))
+            }
+            KerberosError::AccountUnusable => {
+                (Event::AccountUnusable, name, Failure::Denied(asked(Denial::AccountUnusable)))
+            }
             KerberosError::NoServicePrincipalName(service) => {
                 (Event::ProxySignInFailed, service.as_str(), Failure::OfServer)
             }
