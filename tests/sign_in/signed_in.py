@@ -128,6 +128,17 @@ def _(it):
             within(15, lambda: edge.ask("ana").server.startswith(LISBON), "ana is in Lisbon again")
 
 
+@check("who is proven by NTLM in Lisbon and at home in Porto is served there over the same connection, by delegation")
+def _(it):
+    edge = it.edge("takes-ntlm", "delegation", changes=it.lisbon_with_ntlm())
+    for user, home in [("bruno", PORTO), ("ana", LISBON)]:
+        client = Client(edge)
+        serves(it.by_ntlm(client, user, EWS), user, LISBON)
+        for _ in range(3):
+            serves(client.request(user, "POST", EWS, {}), user, home)
+        client.close()
+
+
 @check("hundreds of requests at once, of many people over connections that they share: each answer is its asker's")
 def _(it):
     people = [*((neighbour, OWA, LISBON) for neighbour in [*NEIGHBOURS, "ana"]), ("bruno", OWA, PORTO),

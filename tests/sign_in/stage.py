@@ -2,7 +2,7 @@
 import base64, os, re, shutil, signal
 from types import SimpleNamespace
 
-import gssapi
+import gssapi, gssapi.raw
 
 import processes
 from apache import Apache
@@ -34,10 +34,10 @@ class Stage:
         self.directory.chmod(0o755)  # Apache's own user reads what is in it
         self.forest.start()
         self.make_accounts()
-        pki = self.make_certificates()
+        self.pki = pki = self.make_certificates()
         self.servers_keytab = self.keytab_of(SERVERS_ACCOUNT, "servers.keytab")
         shutil.chown(self.servers_keytab, "www-data")
-        servers = SimpleNamespace(env={"KRB5_CONFIG": str(self.krb5_conf)}, keytab=self.servers_keytab)
+        self.kdc = servers = SimpleNamespace(env={"KRB5_CONFIG": str(self.krb5_conf)}, keytab=self.servers_keytab)
         self.keytab = self.keytab_of(EDGES_ACCOUNT, "edge.keytab")
         apaches = [Apache(self.directory, self.started, site, names, pki, servers, connection_bound=bound, plain=plain)
                    for site, (names, plain, bound) in SITES.items()]
@@ -105,6 +105,14 @@ class Stage:
         edge.start()
         return edge
 
+    def lisbon_with_ntlm(self):
+        """What an edge's configuration needs to be in front of a Lisbon that takes NTLM, too."""
+        users, servers = self.directory / "ntlm-users", ["cas-lis-1", "cas-lis-2"]
+        users.write_text("".join(f"CONTOSO:{name}:{PASSWORD}\n" for name in ["ana", "bruno"]))
+        apache = Apache(self.directory, self.started, "ntlm", servers, self.pki, self.kdc, ntlm_users=users)
+        lines = [(server, re.search(rf'^"{server}\.contoso\.com:443" = ".*"$', self.config, re.M)[0]) for server in servers]
+        return [(line, f'"{server}.contoso.com:443" = "127.0.0.1:{apache.ports[server]}"') for server, line in lines]
+
     def other_krb5_conf(self, name, what, otherwise=""):
         """krb5.conf, but for one thing."""
         path = self.directory / f"{name}.conf"
@@ -128,6 +136,20 @@ class Stage:
         credentials = gssapi.Credentials(usage="initiate", store={"ccache": tickets})
         name = gssapi.Name(f"HTTP@{PUBLIC_NAME}", gssapi.NameType.hostbased_service)
         return base64.b64encode(gssapi.SecurityContext(name=name, creds=credentials, usage="initiate").step()).decode()
+
+    def by_ntlm(self, client, user, path):
+        """The answer to the last leg of an NTLM handshake over the client's connection."""
+        mechanism = gssapi.OID.from_int_seq("1.3.6.1.4.1.311.2.2.10")
+        name = gssapi.Name(f"CONTOSO\\{user}", gssapi.NameType.user)
+        acquired = gssapi.raw.acquire_cred_with_password(name, PASSWORD.encode(), mechs=[mechanism], usage="initiate")
+        context = gssapi.SecurityContext(name=gssapi.Name(f"HTTP@{PUBLIC_NAME}", gssapi.NameType.hostbased_service),
+                                         creds=gssapi.Credentials(acquired.creds), mech=mechanism, usage="initiate")
+        leg = base64.b64encode(context.step()).decode()
+        challenge = client.request(user, "POST", path, {"Authorization": f"NTLM {leg}"})
+        said = re.search(r"^NTLM (\S+)$", "\n".join(challenge.headers.get_all("WWW-Authenticate", [])), re.M)
+        assert said, f"{challenge} is no challenge: {challenge.headers}"
+        leg = base64.b64encode(context.step(base64.b64decode(said[1]))).decode()
+        return client.request(user, "POST", path, {"Authorization": f"NTLM {leg}"})
 
     def wrong_password(self, user):
         self.forest.run("kinit", f"{user}@{REALM}", stdin="Wrong-word1\n", ok=False)

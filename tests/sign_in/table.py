@@ -135,5 +135,5 @@ HEADING = COLUMNS.format("user", "way in", "ticket by", "asked for", "status", "
 
 
 def person(user):
-    """`ana@CONTOSO.COM` is ana."""
-    return user.partition("@")[0].lower()
+    """`ana@CONTOSO.COM` is ana, and so is `CONTOSO\\ana`."""
+    return user.partition("@")[0].rpartition("\\")[2].lower()
