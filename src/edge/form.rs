@@ -9,13 +9,13 @@ mod page;
 mod place;
 mod ticket;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{
     HeaderMap, Method,
     header::{AUTHORIZATION, CONTENT_TYPE, EXPECT, HOST, SET_COOKIE},
 };
-use moka::sync::Cache;
+use moka::{Expiry, policy::EvictionPolicy, sync::Cache};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use tokio::time::timeout;
@@ -74,8 +74,8 @@ impl LoggedOn {
     }
 }
 
-/// Logons that were logged off here, until their cookies would have ended by themselves.
-pub(super) struct LoggedOff(Cache<[u8; 16], ()>);
+/// Logons that have ended here, each until its cookies would have ended by themselves, and how long that is.
+pub(super) struct LoggedOff(Cache<[u8; 16], Duration>);
 
 /// Why the form is shown, as Exchange numbers it in the form's address (from memory).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl InForce {
         let place = Place::of(&path);
         let is_logoff = place == Some(Place::Logoff) || protocol == Protocol::LegacyOwa && is_logoff_of_2003(query);
         let answer = if is_logoff {
-            self.log_off(&request.headers)
+            self.log_off(&request.headers, now)
         } else if place == Some(Place::Post) && request.method == Method::POST {
             context.story.protocol = Some(protocol);
             self.log_on(session, context, now).await?
@@ -245,6 +245,7 @@ impl InForce {
             active: now,
         };
         let cookie = self.cookie(&logon).ok_or(Denial::Internal)?;
+        self.end_logon(headers, now); // whoever was logged on in this browser before
         let location = destination::safe(&post.destination, host(request)).to_owned();
         let headers = vec![
             ("Location", location),
@@ -318,11 +319,16 @@ impl InForce {
         }
     }
 
-    fn log_off(&self, headers: &HeaderMap) -> Answer {
+    /// Ends the logon of a browser's cookie, and of every copy of it. One that is not believed any more has ended.
+    pub(super) fn end_logon(&self, headers: &HeaderMap, now: SystemTime) {
         let logon = cookies::find(headers, logon::NAME).and_then(|value| Logon::open(value, &self.logon_seal).ok());
-        if let Some(logon) = logon {
-            self.shared.logged_off.add(logon.session);
+        if let Some(logon) = logon.filter(|logon| logon.check(&self.config.logon_form, now).is_ok()) {
+            self.shared.logged_off.add(logon.session, logon.computer.lives_at_most(&self.config.logon_form));
         }
+    }
+
+    fn log_off(&self, headers: &HeaderMap, now: SystemTime) -> Answer {
+        self.end_logon(headers, now);
         let mut answer = page::signed_out();
         answer.headers.push((SET_COOKIE.as_str(), no_cookie(logon::NAME)));
         answer
@@ -392,19 +398,47 @@ impl Post {
 
 impl LoggedOff {
     pub(super) fn new() -> Self {
-        const LOGONS_MAX: u64 = 100_000; // some 10 MB
-        const LONGEST: Duration = Duration::from_secs(38 * 24 * 60 * 60); // a time-out's, and a quarter
-        LoggedOff(Cache::builder().max_capacity(LOGONS_MAX).time_to_live(LONGEST).build())
+        // The oldest makes place, as it has the least time left; the default policy would turn away the newest.
+        let oldest_first = EvictionPolicy::lru();
+        LoggedOff(
+            Cache::builder()
+                .max_capacity(LOGGED_OFF_MAX)
+                .eviction_policy(oldest_first)
+                .expire_after(UntilItsCookiesEnd)
+                .build(),
+        )
     }
 
-    fn add(&self, session: [u8; 16]) {
-        self.0.insert(session, ());
+    fn add(&self, session: [u8; 16], for_time: Duration) {
+        self.0.insert(session, for_time);
     }
 
     fn has(&self, session: &[u8; 16]) -> bool {
         self.0.contains_key(session)
     }
 }
+
+/// Each logged-off logon is kept for its own time.
+struct UntilItsCookiesEnd;
+
+impl Expiry<[u8; 16], Duration> for UntilItsCookiesEnd {
+    fn expire_after_create(&self, _: &[u8; 16], for_time: &Duration, _: Instant) -> Option<Duration> {
+        Some(*for_time)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &[u8; 16],
+        for_time: &Duration,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(*for_time)
+    }
+}
+
+/// Some 10 MB.
+const LOGGED_OFF_MAX: u64 = 100_000;
 
 fn is_browsers(protocol: Protocol) -> bool {
     match protocol {
@@ -568,6 +602,26 @@ mod tests {
         ] {
             assert_eq!(Post::read(body.as_bytes()).computer, computer, "{body}");
         }
+    }
+
+    #[test]
+    fn however_many_have_logged_off_the_next_one_is_believed_to_have() {
+        let logged_off = LoggedOff::new();
+        let session = |number: u64| u128::from(number).to_be_bytes();
+        for number in 0..LOGGED_OFF_MAX + 1000 {
+            logged_off.add(session(number), Duration::from_secs(60));
+        }
+        logged_off.0.run_pending_tasks();
+        assert!(logged_off.has(&session(LOGGED_OFF_MAX + 999)));
+        assert!(!logged_off.has(&session(0)), "the oldest has made place");
+    }
+
+    #[test]
+    fn who_has_logged_off_is_remembered_for_as_long_as_the_cookie_could_live() {
+        let logged_off = LoggedOff::new();
+        logged_off.add([1; 16], Duration::from_secs(60));
+        logged_off.add([2; 16], Duration::ZERO);
+        assert!(logged_off.has(&[1; 16]) && !logged_off.has(&[2; 16]));
     }
 
     #[test]

@@ -297,6 +297,20 @@ async fn who_logs_off_is_logged_off_even_where_the_cookie_was_copied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_logs_on_anew_is_logged_off_as_who_they_were_before() {
+    let house = house().await;
+    let mut browser = Browser::logged_on(&house, "ana").await;
+    let mut copied = Browser { cookies: browser.cookies.clone(), ..Browser::of(&house) };
+    assert_eq!(copied.get("/owa/").await.user(), "ana");
+    let shown = browser.get("/owa/auth/logon.aspx").await;
+    assert_eq!(browser.fill_in(&shown, "ana", "wrong", "0").await.status, 403);
+    assert_eq!(copied.get("/owa/").await.user(), "ana", "a failed logon ends nothing");
+    assert_eq!(browser.fill_in(&shown, "elsa", PASSWORD, "0").await.status, 302);
+    assert_eq!(copied.get("/owa/").await.status, 302);
+    assert_eq!(browser.get("/exchange/elsa/").await.user(), "elsa");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_logon_is_over_when_nothing_was_done_for_its_time_out() {
     let plan = Plan {
         further: "# logon form".into(),

@@ -114,8 +114,7 @@ impl Logon {
             Ok(age) => age <= time,
             Err(ahead) => ahead.duration() <= CLOCKS_DIFFER_BY, // sealed by another edge
         };
-        let timeout = self.computer.timeout(form);
-        if is_within(self.began, form.lifetime) && is_within(self.active, timeout + timeout / RENEWALS) {
+        if is_within(self.began, form.lifetime) && is_within(self.active, self.computer.longest_pause(form)) {
             Ok(())
         } else {
             Err(Void::TimedOut)
@@ -135,6 +134,17 @@ impl Computer {
             Computer::Public => form.public_timeout,
             Computer::Private => form.private_timeout,
         }
+    }
+
+    /// How long after it was last renewed a cookie is believed.
+    fn longest_pause(self, form: &LogonForm) -> Duration {
+        let timeout = self.timeout(form);
+        timeout + timeout / RENEWALS
+    }
+
+    /// How long from now a cookie may go on to be believed, whichever edge has sealed it.
+    pub(super) fn lives_at_most(self, form: &LogonForm) -> Duration {
+        self.longest_pause(form) + CLOCKS_DIFFER_BY
     }
 }
 
