@@ -50,7 +50,7 @@ use std::{
     any::Any,
     os::fd::RawFd,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -458,7 +458,10 @@ impl ProxyHttp for Edge {
         if context.passage.is_none() && ends_here(context) {
             session.set_keepalive(None); // of a pinned client the gate says it
         }
-        let offers_basic = respond::offers_basic(response);
+        let refused = match context.is_by_form && response.status == 401 {
+            true => Some(context.in_force.clone().refused_by_server(response, context).await),
+            false => None,
+        };
         if response.status == 401 {
             respond::anonymise(response)?;
             if answered.offers_windows {
@@ -468,10 +471,10 @@ impl ProxyHttp for Edge {
         form::renew(context.renewed_logon.as_deref(), response)?;
         if context.passage.is_some() {
             let signed_in = context.in_force.clone().signed_in_or_not(session, response, context, answered).await;
-            context.in_force.note_answer(response, context);
+            note(response, refused, context);
             signed_in?;
         } else {
-            context.in_force.note_answer(response, context);
+            note(response, refused, context);
             match signed {
                 Signed::NotByUs if answered.pins() => {
                     isolate(response, session, context);
@@ -481,9 +484,8 @@ impl ProxyHttp for Edge {
                 Signed::NotByUs | Signed::In => {}
             }
         }
-        if context.is_by_form && response.status == 401 && offers_basic {
-            context.story.denial = Some(Denial::WrongPassword);
-            return acceptance::replace(form::ask(session.req_header(), Reason::WrongPassword), context);
+        if let Some(denial) = refused {
+            return acceptance::replace(denied(denial, session.req_header(), context), context);
         }
         if response.status == 401 && answered.token.is_none() && context.in_force.config.sign_in.is_some() {
             respond::offer_basic(response)?; // the server need not take it, the edge does
@@ -560,7 +562,10 @@ impl ProxyHttp for Edge {
                 context.is_broken_off = is_answered;
                 FailToProxy { error_code: 0, can_reuse_downstream: false }
             }
-            (Some(denial), false) => give_up_with(&denied(denial, context), session, context).await,
+            (Some(denial), false) => {
+                let answer = denied(denial, session.req_header(), context);
+                give_up_with(&answer, session, context).await
+            }
         }
     }
 
@@ -582,6 +587,15 @@ impl ProxyHttp for Edge {
             linger(session).await;
         }
     }
+}
+
+/// Remembers what an answer says about a password: the server's, or the edge's own in its place.
+fn note(response: &ResponseHeader, instead: Option<Denial>, context: &mut Context) {
+    if instead.is_none() {
+        return context.in_force.note_answer(response, context);
+    }
+    context.story.denial = instead;
+    context.in_force.note_own_answer(context);
 }
 
 /// Nobody may use this connection any more: nothing is ever sent over it again, and once its answer has come it is closed,
@@ -690,10 +704,6 @@ fn denial_of(error: &Error) -> Option<Denial> {
 
 fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer {
     context.story.denial = Some(denial);
-    if denial == Denial::WrongPassword && context.is_by_form {
-        context.renewed_logon = None;
-        return form::ask(session.req_header(), Reason::WrongPassword);
-    }
     match denial {
         Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable | Denial::HeaderTooLarge => {
             let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
@@ -719,11 +729,21 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
         | Denial::ClientTimedOut
         | Denial::Internal => {}
     }
-    denied(denial, context)
+    denied(denial, session.req_header(), context)
 }
 
-fn denied(denial: Denial, context: &Context) -> Answer {
+/// The answer to a request that is not served. Whoever has logged on by the form gets no challenge: their browser would ask
+/// for a password itself, and send it from then on.
+fn denied(denial: Denial, request: &RequestHeader, context: &mut Context) -> Answer {
     let mut answer = respond::denied(denial, context.story.protocol);
+    if answer.status == 401 && context.is_by_form {
+        context.renewed_logon = None;
+        if denial == Denial::WrongPassword {
+            context.in_force.end_logon(&request.headers, SystemTime::now());
+            return form::ask(request, Reason::WrongPassword);
+        }
+        return respond::without_challenge(answer);
+    }
     let offered =
         context.story.protocol.is_some_and(|protocol| context.in_force.organisation.offers_windows_locally(protocol));
     if answer.status == 401 && offered {

@@ -33,6 +33,7 @@ use super::{
     Context, content_length, cookies,
     course::{self, Proof},
     in_force::InForce,
+    on_behalf::OnBehalf,
     respond::{self, Answer, Denial},
 };
 use crate::{
@@ -316,6 +317,25 @@ impl InForce {
         match self.find(&own).await.as_deref() {
             Ok(Lookup::Found(found)) if found.id == entry.id && entry.master_account.is_none() => own,
             Ok(Lookup::Found(_) | Lookup::NotFound | Lookup::Ambiguous(_)) | Err(_) => typed,
+        }
+    }
+
+    /// Why a server does not serve somebody who has logged on by the form. Its 401 may mean that the password is wrong now,
+    /// but also that the mailbox is not theirs, or that it takes another credential than the edge has.
+    pub(super) async fn refused_by_server(&self, response: &ResponseHeader, context: &mut Context) -> Denial {
+        let credential = context.on_behalf.as_ref().and_then(OnBehalf::credential).unwrap_or(Credential::None);
+        if !respond::offers_basic(response) {
+            return Denial::CannotSignIn;
+        }
+        match self.prove(&credential).await {
+            Ok(Proof::Proven(entry)) => {
+                context.story.proven = Some(entry.name);
+                Denial::CannotSignIn
+            }
+            Ok(Proof::Unusable(why)) => Denial::of_unusable(why),
+            Ok(Proof::Wrong) => Denial::WrongPassword,
+            Ok(Proof::Absent) => Denial::CannotSignIn,
+            Err(away) => away,
         }
     }
 

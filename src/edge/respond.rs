@@ -212,6 +212,15 @@ pub fn described(refusal: Refusal, protocol: Protocol) -> String {
     }
 }
 
+/// The same without its challenge; 401 would need one (RFC 9110 section 15.5.2).
+pub(super) fn without_challenge(mut answer: Answer) -> Answer {
+    if answer.status == 401 {
+        answer.status = 403;
+    }
+    answer.headers.retain(|(name, _)| *name != "WWW-Authenticate" && *name != PROXY_SUPPORT.0);
+    answer
+}
+
 /// Offers what the local pool's challenge offers, so that the edge's own says nothing by being different.
 pub fn offer_windows(answer: &mut Answer) {
     answer.headers.insert(0, ("WWW-Authenticate", "Negotiate".into()));

@@ -498,14 +498,7 @@ async fn a_password_that_has_become_wrong_is_asked_for_by_the_form() {
     let house = House::with("# logon form\ncache.proof_lifetime = \"1s\"").await;
     let mut carla = Browser::logged_on(&house, "carla").await;
     assert_eq!(carla.get("/owa/").await.status, 200);
-    let ldif = house.folder.path().join("contoso.ldif");
-    let text = std::fs::read_to_string(&ldif).expect("the LDIF file");
-    let (before, after) = text.split_once("userPrincipalName: carla@contoso.com").expect("carla");
-    let (between, after) = after.split_once("userPassword: ").expect("her password");
-    let rest = after.split_once('\n').expect("a line").1;
-    let another = format!("userPrincipalName: carla@contoso.com{between}userPassword: {}\n", ssha("Another-1"));
-    std::fs::write(&ldif, format!("{before}{another}{rest}")).expect("written");
-    house.reload().await.expect("a good configuration");
+    change_password(&house, "carla", "Another-1").await;
     let mut answer = None;
     harness::until("her password is wrong", async || {
         let mut same = Browser { cookies: carla.cookies.clone(), ..Browser::of(&house) };
@@ -534,12 +527,47 @@ async fn a_server_that_takes_the_password_no_more_leads_to_the_form_too() {
     })
     .await;
     let instead = vec![("ex03-opo.contoso.com:80", server)];
-    let house = House::planned(Plan { further: "# logon form".into(), instead, ..Plan::default() }).await;
+    let further = "# logon form\ncache.proof_lifetime = \"1s\"".into();
+    let house = House::planned(Plan { further, instead, ..Plan::default() }).await;
     let mut duarte = Browser::logged_on(&house, "duarte").await;
     let answer = duarte.get("/exchange/duarte/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("WWW-Authenticate")), (403, ""), "{answer:?}");
+    assert!(answer.body.contains("could not be signed in to for you"), "the password is right: {answer:?}");
+    assert!(duarte.cookies.contains_key(LOGON), "what is not theirs ends no logon");
+    change_password(&house, "duarte", "Another-1").await;
+    let mut answer = None;
+    harness::until("his password is wrong", async || {
+        let got = duarte.get("/exchange/duarte/").await;
+        answer = Some(got).filter(|answer| answer.status != 403);
+        answer.is_some()
+    })
+    .await;
+    let answer = answer.expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.header("WWW-Authenticate")), (302, ""), "{answer:?}");
     assert_eq!(answer.header("Location"), "/owa/auth/logon.aspx?url=%2Fexchange%2Fduarte%2F&reason=2");
     assert_eq!(duarte.cookies.get(LOGON), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_no_password_challenges_nobody_who_has_logged_on() {
+    let server = play(|_, mut edge| async move {
+        edge.head().await;
+        edge.send(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Negotiate\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        edge.rest().await;
+    })
+    .await;
+    let instead = vec![("ex03-opo.contoso.com:80", server)];
+    let house = House::planned(Plan { further: "# logon form".into(), instead, ..Plan::default() }).await;
+    let mut duarte = Browser::logged_on(&house, "duarte").await;
+    for _ in 0..2 {
+        let answer = duarte.get("/exchange/duarte/").await;
+        let fields = ["WWW-Authenticate", "Proxy-Support"].map(|name| answer.header(name).to_owned());
+        assert_eq!((answer.status.as_u16(), fields), (403, [String::new(), String::new()]), "{answer:?}");
+        assert!(duarte.cookies.contains_key(LOGON), "the logon goes on");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -550,6 +578,18 @@ async fn behind_a_balancer_that_ends_tls_the_form_is_there_for_https_only() {
     assert_eq!(answer.status, 302, "{answer:?}");
     let answer = client.get("/owa/").header("X-Forwarded-Proto", "http").send().await;
     assert_eq!(answer.status, 401, "{answer:?}");
+}
+
+async fn change_password(house: &House, user: &str, password: &str) {
+    let ldif = house.folder.path().join("contoso.ldif");
+    let text = std::fs::read_to_string(&ldif).expect("the LDIF file");
+    let name = format!("userPrincipalName: {user}@contoso.com");
+    let (before, after) = text.split_once(&name).expect("somebody");
+    let (between, after) = after.split_once("userPassword: ").expect("their password");
+    let rest = after.split_once('\n').expect("a line").1;
+    let another = format!("{name}{between}userPassword: {}\n", ssha(password));
+    std::fs::write(&ldif, format!("{before}{another}{rest}")).expect("written");
+    house.reload().await.expect("a good configuration");
 }
 
 /// As an LDIF file has passwords: salted SHA-1.
