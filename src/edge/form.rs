@@ -26,7 +26,7 @@ use self::{
     destination::HOME,
     logon::{Computer, Logon, Void},
     page::{Fields, Said},
-    place::{FORM_PATH, Place},
+    place::{FORM_PATH, Place, is_logoff_of_2003, is_open},
     ticket::Ticket,
 };
 use super::{
@@ -115,7 +115,9 @@ impl InForce {
         let now = SystemTime::now();
         let place = Place::of(&path);
         let is_logoff = place == Some(Place::Logoff) || protocol == Protocol::LegacyOwa && is_logoff_of_2003(query);
-        let answer = if is_logoff {
+        let answer = if is_logoff && !is_page(request) {
+            page::login_timeout() // an image of another page's logs nobody off
+        } else if is_logoff {
             self.log_off(&request.headers, now)
         } else if place == Some(Place::Post) && request.method == Method::POST {
             context.story.protocol = Some(protocol);
@@ -134,6 +136,7 @@ impl InForce {
                     let password = logon.password.filter(|_| self.needs_passwords());
                     return Ok(Form::LoggedOn(LoggedOn { user: logon.user, password }));
                 }
+                Err(_) if is_open(&path) => return Ok(Form::Apart),
                 // Somebody who is known by a certificate, by which the edge can sign in for them, is asked for nothing.
                 Err(_) if self.config.delegates() && self.certified(session).await.is_some() => return Ok(Form::Apart),
                 Err(Void::TimedOut) => ask(request, Reason::TimedOut),
@@ -497,12 +500,6 @@ fn is_somebodys(headers: &HeaderMap, path: &str, query: Option<&str>) -> bool {
         || has("ns", "PendingRequest") && ends_with("/ev.owa")
         || ends_with("/keepalive.owa");
     !by_itself
-}
-
-/// How Outlook Web Access of 2003 logs off (from memory).
-fn is_logoff_of_2003(query: Option<&str>) -> bool {
-    let mut parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    parameters.any(|(name, value)| name.eq_ignore_ascii_case("Cmd") && value.eq_ignore_ascii_case("logoff"))
 }
 
 /// How the browser calls this host.

@@ -280,9 +280,18 @@ async fn who_guesses_by_the_form_is_stopped_as_by_basic_and_the_owner_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_logs_off_is_logged_off_even_where_the_cookie_was_copied() {
     let house = house().await;
-    for target in ["/owa/auth/logoff.aspx?Cmd=logoff", "/owa/logoff.owa", "/exchange/ana/?Cmd=logoff"] {
+    for target in [
+        "/owa/auth/logoff.aspx?Cmd=logoff",
+        "/owa/logoff.owa",
+        "/exchange/ana/?Cmd=logoff",
+        "/owa/ana@contoso.com/logoff.owa",
+        "/owa/ana%40contoso.com/auth/logoff.aspx",
+    ] {
         let mut browser = Browser::logged_on(&house, "ana").await;
         let copied = browser.cookies.clone();
+        let image = [("Sec-Fetch-Mode", "no-cors"), ("Sec-Fetch-Dest", "image")];
+        let kept_in = browser.send(Method::GET, target, &image, String::new()).await;
+        assert_eq!(kept_in.status, 440, "an image logs nobody off: {kept_in:?}");
         assert_eq!(browser.get("/owa/").await.user(), "ana");
         let answer = browser.get(target).await;
         assert!(answer.status == 200 && answer.body.contains("You have signed out"), "{target}: {answer:?}");
