@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{
     HeaderMap, Method,
-    header::{AUTHORIZATION, CONTENT_TYPE, EXPECT, HOST, SET_COOKIE},
+    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, SET_COOKIE},
 };
 use moka::{Expiry, policy::EvictionPolicy, sync::Cache};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -381,16 +381,27 @@ pub(super) fn ask(request: &RequestHeader, reason: Reason) -> Answer {
     answer
 }
 
-/// Adds the cookie of a logon that goes on to an answer of a server's. One that may be kept for others gets none.
+/// Adds the cookie of a logon that goes on to an answer of a server's. One that may be kept for others gets none, and any
+/// other may not be kept for them from then on.
 pub(super) fn renew(renewed: Option<&str>, answer: &mut ResponseHeader) -> pingora_core::Result<()> {
-    let is_public =
-        |value: &http::HeaderValue| value.as_bytes().windows(6).any(|it| it.eq_ignore_ascii_case(b"public"));
-    match renewed {
-        Some(cookie) if !answer.headers.get_all("Cache-Control").iter().any(is_public) => {
-            answer.append_header(SET_COOKIE, cookie).map(drop)
-        }
-        Some(_) | None => Ok(()),
+    let Some(cookie) = renewed else { return Ok(()) };
+    let fields = answer.headers.get_all(CACHE_CONTROL);
+    let directives = fields.iter().flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    let (mut is_public, mut is_private) = (false, false);
+    for directive in directives {
+        let name = directive.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        is_public |= [&b"public"[..], b"s-maxage"].iter().any(|it| name.eq_ignore_ascii_case(it));
+        // With a value, `private` speaks of some fields only (RFC 9111 section 5.2.2.7).
+        let whole = directive.trim_ascii();
+        is_private |= [&b"private"[..], b"no-store"].iter().any(|it| whole.eq_ignore_ascii_case(it));
     }
+    if is_public {
+        return Ok(());
+    }
+    if !is_private {
+        answer.append_header(CACHE_CONTROL, "private")?;
+    }
+    answer.append_header(SET_COOKIE, cookie).map(drop)
 }
 
 impl Post {
@@ -643,15 +654,23 @@ mod tests {
 
     #[test]
     fn a_cookie_is_renewed_by_answers_that_nobody_else_gets() {
-        for (cache_control, is) in
-            [(None, true), (Some("private, max-age=60"), true), (Some("max-age=60, Public"), false)]
-        {
+        for (cache_control, is, then) in [
+            (None, true, &["private"][..]),
+            (Some("private, max-age=60"), true, &["private, max-age=60"]),
+            (Some("no-cache, No-Store"), true, &["no-cache, No-Store"]),
+            (Some("max-age=60"), true, &["max-age=60", "private"]),
+            (Some("private=\"x-field\""), true, &["private=\"x-field\"", "private"]),
+            (Some("max-age=60, Public"), false, &["max-age=60, Public"]),
+            (Some("s-maxage=60"), false, &["s-maxage=60"]),
+        ] {
             let mut answer = ResponseHeader::build(200, None).expect("an answer");
             if let Some(value) = cache_control {
                 answer.insert_header("Cache-Control", value).expect("a field");
             }
             renew(Some("a=b"), &mut answer).expect("it can be added");
             assert_eq!(answer.headers.contains_key(SET_COOKIE), is, "{cache_control:?}");
+            let says: Vec<_> = answer.headers.get_all(CACHE_CONTROL).iter().collect();
+            assert_eq!(says, then);
         }
     }
 }

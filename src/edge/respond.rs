@@ -28,9 +28,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The same, which sets this cookie, too.
+    /// The same, which sets this cookie, too, and is not kept for anybody else.
     #[must_use]
     pub fn with_cookie(mut self, set_cookie: String) -> Self {
+        if self.headers.iter().all(|(name, _)| *name != "Cache-Control") {
+            self.headers.push(("Cache-Control", "private".into()));
+        }
         self.headers.push(("Set-Cookie", set_cookie));
         self
     }
