@@ -249,6 +249,11 @@ impl InForce {
             active: now,
         };
         let cookie = self.cookie(&logon).ok_or(Denial::Internal)?;
+        if let Some(client) = context.sender.ip {
+            // The name that the cookie goes by is not always the one that was written.
+            let logons = &self.shared.logons;
+            logons.succeeded(logons.attempt(Some(&logon.user), Some(&post.password), client));
+        }
         self.end_logon(headers, now); // whoever was logged on in this browser before
         let location = destination::safe(&post.destination, host(request)).to_owned();
         let headers = vec![

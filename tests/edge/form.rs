@@ -273,8 +273,35 @@ async fn who_guesses_by_the_form_is_stopped_as_by_basic_and_the_owner_is_not() {
     }
     let basic = guesser.client().await.get("/owa/").basic("elsa", PASSWORD).send().await;
     assert_eq!(basic.status, 503, "Basic counts with it");
-    let page = elsa.get("/exchange/elsa/").await;
-    assert_eq!((page.status.as_u16(), page.user()), (200, "elsa"), "the owner goes on: {page:?}");
+    for from in ["127.0.0.1", "127.0.0.78"] {
+        elsa.from = from;
+        let page = elsa.get("/exchange/elsa/").await;
+        assert_eq!((page.status.as_u16(), page.user()), (200, "elsa"), "the owner goes on, from {from}: {page:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_logged_on_is_familiar_by_the_directorys_name_too() {
+    let house = House::with("# logon form\nlimits.failed_logons_per_user = 3").await;
+    Browser::logged_on(&house, "carla.castro@contoso.com").await;
+    let mut guesser = Browser { from: "127.0.0.77", ..Browser::of(&house) };
+    let mut shown = guesser.get("/owa/auth/logon.aspx").await;
+    for number in 0..3 {
+        shown = guesser.fill_in(&shown, "carla", &format!("guess {number}"), "0").await;
+    }
+    assert_eq!(guesser.fill_in(&shown, "carla", PASSWORD, "0").await.status, 503);
+    Browser::logged_on(&house, "carla").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_balancers_and_readers_of_published_calendars_are_not_asked_who_they_are() {
+    let house = house().await;
+    for target in ["/owa/healthcheck.htm", "/owa/calendar/1a@contoso.com/2b/calendar.html"] {
+        let answer = Browser::of(&house).get(target).await;
+        assert!(!answer.header("Location").contains("logon.aspx") && answer.status != 440, "{target}: {answer:?}");
+        assert_ne!(answer.server(), "", "{target} is a server's to answer: {answer:?}");
+    }
+    assert_eq!(Browser::of(&house).get("/owa/x/healthcheck.htm").await.status, 302);
 }
 
 #[tokio::test(flavor = "multi_thread")]
