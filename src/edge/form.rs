@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     config::SignInBy,
-    directory::{Entry, cache::Lookup},
+    directory::{Entry, EntryId, cache::Lookup},
     identity::{Credential, Identity, MailboxName},
     routing::protocol::Protocol,
     secret::Secret,
@@ -60,16 +60,22 @@ pub(super) enum Form {
 /// Somebody who has logged on by the form, as the cookie says.
 pub(super) struct LoggedOn {
     pub user: MailboxName,
+    /// Whose that name was.
+    pub account: EntryId,
     /// What they have logged on with, if the edge needs it to sign in for them.
     pub password: Option<Secret>,
 }
 
 impl LoggedOn {
     /// Puts what they have logged on with in the place of a credential of the request's. Without a password, they are who
-    /// the cookie says: this name.
-    pub(super) fn into_credential(self, identity: &mut Identity, context: &mut Context) -> Option<MailboxName> {
+    /// the cookie says: this name, of this account.
+    pub(super) fn into_credential(
+        self,
+        identity: &mut Identity,
+        context: &mut Context,
+    ) -> Option<(MailboxName, EntryId)> {
         context.is_by_form = true;
-        let Some(password) = self.password else { return Some(self.user) };
+        let Some(password) = self.password else { return Some((self.user, self.account)) };
         identity.credential = Credential::Basic { user: self.user, password };
         None
     }
@@ -134,7 +140,7 @@ impl InForce {
                         context.renewed_logon = renewed.and_then(|renewed| self.cookie(&renewed));
                     }
                     let password = logon.password.filter(|_| self.needs_passwords());
-                    return Ok(Form::LoggedOn(LoggedOn { user: logon.user, password }));
+                    return Ok(Form::LoggedOn(LoggedOn { user: logon.user, account: logon.account, password }));
                 }
                 Err(_) if is_open(&path) => return Ok(Form::Apart),
                 // Somebody who is known by a certificate, by which the edge can sign in for them, is asked for nothing.
@@ -242,6 +248,7 @@ impl InForce {
         context.story.proven = Some(entry.name.clone());
         let logon = Logon {
             user: self.own_name(&entry, typed).await,
+            account: entry.id,
             password: self.needs_passwords().then(|| post.password.clone()),
             computer: post.computer,
             session: self.logon_seal.random().ok_or(Denial::Internal)?,

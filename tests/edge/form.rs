@@ -523,6 +523,18 @@ async fn where_the_edge_signs_in_by_its_own_account_the_cookie_alone_proves_who_
     let line =
         record::line(&["firstcas::access", "credential=form", "rule=owa-redirect", "proven=carla@contoso.com"]).await;
     assert!(line.contains("user=carla@contoso.com") && line.contains("connection=shared"), "{line}");
+    // Somebody else gets her name: another account, as its number says.
+    let ldif = house.folder.path().join("contoso.ldif");
+    let text = std::fs::read_to_string(&ldif).expect("the LDIF file");
+    let name = "userPrincipalName: carla@contoso.com\n";
+    assert!(text.contains(name));
+    std::fs::write(&ldif, text.replace(name, &format!("{name}objectGUID: another-account!\n"))).expect("written");
+    house.reload().await.expect("a good configuration");
+    harness::until("the cookie is nobody's", async || {
+        let mut same = Browser { cookies: carla.cookies.clone(), ..Browser::of(&house) };
+        same.get("/owa/").await.status == 302
+    })
+    .await;
     let mut filipe = Browser::logged_on(&house, "filipe").await;
     assert_eq!(filipe.get("/owa/").await.status, 403);
     let mut ana = Browser::logged_on(&house, "ana").await;
