@@ -115,6 +115,8 @@ pub struct Context {
     on_behalf: Option<OnBehalf>,
     /// The cookie of a logon that goes on, for the answer.
     renewed_logon: Option<String>,
+    /// The edge's own answer leaves no sooner.
+    leaves_at: Option<tokio::time::Instant>,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
@@ -179,6 +181,7 @@ impl ProxyHttp for Edge {
             is_by_form: false,
             on_behalf: None,
             renewed_logon: None,
+            leaves_at: None,
             instead: None,
             socket: None,
             is_isolated: false,
@@ -258,6 +261,9 @@ impl ProxyHttp for Edge {
         context.in_force.note_own_answer(context);
         if ends_here(context) {
             session.set_keepalive(None);
+        }
+        if let Some(time) = context.leaves_at {
+            tokio::time::sleep_until(time).await;
         }
         send(&answer, session, &context.story.request).await?;
         Ok(true)

@@ -233,10 +233,14 @@ impl InForce {
             return Ok(again(403, Said::Problem(problem.into())));
         }
         context.story.credential = "form";
+        let came = tokio::time::Instant::now();
         let (entry, typed) = match self.checked(&post, context).await {
             Ok(proven) => proven,
             Err(denial) => {
                 context.story.denial = Some(denial);
+                if denial == Denial::WrongPassword {
+                    context.leaves_at = Some(came + SAME_FOR_EVERY_NAME);
+                }
                 let described = respond::denied(denial, Some(Protocol::Owa));
                 // 401 would need a challenge (RFC 9110 section 15.5.2), and browsers would ask for a password themselves.
                 let status = if described.status == 401 { 403 } else { described.status };
@@ -539,6 +543,10 @@ fn set_cookie(name: &str, value: &str) -> String {
 fn no_cookie(name: &str) -> String {
     format!("{name}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0")
 }
+
+/// How long a wrong password takes to be told, whether there is such a name or not. For a name that nobody has the directory
+/// is asked less, and the time would tell. The request waits for it alone: no lock or thread is held.
+const SAME_FOR_EVERY_NAME: Duration = Duration::from_millis(500);
 
 /// A name, a password, a destination and a token, all of them escaped, are less.
 const BODY_BYTES_MAX: usize = 16 << 10;

@@ -1,6 +1,10 @@
 //! Browsers that log on by the form, and everybody else, who does not meet it.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use firstcas::config::{SignIn, SignInBy};
@@ -252,6 +256,18 @@ async fn a_wrong_password_gets_the_form_again_and_does_not_tell_whether_the_name
         assert_eq!(answer.status, 403, "{user:?}: {answer:?}");
     }
     assert_eq!(house.requests_behind(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_an_answer_does_not_tell_whether_there_is_such_a_name() {
+    let house = house().await;
+    for (user, password) in [("ana", "wrong"), ("nobody", "wrong"), ("a\\b\\c", "wrong"), ("ana", "")] {
+        let mut browser = Browser::of(&house);
+        let shown = browser.get("/owa/auth/logon.aspx").await;
+        let began = Instant::now();
+        assert_eq!(browser.fill_in(&shown, user, password, "0").await.status, 403);
+        assert!(began.elapsed() >= Duration::from_millis(500), "{user}: {:?}", began.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
