@@ -41,7 +41,7 @@ class Edge:
     """The edge with conf/firstcas.toml, but for its listeners and its directory."""
 
     def __init__(self, name, binary, directory, contoso, ldap, options="", changes=(), through=(), env=None):
-        """`ldap`: lines of [directory.ldap]; `options`: of [directory]; `changes`: of the file, each of what and to what.
+        """`ldap`: lines of [directory.ldap]; `options`: of [directory]; `changes`: pairs of old text and new.
 
         It is started with `env` in its environment, through a command (`through`) if there is one.
         """
@@ -142,7 +142,8 @@ class Client:
             response = self.connection.getresponse()
             answer.body, answer.status = response.read().decode("utf-8", "replace"), response.status
             answer.headers = response.headers
-            answer.server, answer.as_whom = (response.headers.get(f"X-Contoso-{it}") or "-" for it in ["Server", "User"])
+            answer.server = response.headers.get("X-Contoso-Server", "-")
+            answer.as_whom = response.headers.get("X-Contoso-User") or "-"
             answer.retry_after = response.headers.get("Retry-After")
         except (OSError, http.client.HTTPException) as error:
             answer.error = f"{type(error).__name__}: {error}"

@@ -53,7 +53,7 @@ class Stage:
         return self.forest.samba_tool(*command, dc=self.forest.dc1)
 
     def make_accounts(self):
-        """One account that all servers are (Alternate Service Account), and the edge's, which may sign in for others."""
+        """One account that all servers are (Alternate Service Account), and the edge's, which signs in for others."""
         names = {SERVERS_ACCOUNT: [*map(service, SERVERS), f"HTTP/{PUBLIC_NAME}"],
                  # One without any cannot ask for tickets of others to itself, which is how delegation begins.
                  EDGES_ACCOUNT: [EDGES_NAME]}
