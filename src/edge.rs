@@ -298,6 +298,7 @@ impl ProxyHttp for Edge {
         peer.options.read_timeout = Some(context.in_force.config.timeouts.server(protocol));
         peer.options.write_timeout = Some(context.in_force.config.timeouts.client);
         context.passage = None;
+        (context.body_bytes, context.body_began) = (0, None); // of a request that is sent again
         if let Some(pinned) = context.client.pinned().filter(|_| !is_own) {
             peer.options.idle_timeout = Some(context.in_force.config.pins.idle_timeout); // as long as its client may pause
             match pinned.approach(&mut peer, context.carries) {
@@ -390,11 +391,13 @@ impl ProxyHttp for Edge {
         }
         request.insert_header(tracing::REQUEST_ID, &context.story.request)?;
         let Some(on_behalf) = &mut context.on_behalf else { return Ok(()) };
-        match context.in_force.sign(on_behalf, request).await {
-            Ok(()) => Ok(()),
-            Err(Failure::Denied(denial)) => cannot_sign_in(denial, session, context),
-            Err(Failure::OfServer) => cannot_sign_in(Denial::CannotSignIn, session, context),
-        }
+        let denial = match context.in_force.sign(on_behalf, request).await {
+            Ok(()) => return Ok(()),
+            Err(Failure::Denied(denial)) => denial,
+            Err(Failure::OfServer) => Denial::CannotSignIn,
+        };
+        close(context.socket, Shutdown::Both); // Pingora would keep it, and nobody is signed in over it
+        cannot_sign_in(denial, session, context)
     }
 
     async fn request_body_filter(
@@ -485,7 +488,12 @@ impl ProxyHttp for Edge {
             context.story.denial = Some(Denial::WrongPassword);
             return acceptance::replace(form::ask(session.req_header(), Reason::WrongPassword), context);
         }
-        if response.status == 401 && answered.token.is_none() && context.in_force.config.sign_in.is_some() {
+        if response.status == 401
+            && answered.token.is_none()
+            && context.sender.is_tls
+            && !context.is_by_form
+            && context.in_force.config.sign_in.is_some()
+        {
             respond::offer_basic(response)?; // the server need not take it, the edge does
         }
         if let Some(Destination::BackEnd(server)) = context.destination

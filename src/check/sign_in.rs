@@ -131,10 +131,9 @@ impl Report {
             self.say("", format!("{unseen} could not be looked for: their accounts are outside of what is searched"));
         }
         if let (true, Some(account)) = (sign_in.by.contains(&SignInBy::Delegation), &sign_in.account) {
-            let user =
-                people.iter().map(schema::entry).find(|entry| entry.mailbox.is_some() && entry.principal.is_some());
-            let user = user.and_then(|entry| entry.principal);
-            self.delegation(account.clone(), user, services.into_keys().collect(), sign_in).await;
+            let with_mailbox = people.iter().map(schema::entry).filter(|entry| entry.mailbox.is_some());
+            let users = with_mailbox.filter_map(|entry| entry.principal).take(TRIED_MAX).collect();
+            self.delegation(account.clone(), users, services.into_keys().collect(), sign_in).await;
         }
         Ok(())
     }
@@ -143,32 +142,51 @@ impl Report {
     async fn delegation(
         &mut self,
         account: String,
-        user: Option<String>,
+        users: Vec<String>,
         services: Vec<String>,
         sign_in: &config::SignIn,
     ) {
-        let (asked, of) = (account.clone(), user.clone());
+        let asked = account.clone();
         // The library waits, and nothing but the end of the program ends that.
-        let patience = sign_in.timeout * u32::try_from(services.len().saturating_add(2)).unwrap_or(u32::MAX).min(60);
-        let asking = spawn_blocking(move || -> Result<Vec<(String, KerberosError)>, KerberosError> {
-            drop(Credential::of_account(&asked)?);
-            let Some(user) = of else { return Ok(Vec::new()) };
-            let credential = Credential::by_delegation(&asked, &user)?;
-            let refused = services.into_iter().filter_map(|service| Some((credential.token(&service).err()?, service)));
-            Ok(refused.map(|(error, service)| (service, error)).collect())
+        let calls = services.len().saturating_add(users.len()).saturating_add(1);
+        let patience = sign_in.timeout * u32::try_from(calls).unwrap_or(u32::MAX).min(60);
+        let asking = spawn_blocking(move || -> Result<Vec<(String, Tried)>, KerberosError> {
+            let own = Credential::of_account(&asked)?;
+            let mut tried = Vec::new();
+            for user in users {
+                let result = own.delegated(&user).map(|credential| {
+                    let refused =
+                        services.iter().filter_map(|service| Some((service, credential.token(service).err()?)));
+                    refused.map(|(service, error)| (service.clone(), error)).collect::<Vec<_>>()
+                });
+                let is_last = result.is_ok();
+                tried.push((user, result));
+                if is_last {
+                    break; // those before may be disabled, a room's, or not to be delegated
+                }
+            }
+            Ok(tried)
         });
         match timeout(patience, asking).await {
-            Ok(Ok(Ok(refused))) => {
+            Ok(Ok(Ok(tried))) => {
                 self.say("", format!("{account} has a ticket of its own"));
-                match user {
-                    Some(user) if refused.is_empty() => self.say("", format!("it can sign in for {user} everywhere")),
-                    Some(user) => {
+                match tried.last() {
+                    Some((user, Ok(refused))) if refused.is_empty() => {
+                        self.say("", format!("it can sign in for {user} everywhere"));
+                    }
+                    Some((user, Ok(refused))) => {
                         for (service, error) in refused.iter().take(SHOWN_MAX) {
                             self.fault(format!("{account} cannot sign in for {user} to {service}: {error}"));
                         }
                         if let Some(more @ 1..) = refused.len().checked_sub(SHOWN_MAX) {
                             self.say("", format!("  and to {more} more"));
                         }
+                    }
+                    Some((user, Err(error))) => {
+                        let how_many = tried.len();
+                        self.fault(format!(
+                            "{account} cannot sign in for any of {how_many} people with a mailbox; for {user}: {error}"
+                        ));
                     }
                     None => self.say("", "nobody with a mailbox has a Kerberos name that it could be tried for"),
                 }
@@ -183,6 +201,12 @@ impl Report {
         self.say("odd", problem);
     }
 }
+
+/// What became of signing in for somebody: the services that there is no ticket for.
+type Tried = Result<Vec<(String, KerberosError)>, KerberosError>;
+
+/// People who are tried, until one can be signed in for.
+const TRIED_MAX: usize = 10;
 
 /// What would keep the edge from a ticket. `HOST/` stands for `HTTP/` where nobody has that ([MS-ADTS] 3.1.1.3.2.9).
 fn problem_of(service: &str, accounts: &[Record]) -> Option<String> {
@@ -237,5 +261,6 @@ mod tests {
             problem(&[&asa, &other]).is_some_and(|it| it.contains("HTTP/cas.contoso.com: CN=asa | CN=b; setspn -D"))
         );
         assert!(problem(&[&machine, &machine]).is_some());
+        assert!(problem(&[&machine, &asa, &other]).is_some(), "what is named itself, twice");
     }
 }

@@ -22,7 +22,7 @@
 //! |---|---|---|---|
 //! | new | any | a token | a ticket got anew, if this one was kept; else the end |
 //! | reused | asks | a token | a token, over a new one |
-//! | (new) | unknown, and the request cannot be repeated | a token, [over a new one](Errand::needs_new_connection) | the same |
+//! | (new) | unknown or keeps, and the request cannot be repeated | a token, [over a new one](Errand::needs_new_connection) | the same |
 //! | reused | unknown or keeps | nothing | a token, over a new one |
 //!
 //! One leg is all there is: a challenge that goes on is a 401 like others. A request is sent three times at most, and no
@@ -158,9 +158,10 @@ impl Errand {
     }
 
     /// Whether it must not go over a connection that is signed in already: some servers refuse a token there (mod_auth_gssapi
-    /// 1.6), and this request will, or may, have to bring one.
+    /// 1.6), and this request will, or may, have to bring one. A sign-in may end at any time, and so a body that cannot be
+    /// sent again does not rely on one.
     pub fn needs_new_connection(&self, habit: Habit, may_repeat: bool) -> bool {
-        self.is_asked || habit == Habit::Unknown && !may_repeat
+        self.is_asked || !may_repeat && matches!(habit, Habit::Unknown | Habit::Keeps)
     }
 
     /// Pingora has found a connection. Returns whether a token goes with the request; `may_repeat`: its body will be at
@@ -294,9 +295,9 @@ mod tests {
     #[test]
     fn a_token_that_is_not_asked_each_time_goes_over_a_new_connection() {
         let mut errand = errand(true);
-        assert!(errand.needs_new_connection(Habit::Unknown, false));
+        assert!(errand.needs_new_connection(Habit::Unknown, false) && errand.needs_new_connection(Habit::Keeps, false));
         for (habit, may_repeat) in
-            [(Habit::Unknown, true), (Habit::Keeps, true), (Habit::Keeps, false), (Habit::Asks, false)]
+            [(Habit::Unknown, true), (Habit::Keeps, true), (Habit::Asks, false), (Habit::SaysItAsks, false)]
         {
             assert!(!errand.needs_new_connection(habit, may_repeat), "{habit:?}");
         }

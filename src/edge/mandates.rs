@@ -1,7 +1,7 @@
 //! The tickets that are kept, by mandate: whom the edge signs in for, and by what right.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,6 +10,7 @@ use http::HeaderValue;
 use moka::{Expiry, future::Cache};
 use parking_lot::{Mutex, RwLock};
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::time::timeout;
 
 use super::{
     errand::{Habit, Mandate, Proof},
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     kerberos::{KerberosError, desk::Desk, library::Credential, negotiate},
     metrics::{Metrics, TicketsBy, TicketsOutcome},
+    routing::protocol::Protocol,
     secret::Secret,
 };
 
@@ -29,9 +31,11 @@ pub(super) struct Mandates {
     desk: Desk,
     metrics: Arc<Metrics>,
     /// Since when the edge's own account cannot sign in, and why.
-    own_account: Mutex<Option<(Instant, KerberosError)>>,
-    /// By service, of which there are as many as servers.
-    habits: RwLock<HashMap<String, Habit>>,
+    own_account: Arc<Mutex<Option<(Instant, KerberosError)>>>,
+    /// By service and protocol, of which there are as many as virtual directories.
+    habits: RwLock<HashMap<(String, Protocol), Habit>>,
+    /// Services that nobody has as principal name, and since when that is known.
+    unknown: RwLock<HashMap<String, Instant>>,
 }
 
 /// Why a user has no tickets is kept, too: asking again and again for a wrong password's would lock the account.
@@ -41,11 +45,11 @@ type Found = Result<Arc<Tickets>, KerberosError>;
 pub(super) struct Tickets {
     number: PinNumber,
     credential: Credential,
-    realm: String,
     got: Instant,
     ends: Instant,
-    /// The services that there are tickets for.
-    services: RwLock<HashSet<String>>,
+    /// The services that there are tickets for, and until when.
+    services: RwLock<HashMap<String, Instant>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How tickets are got.
@@ -68,8 +72,9 @@ impl Mandates {
             key,
             desk: Desk::default(),
             metrics,
-            own_account: Mutex::default(),
+            own_account: Arc::default(),
             habits: RwLock::default(),
+            unknown: RwLock::default(),
         }
     }
 
@@ -124,18 +129,13 @@ impl Mandates {
 
     /// `Err`: what will be otherwise in a moment, and is not kept.
     async fn get(&self, mandate: &Mandate, by: &By, patience: Duration) -> Result<Found, KerberosError> {
-        if let (By::Delegation(_), Some((since, why))) = (by, &*self.own_account.lock())
-            && since.elapsed() < OWN_ACCOUNT_PAUSE
-        {
-            return Err(why.clone());
-        }
         let principal = mandate.principal().to_owned();
         let realm = principal.rsplit_once('@').map_or("", |(_, realm)| realm).to_owned();
-        let by_what = by.clone();
+        let (by_what, own_account) = (by.clone(), self.own_account.clone());
         let get = move || {
             let credential = match by_what {
                 By::Password(password) => Credential::by_password(&principal, &password),
-                By::Delegation(account) => Credential::by_delegation(&account, &principal),
+                By::Delegation(account) => own_credential(&account, &own_account)?.delegated(&principal),
             }?;
             Ok((credential.lifetime()?, credential))
         };
@@ -144,13 +144,9 @@ impl Mandates {
         match got {
             Ok((lifetime, credential)) => {
                 let got = Instant::now();
-                let ends = got + lifetime.saturating_sub(BEFORE_THE_END.min(lifetime / 10));
-                let (number, services) = (PinNumber::next(), RwLock::default());
-                Ok(Ok(Arc::new(Tickets { number, credential, realm, got, ends, services })))
-            }
-            Err(error @ KerberosError::OwnAccount(_)) => {
-                *self.own_account.lock() = Some((Instant::now(), error.clone()));
-                Err(error)
+                let (number, ends) = (PinNumber::next(), got + usable(lifetime));
+                let (services, turn) = (RwLock::default(), Arc::default());
+                Ok(Ok(Arc::new(Tickets { number, credential, got, ends, services, turn })))
             }
             Err(error) if pause(&error).is_zero() => Err(error),
             Err(error) => Ok(Err(error)),
@@ -164,28 +160,41 @@ impl Mandates {
         service: &str,
         patience: Duration,
     ) -> Result<HeaderValue, KerberosError> {
+        if self.unknown.read().get(service).is_some_and(|since| since.elapsed() < UNKNOWN_PAUSE) {
+            return Err(KerberosError::NoServicePrincipalName(service.to_owned()));
+        }
+        // The library lets one at a time use a credential, even while it waits. So they wait here, where they hold no thread.
+        let turn = timeout(patience, tickets.turn.clone().lock_owned()).await.map_err(|_| KerberosError::TimedOut)?;
         let make = {
             let (tickets, service) = (tickets.clone(), service.to_owned());
-            move || tickets.credential.token(&service)
+            move || {
+                let _turn = turn;
+                tickets.credential.token(&service)
+            }
         };
-        let token = if tickets.has(service) {
-            self.desk.at_hand(patience, make).await?
-        } else {
-            let token = self.desk.ask(&tickets.realm, patience, make).await?;
-            tickets.services.write().insert(service.to_owned());
-            token
+        let made = match tickets.has(service) {
+            true => self.desk.at_hand(patience, make).await,
+            // By service: the silence of a server's domain is not that of its users'.
+            false => self.desk.ask(service, patience, make).await,
         };
+        if let Err(KerberosError::NoServicePrincipalName(_)) = made {
+            self.unknown.write().insert(service.to_owned(), Instant::now());
+        }
+        let (token, lifetime) = made?;
+        if !tickets.has(service) {
+            tickets.services.write().insert(service.to_owned(), Instant::now() + usable(lifetime));
+        }
         negotiate::authorization(&token).ok_or_else(|| KerberosError::Other("its token is too long".into()))
     }
 
     /// What a service does with a connection that somebody has signed in over.
-    pub(super) fn habit(&self, service: &str) -> Habit {
-        self.habits.read().get(service).copied().unwrap_or_default()
+    pub(super) fn habit(&self, of: &(String, Protocol)) -> Habit {
+        self.habits.read().get(of).copied().unwrap_or_default()
     }
 
-    pub(super) fn learned(&self, service: &str, habit: Habit) {
-        if self.habit(service) != habit {
-            self.habits.write().insert(service.to_owned(), habit);
+    pub(super) fn learned(&self, of: &(String, Protocol), habit: Habit) {
+        if self.habit(of) != habit {
+            self.habits.write().insert(of.clone(), habit);
         }
     }
 }
@@ -198,13 +207,37 @@ impl Tickets {
 
     /// Whether there is a ticket for a service, so that a token takes no key distribution centre.
     pub(super) fn has(&self, service: &str) -> bool {
-        self.services.read().contains(service)
+        self.services.read().get(service).is_some_and(|ends| Instant::now() < *ends)
     }
 
     /// Whether they were got a moment ago, so that others would be no better.
     pub(super) fn are_fresh(&self) -> bool {
         self.got.elapsed() < FRESH
     }
+}
+
+/// The edge's own, got by one request at a time: were it refused to many at once, the account would be locked.
+fn own_credential(
+    account: &str,
+    refused: &Mutex<Option<(Instant, KerberosError)>>,
+) -> Result<Credential, KerberosError> {
+    let mut refused = refused.lock();
+    if let Some((since, why)) = &*refused
+        && since.elapsed() < OWN_ACCOUNT_PAUSE
+    {
+        return Err(why.clone());
+    }
+    let own = Credential::of_account(account);
+    *refused = match &own {
+        Err(error @ KerberosError::OwnAccount(_)) => Some((Instant::now(), error.clone())),
+        Ok(_) | Err(_) => None,
+    };
+    own
+}
+
+/// How much of a ticket's lifetime it is used for.
+fn usable(lifetime: Duration) -> Duration {
+    lifetime.saturating_sub(BEFORE_THE_END.min(lifetime / 10))
 }
 
 struct UntilTheyEnd;
@@ -268,6 +301,8 @@ fn pause(error: &KerberosError) -> Duration {
 const BEFORE_THE_END: Duration = Duration::from_secs(5 * 60);
 /// How long the edge's own account rests after it was refused, so that it is not locked out.
 const OWN_ACCOUNT_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// How long a service that nobody has as principal name is not asked for again.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(5);
 /// So long a server that does not take somebody's ticket gets no other.
 const FRESH: Duration = Duration::from_secs(60);
 

@@ -70,13 +70,16 @@ enum Way {
 
 struct Kerberos {
     server: ServerId,
-    service: String,
+    /// Its service principal name, and what it is asked for.
+    place: (String, Protocol),
     tickets: Arc<Tickets>,
     errand: Errand,
     /// One that was made when its ticket was got.
     token: Option<HeaderValue>,
     /// The server has not taken these tickets.
     is_refused: bool,
+    /// Nobody would find its connection again.
+    is_alone: bool,
 }
 
 /// Why a server is not signed in to.
@@ -108,7 +111,8 @@ impl InForce {
         }
         let password = match (credential, speaker) {
             (Credential::Basic { user, password }, _) => Some((user.clone(), password.clone())),
-            (Credential::None, Speaker::Proven(_) | Speaker::Certified(_) | Speaker::LoggedOn(_)) => None,
+            (Credential::None, Speaker::Proven(person)) if is_one_account(person) => None,
+            (Credential::None, Speaker::Certified(_) | Speaker::LoggedOn(_)) => None,
             _ => return Ok(None),
         };
         let settings = self.config.sign_in.as_ref();
@@ -197,16 +201,17 @@ impl InForce {
         let way = SignIn::to(self.organisation.accepts(server, protocol), means);
         on_behalf.way = match (way, &on_behalf.means) {
             (SignIn::Kerberos, Some((mandate, by))) => {
-                let service = self.organisation.service(server, protocol);
+                let place = (self.organisation.service(server, protocol), protocol);
                 let patience = settings.map_or(PATIENCE, |settings| settings.timeout);
                 let before = match std::mem::replace(&mut on_behalf.way, Way::AsSent) {
                     Way::Kerberos(before) if before.server == server => Some(before),
                     Way::Kerberos(_) | Way::Basic | Way::AsSent => None,
                 };
-                match self.kerberos(mandate, by, before, server, service, patience).await {
-                    Ok(kerberos) => {
-                        let habit = self.shared.mandates.habit(&kerberos.service);
-                        peer.group_key = match kerberos.errand.needs_new_connection(habit, may_repeat) {
+                match self.kerberos(mandate, by, before, server, place, patience).await {
+                    Ok(mut kerberos) => {
+                        let habit = self.shared.mandates.habit(&kerberos.place);
+                        kerberos.is_alone = kerberos.errand.needs_new_connection(habit, may_repeat);
+                        peer.group_key = match kerberos.is_alone {
                             true => PinNumber::next().group_key(), // nobody has opened one under it
                             false => kerberos.errand.group_key(peer.group_key),
                         };
@@ -214,15 +219,17 @@ impl InForce {
                     }
                     Err(error) => {
                         on_behalf.has_failed = true;
-                        return Err(self.cannot_sign_in(&error, &on_behalf.name, server).await);
+                        return Err(self
+                            .cannot_sign_in(&error, &on_behalf.name, on_behalf.password.is_some(), server)
+                            .await);
                     }
                 }
             }
             (SignIn::Basic, _) => Way::Basic,
             // Known by name, and by nothing that this server takes.
-            (_, None) if on_behalf.password.is_some() && !on_behalf.name.is_empty() => {
+            (_, None) if !on_behalf.name.is_empty() => {
                 let error = KerberosError::NoPrincipal;
-                return Err(self.cannot_sign_in(&error, &on_behalf.name, server).await);
+                return Err(self.cannot_sign_in(&error, &on_behalf.name, on_behalf.password.is_some(), server).await);
             }
             (SignIn::Kerberos | SignIn::AsSent, _) => Way::AsSent,
         };
@@ -235,7 +242,7 @@ impl InForce {
         by: &By,
         before: Option<Box<Kerberos>>,
         server: ServerId,
-        service: String,
+        place: (String, Protocol),
         patience: Duration,
     ) -> Result<Kerberos, KerberosError> {
         let mandates = &self.shared.mandates;
@@ -253,11 +260,11 @@ impl InForce {
             Some(before) if Arc::ptr_eq(&before.tickets, &tickets) => before.errand,
             Some(_) | None => Errand::new(number, tickets.are_fresh()),
         };
-        let token = match tickets.has(&service) {
+        let token = match tickets.has(&place.0) {
             true => None,
-            false => Some(mandates.token(&tickets, &service, patience).await?),
+            false => Some(mandates.token(&tickets, &place.0, patience).await?),
         };
-        Ok(Kerberos { server, service, tickets, errand, token, is_refused: false })
+        Ok(Kerberos { server, place, tickets, errand, token, is_refused: false, is_alone: false })
     }
 
     /// Says who it is in a request that is about to go to the chosen server.
@@ -276,11 +283,13 @@ impl InForce {
                 let patience = self.config.sign_in.as_ref().map_or(PATIENCE, |settings| settings.timeout);
                 let token = match kerberos.token.take() {
                     Some(token) => Ok(token),
-                    None => self.shared.mandates.token(&kerberos.tickets, &kerberos.service, patience).await,
+                    None => self.shared.mandates.token(&kerberos.tickets, &kerberos.place.0, patience).await,
                 };
                 match token {
                     Ok(token) => set(request, Some(token)),
-                    Err(error) => Err(self.cannot_sign_in(&error, &on_behalf.name, kerberos.server).await),
+                    Err(error) => Err(self
+                        .cannot_sign_in(&error, &on_behalf.name, on_behalf.password.is_some(), kerberos.server)
+                        .await),
                 }
             }
         }
@@ -298,14 +307,15 @@ impl InForce {
         let Way::Kerberos(kerberos) = &mut on_behalf.way else { return Ok(Signed::NotByUs) };
         let mandates = &self.shared.mandates;
         let errand = &kerberos.errand;
-        let habit = mandates.habit(&kerberos.service).learned(errand.sent_token(), errand.is_on_reused(), answered);
-        mandates.learned(&kerberos.service, habit);
+        let habit = mandates.habit(&kerberos.place).learned(errand.sent_token(), errand.is_on_reused(), answered);
+        mandates.learned(&kerberos.place, habit);
         let again = |why| Err((Error::explain(AGAIN, why), None));
         match kerberos.errand.answered(answered, !session.as_ref().retry_buffer_truncated()) {
             Verdict::Served => {
                 response.remove_header(&WWW_AUTHENTICATE);
                 response.remove_header(&PERSISTENT_AUTH);
-                Ok(if may_keep(kerberos.errand.is_on_reused(), answered) { Signed::In } else { Signed::Doubtful })
+                let may_keep = !kerberos.is_alone && may_keep(kerberos.errand.is_on_reused(), answered);
+                Ok(if may_keep { Signed::In } else { Signed::Doubtful })
             }
             Verdict::AgainWithToken => again("the server asks for a token"),
             Verdict::AgainWithTicket => {
@@ -317,7 +327,7 @@ impl InForce {
                 if self.shared.lately.is_news(Event::ProxySignInFailed, server).await {
                     Event::ProxySignInFailed.report(format_args!(
                         "{server} refused the edge's sign-in as {} for {}",
-                        on_behalf.name, kerberos.service
+                        on_behalf.name, kerberos.place.0
                     ));
                 }
                 Err((Error::explain(REFUSED, "the server refused the sign-in"), Some(Denial::CannotSignIn)))
@@ -326,15 +336,21 @@ impl InForce {
     }
 
     /// Tells the administrator why somebody cannot be signed in, at most once a minute.
-    async fn cannot_sign_in(&self, error: &KerberosError, name: &str, server: ServerId) -> Failure {
+    async fn cannot_sign_in(&self, error: &KerberosError, name: &str, has_password: bool, server: ServerId) -> Failure {
+        // Who has sent no password is not asked for another.
+        let asked = |denial| if has_password { denial } else { Denial::CannotSignIn };
         let server = &self.organisation.topology.server(server).name;
         let (event, of, failure) = match error {
             KerberosError::WrongPassword => return Failure::Denied(Denial::WrongPassword),
             KerberosError::Away(_) | KerberosError::TimedOut => return Failure::Denied(Denial::SignInAway),
             KerberosError::ClockSkew => (Event::ClockSkew, "", Failure::Denied(Denial::SignInAway)),
             // Whoever comes here has sent the right password, or is proven otherwise and cannot mend it by another.
-            KerberosError::PasswordExpired => (Event::AccountUnusable, name, Failure::Denied(Denial::PasswordExpired)),
-            KerberosError::AccountUnusable => (Event::AccountUnusable, name, Failure::Denied(Denial::AccountUnusable)),
+            KerberosError::PasswordExpired => {
+                (Event::AccountUnusable, name, Failure::Denied(asked(Denial::PasswordExpired)))
+            }
+            KerberosError::AccountUnusable => {
+                (Event::AccountUnusable, name, Failure::Denied(asked(Denial::AccountUnusable)))
+            }
             KerberosError::NoServicePrincipalName(service) => {
                 (Event::ProxySignInFailed, service.as_str(), Failure::OfServer)
             }
@@ -353,11 +369,10 @@ impl InForce {
         failure
     }
 
-    /// Whether somebody who is proven over their connection is served elsewhere, too. A name without domain may be that of
-    /// an account of the server's own, whom it lets in by NTLM, and somebody else's in the directory.
+    /// Whether somebody who is proven over their connection is served elsewhere, too.
     pub(super) fn delegates(&self, credential: &Credential, speaker: &Speaker<'_>) -> bool {
         matches!(credential, Credential::None)
-            && matches!(speaker, Speaker::Proven(person) if !matches!(person.name, MailboxName::Bare(_)))
+            && matches!(speaker, Speaker::Proven(person) if is_one_account(person))
             && self.config.delegates()
     }
 }
@@ -377,7 +392,7 @@ impl OnBehalf {
     /// A connection to the chosen server is there.
     pub(super) fn connected(&mut self, reused: bool, session: &mut Session, in_force: &InForce) {
         if let Way::Kerberos(kerberos) = &mut self.way {
-            let habit = in_force.shared.mandates.habit(&kerberos.service);
+            let habit = in_force.shared.mandates.habit(&kerberos.place);
             kerberos.errand.connected(reused, habit, may_repeat(session));
         }
     }
@@ -401,6 +416,13 @@ impl OnBehalf {
             Way::Kerberos(_) => "kerberos",
         }
     }
+}
+
+/// Whether a name that a server has accepted is that of one account alone, in the directory and at the server: one with its
+/// domain. Without domain it may be an account of the server's own, and somebody else's in the directory; an address may be
+/// the user principal name of one and belong to the mailbox of another.
+fn is_one_account(person: &Proven) -> bool {
+    matches!(person.name, MailboxName::Account { .. })
 }
 
 /// The preferred way to tickets, of those that are open.

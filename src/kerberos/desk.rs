@@ -11,36 +11,47 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
+};
 
 use super::KerberosError;
 use crate::events::Event;
 
 /// The threads, and which realms are silent.
 pub struct Desk {
-    asking: Arc<Semaphore>,
     at_hand: Arc<Semaphore>,
-    /// By realm, of which there are as many as the forest has domains: when it is tried again.
-    silent: Mutex<HashMap<String, Instant>>,
+    /// By what is asked for: realms, of which there are as many as domains, and services, as many as servers.
+    realms: Mutex<HashMap<String, Realm>>,
+}
+
+struct Realm {
+    /// Those of one realm do not wait for a mute one's.
+    asking: Arc<Semaphore>,
+    /// If it is silent: when it is tried again.
+    again_at: Option<Instant>,
 }
 
 impl Default for Desk {
     fn default() -> Self {
-        let places = |most| Arc::new(Semaphore::new(most));
-        Desk { asking: places(ASKING_MAX), at_hand: places(AT_HAND_MAX), silent: Mutex::default() }
+        Desk { at_hand: Arc::new(Semaphore::new(AT_HAND_MAX)), realms: Mutex::default() }
     }
 }
 
 impl Desk {
-    /// Does what takes a key distribution centre of this realm.
+    /// Does what takes a key distribution centre of this realm, or of this service's.
     pub async fn ask<T: Send + 'static>(
         &self,
         realm: &str,
         patience: Duration,
         work: impl FnOnce() -> Result<T, KerberosError> + Send + 'static,
     ) -> Result<T, KerberosError> {
-        self.may_ask(realm)?;
-        let asked = timeout(patience, on_a_thread(&self.asking, work)).await;
+        let places = self.may_ask(realm)?;
+        let place = timeout(patience, places.acquire_owned()).await;
+        let Ok(Ok(place)) = place else { return Err(KerberosError::TimedOut) }; // the realm may be well, and busy
+        let asked = timeout(patience, on_a_thread(place, work)).await;
         let asked = asked.unwrap_or_else(|_| Err(KerberosError::Away("the time for an answer is over".into())));
         self.note(realm, asked.as_ref().err());
         asked
@@ -52,38 +63,47 @@ impl Desk {
         patience: Duration,
         work: impl FnOnce() -> Result<T, KerberosError> + Send + 'static,
     ) -> Result<T, KerberosError> {
-        timeout(patience, on_a_thread(&self.at_hand, work)).await.unwrap_or(Err(KerberosError::TimedOut))
+        let done = async {
+            match self.at_hand.clone().acquire_owned().await {
+                Ok(place) => on_a_thread(place, work).await,
+                Err(_) => Err(KerberosError::TimedOut),
+            }
+        };
+        timeout(patience, done).await.unwrap_or(Err(KerberosError::TimedOut))
     }
 
-    fn may_ask(&self, realm: &str) -> Result<(), KerberosError> {
+    fn may_ask(&self, realm: &str) -> Result<Arc<Semaphore>, KerberosError> {
         let now = Instant::now();
-        match self.silent.lock().get_mut(realm) {
-            Some(again_at) if now < *again_at => Err(KerberosError::Away("it did not answer a moment ago".into())),
-            Some(again_at) => {
-                *again_at = now + RETRY_AFTER; // this request tries, for all
-                Ok(())
+        let mut realms = self.realms.lock();
+        let new = || Realm { asking: Arc::new(Semaphore::new(ASKING_MAX)), again_at: None };
+        let realm = realms.entry(realm.to_owned()).or_insert_with(new);
+        match realm.again_at {
+            Some(again_at) if now < again_at => {
+                return Err(KerberosError::Away("it did not answer a moment ago".into()));
             }
-            None => Ok(()),
+            Some(_) => realm.again_at = Some(now + RETRY_AFTER), // this request tries, for all
+            None => {}
         }
+        Ok(realm.asking.clone())
     }
 
-    fn note(&self, realm: &str, error: Option<&KerberosError>) {
-        let mut silent = self.silent.lock();
+    fn note(&self, name: &str, error: Option<&KerberosError>) {
+        let mut realms = self.realms.lock();
+        let Some(realm) = realms.get_mut(name) else { return };
         if let Some(KerberosError::Away(why)) = error {
-            if silent.insert(realm.to_owned(), Instant::now() + RETRY_AFTER).is_none() {
-                Event::KdcAway.report(format_args!("{realm}: {why}"));
+            if realm.again_at.replace(Instant::now() + RETRY_AFTER).is_none() {
+                Event::KdcAway.report(format_args!("{name}: {why}"));
             }
-        } else if silent.remove(realm).is_some() {
-            Event::KdcBack.report(format_args!("{realm} answers again"));
+        } else if realm.again_at.take().is_some() {
+            Event::KdcBack.report(format_args!("{name} answers again"));
         }
     }
 }
 
 async fn on_a_thread<T: Send + 'static>(
-    places: &Arc<Semaphore>,
+    place: OwnedSemaphorePermit,
     work: impl FnOnce() -> Result<T, KerberosError> + Send + 'static,
 ) -> Result<T, KerberosError> {
-    let place = places.clone().acquire_owned().await.map_err(|_| KerberosError::TimedOut)?;
     let done = spawn_blocking(move || {
         let _place = place; // even of a call that nobody waits for any more
         work()
@@ -93,8 +113,8 @@ async fn on_a_thread<T: Send + 'static>(
 
 /// How soon a silent realm is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(3);
-/// Calls that may wait at a time; each has a thread.
-const ASKING_MAX: usize = 32;
+/// Calls that may wait for one realm at a time; each has a thread.
+const ASKING_MAX: usize = 16;
 /// Calls that do not wait, at a time.
 const AT_HAND_MAX: usize = 16;
 
@@ -121,12 +141,11 @@ mod tests {
     async fn one_request_tries_a_silent_realm_again_and_all_are_served_when_it_answers() {
         let desk = Desk::default();
         let _ = desk.ask("CONTOSO.COM", LONG, away).await;
-        desk.silent.lock().insert("CONTOSO.COM".into(), Instant::now());
-        assert_eq!(desk.may_ask("CONTOSO.COM"), Ok(()), "it is time");
+        desk.realms.lock().get_mut("CONTOSO.COM").expect("it was asked").again_at = Some(Instant::now());
+        assert!(desk.may_ask("CONTOSO.COM").is_ok(), "it is time");
         assert!(desk.may_ask("CONTOSO.COM").is_err(), "one is enough");
         desk.note("CONTOSO.COM", Some(&KerberosError::WrongPassword)); // an answer, too
-        assert_eq!(desk.may_ask("CONTOSO.COM"), Ok(()));
-        assert_eq!(desk.may_ask("CONTOSO.COM"), Ok(()));
+        assert!(desk.may_ask("CONTOSO.COM").is_ok() && desk.may_ask("CONTOSO.COM").is_ok());
     }
 
     #[tokio::test]
@@ -144,8 +163,9 @@ mod tests {
         let waits = (0..ASKING_MAX).map(|_| desk.ask("CONTOSO.COM", Duration::from_millis(50), mute()));
         let waited = futures_util::future::join_all(waits).await;
         assert!(waited.iter().all(|it| matches!(it, Err(KerberosError::Away(_)))), "{waited:?}");
-        assert_eq!(desk.asking.available_permits(), 0, "the threads still wait");
+        assert_eq!(desk.realms.lock()["CONTOSO.COM"].asking.available_permits(), 0, "the threads still wait");
         assert_eq!(desk.at_hand(LONG, || Ok(7)).await, Ok(7));
+        assert_eq!(desk.ask("FABRIKAM.COM", LONG, || Ok(7)).await, Ok(7));
         drop(release);
     }
 }

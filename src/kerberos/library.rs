@@ -12,7 +12,7 @@ mod gssapi {
     use std::{str, time::Duration};
 
     use libgssapi::{
-        context::{ClientCtx, CtxFlags},
+        context::{ClientCtx, CtxFlags, SecurityContext as _},
         credential::{Cred, CredUsage},
         error::Error,
         name::Name,
@@ -35,30 +35,27 @@ mod gssapi {
             credential.map(Credential).map_err(|error| Code::of(error).of_user(error))
         }
 
-        /// By the edge's account, whose keys are in the keytab that the environment names: S4U2Self ([MS-SFU] 3.2.5.1).
-        pub fn by_delegation(account: &str, principal: &str) -> Result<Self, KerberosError> {
-            let mechanisms = kerberos()?;
-            let own = Cred::acquire(Some(&name(account)?), None, CredUsage::Initiate, Some(&mechanisms))
-                .map_err(|error| Code::of(error).of_own_account(error))?;
-            let credential = own.impersonate(&name(principal)?, None, CredUsage::Initiate, Some(&mechanisms));
+        /// A user's, got by this one of the edge's account: S4U2Self ([MS-SFU] 3.2.5.1).
+        pub fn delegated(&self, principal: &str) -> Result<Self, KerberosError> {
+            let credential = self.0.impersonate(&name(principal)?, None, CredUsage::Initiate, Some(&kerberos()?));
             credential.map(Credential).map_err(|error| Code::of(error).of_user(error))
         }
 
-        /// The edge's account itself, and for how long its ticket is good.
+        /// The edge's account itself, whose keys are in the keytab that the environment names.
         pub fn of_account(account: &str) -> Result<Self, KerberosError> {
             let own = Cred::acquire(Some(&name(account)?), None, CredUsage::Initiate, Some(&kerberos()?));
             own.map(Credential).map_err(|error| Code::of(error).of_own_account(error))
         }
 
         /// A new token for a service such as `HTTP/cas-opo-1.contoso.com`: a GSS-API token of one leg (RFC 4121 section
-        /// 4.1). Nobody may use it twice.
-        pub fn token(&self, service: &str) -> Result<Vec<u8>, KerberosError> {
+        /// 4.1), and for how long the ticket in it is good. Nobody may use it twice.
+        pub fn token(&self, service: &str) -> Result<(Vec<u8>, Duration), KerberosError> {
             // An empty realm: whichever the user's own key distribution centre refers to (RFC 6806 section 8).
             let service_name = name(&format!("{service}@"))?;
             let mut context =
                 ClientCtx::new(Some(self.0.clone()), service_name, CtxFlags::empty(), Some(&GSS_MECH_KRB5));
             match context.step(None, None) {
-                Ok(Some(token)) => Ok(token.to_vec()),
+                Ok(Some(token)) => Ok((token.to_vec(), context.lifetime().map_err(other)?)),
                 Ok(None) => Err(KerberosError::Other("it gave no token".into())),
                 Err(error) => Err(Code::of(error).of_service(error, service)),
             }
@@ -199,17 +196,17 @@ mod without {
         }
 
         /// Fails.
-        pub fn by_delegation(_: &str, _: &str) -> Result<Self, KerberosError> {
-            Err(KerberosError::Other("it is not there".into()))
-        }
-
-        /// Fails.
         pub fn of_account(_: &str) -> Result<Self, KerberosError> {
             Err(KerberosError::Other("it is not there".into()))
         }
 
         /// Never called.
-        pub fn token(&self, _: &str) -> Result<Vec<u8>, KerberosError> {
+        pub fn delegated(&self, _: &str) -> Result<Self, KerberosError> {
+            match *self {}
+        }
+
+        /// Never called.
+        pub fn token(&self, _: &str) -> Result<(Vec<u8>, Duration), KerberosError> {
             match *self {}
         }
 

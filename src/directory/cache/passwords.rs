@@ -31,6 +31,8 @@ pub(super) struct Passwords {
     clock: Arc<Clock>,
     key: [u8; 32],
     proofs: Cache<Hash, Verdict>,
+    /// Each account's last right password, by its hash: whoever has it is not kept out by what others guess.
+    last_right: Cache<Hash, Hash>,
     /// Accounts that are locked, whatever the password.
     locked: Cache<Hash, ()>,
     accounts: Mutex<Accounts>,
@@ -88,24 +90,41 @@ impl Passwords {
         let wrong = settings.disproof_lifetime.min(settings.proof_lifetime);
         let expiry = ProofExpiry { right: settings.proof_lifetime, wrong };
         let locked = Cache::builder().max_capacity(settings.max_proofs).time_to_live(wrong).build();
+        let last_right = Cache::builder().max_capacity(settings.max_proofs).time_to_live(LAST_RIGHT_LIFETIME).build();
         let proofs = Cache::builder().max_capacity(settings.max_proofs).expire_after(expiry).build();
-        Passwords { directory, settings, tell, counters, clock, key, proofs, locked, accounts: Mutex::default() }
+        Passwords {
+            directory,
+            settings,
+            tell,
+            counters,
+            clock,
+            key,
+            proofs,
+            last_right,
+            locked,
+            accounts: Mutex::default(),
+        }
     }
 
     pub(super) async fn verify(&self, entry: &Entry, password: &Secret) -> Result<Verdict, Arc<DirectoryError>> {
         if password.expose().is_empty() {
             return Ok(Verdict::Wrong);
         }
+        let hash = self.credential_hash(entry, password);
         let ask = async {
             // Not the entry's id: the owners of an ambiguous name are known by their DNs only.
             let account = *blake3::keyed_hash(&self.key, schema::fold_dn(&entry.dn).as_bytes()).as_bytes();
             if self.locked.contains_key(&account) {
                 return Err(NotKept::Locked);
             }
-            let mut attempt = self.attempt(entry, account).ok_or(NotKept::TooMany)?;
+            let was_right = self.last_right.get(&account).await == Some(hash);
+            let mut attempt = self.attempt(entry, account);
+            if attempt.is_none() && !was_right {
+                return Err(NotKept::TooMany);
+            }
             self.counters.binds.fetch_add(1, Ordering::Relaxed);
             let verdict = self.directory.verify(entry, password).await;
-            attempt.counts = match &verdict {
+            let counts = match &verdict {
                 Ok(Verdict::Wrong) | Err(DirectoryError::TimedOut { .. }) => true,
                 // The right password, or an account that is locked already, which the directory does not count; or it was
                 // not asked, or answered with something else than a verdict.
@@ -118,12 +137,20 @@ impl Passwords {
                     | DirectoryError::Unusable { .. },
                 ) => false,
             };
+            if let Some(attempt) = &mut attempt {
+                attempt.counts = counts;
+            }
+            match verdict {
+                Ok(Verdict::Right) => self.last_right.insert(account, hash).await,
+                Ok(Verdict::Wrong) if was_right => self.last_right.invalidate(&account).await,
+                Ok(_) | Err(_) => {}
+            }
             if let Ok(Verdict::Unusable(Unusable::AccountLocked)) = verdict {
                 self.locked.insert(account, ()).await;
             }
             verdict.map_err(|error| NotKept::Error(Arc::new(error)))
         };
-        let verdict = self.proofs.try_get_with(self.credential_hash(entry, password), ask).await;
+        let verdict = self.proofs.try_get_with(hash, ask).await;
         verdict.or_else(|not_kept| match &*not_kept {
             NotKept::TooMany => {
                 self.counters.passwords_not_asked.fetch_add(1, Ordering::Relaxed);
@@ -207,6 +234,8 @@ impl Expiry<Hash, Verdict> for ProofExpiry {
     }
 }
 
+/// How long a password that was right is asked about, however many others were wrong since.
+const LAST_RIGHT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many people may have had wrong passwords of late; about 60 bytes each. Whoever guesses at more of them at a time
 /// is answered "wrong" without asking, rather than given more guesses.
 const ACCOUNTS_MAX: usize = if cfg!(test) { 2000 } else { 1_000_000 };
