@@ -23,6 +23,9 @@ TEST_PACKAGES += faketime
 # The readers of the manual, the unit, the package and the examples.
 TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy keepalived
 
+# Their ports and their clocks are the machine's: two checks at once would stand in each other's way.
+.NOTPARALLEL:
+
 .PHONY: help run build test lint unit gate fuzz deny windows form samba sign-in packages deb booted peers mutants bench build-packages test-packages
 
 help:

@@ -19,14 +19,14 @@ use crate::{
         organisation::Organisation,
         schema::{self, Record},
     },
-    edge::notices,
+    edge::{notices, organisation::may_be_sent_to},
     explain::version,
     routing::{
         Decision, EasVersion, Policy, Refusal, Request, Rule, decide,
         mailbox::{Mailbox, Whose},
         members,
         protocol::Protocol,
-        topology::{Server, ServerId, SiteId, Topology},
+        topology::{AuthenticationMethods, Server, ServerId, SiteId, Topology},
     },
 };
 
@@ -63,6 +63,9 @@ pub async fn check(
     oddities.extend(schema::people_oddities(&people, &reading.parts));
     let topology = Topology::new(reading.parts);
     let policy = config.policy(&topology)?;
+    if config.listeners.iter().any(|listener| listener.logon_form) {
+        oddities.extend(forms_of_servers(&topology, &policy));
+    }
     let mailboxes = by_home(&people, &topology);
 
     let mut report = Report { text: String::new(), faults: 0 };
@@ -113,6 +116,26 @@ fn totals(topology: &Topology, mailboxes: usize) -> String {
         counted(topology.servers().len(), "server"),
         counted(mailboxes, "mailbox")
     )
+}
+
+/// The virtual directories that ask by a form of their own whoever has logged on by the edge's.
+fn forms_of_servers(topology: &Topology, policy: &Policy) -> Vec<Oddity> {
+    let asks = |server: &Server, protocol| {
+        let accepts = server.accepts(protocol).unwrap_or_default();
+        accepts.0 & AuthenticationMethods::FORM != 0 && may_be_sent_to(server, protocol, topology, policy)
+    };
+    let of = |protocol: Protocol, name: &str, cmdlet: &str| {
+        let servers = topology.servers().iter().filter(|server| asks(server, protocol));
+        let odd = servers.map(|server| Oddity {
+            dn: format!("{}\\{name} (Default Web Site)", server.name),
+            problem: format!(
+                "its forms-based authentication asks again whoever has logged on by the edge's form; \
+                 {cmdlet} -FormsAuthentication $false"
+            ),
+        });
+        odd.collect::<Vec<_>>()
+    };
+    [of(Protocol::Owa, "owa", "Set-OwaVirtualDirectory"), of(Protocol::Ecp, "ecp", "Set-EcpVirtualDirectory")].concat()
 }
 
 /// Names and mailboxes by the server they are on; `None`: on none that the topology has.
@@ -289,3 +312,32 @@ fn counted(number: usize, thing: &str) -> String {
 
 /// Of many objects with one fault, some are enough to find the rest.
 const SHOWN_MAX: usize = 20;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may fail by panicking
+mod tests {
+    use super::*;
+    use crate::{directory::ldif, routing::protocol::VirtualDirectoryKind};
+
+    #[tokio::test]
+    async fn a_server_with_a_form_of_its_own_is_named_where_requests_may_be_sent_to_it() {
+        let directory = ldif::open(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/contoso.ldif")).unwrap();
+        let mut parts = directory.topology().await.unwrap().parts;
+        let topology = Topology::new(parts.clone());
+        let policy = Policy::new(topology.site_named("Lisbon").unwrap());
+        assert_eq!(forms_of_servers(&topology, &policy), []);
+
+        // Braga's takes no Integrated Windows authentication, so that nothing is proxied to it.
+        for (name, methods) in
+            [("cas-lis-1", 5), ("cas-opo-1", 1 | 2 | 4 | 16), ("cas-opo-2", 1 | 2 | 16), ("cas-bra-1", 5)]
+        {
+            let server = parts.servers.iter_mut().find(|server| server.name == name).unwrap();
+            let owa = server.virtual_directories[VirtualDirectoryKind::Owa as usize].as_mut().unwrap();
+            owa.internal_authentication = AuthenticationMethods(methods);
+        }
+        let odd = forms_of_servers(&Topology::new(parts), &policy);
+        let named: Vec<_> = odd.iter().map(|odd| odd.dn.as_str()).collect();
+        assert_eq!(named, [r"cas-lis-1\owa (Default Web Site)", r"cas-opo-1\owa (Default Web Site)"]);
+        assert!(odd.iter().all(|odd| odd.problem.ends_with("Set-OwaVirtualDirectory -FormsAuthentication $false")));
+    }
+}

@@ -508,8 +508,9 @@ impl Event {
             }
             Event::KdcBack => "A Kerberos key distribution centre answers again.",
             Event::ClockSkew => {
-                "This machine's clock differs from the domain controllers' by more than Kerberos allows (5 minutes), so nobody \
-                 can be signed in to a server."
+                "This machine's clock differs from the domain controllers' by more than Kerberos allows (5 minutes), and \
+                 kdc_timesync = 0 in krb5.conf keeps the Kerberos library from going by theirs, so nobody can be signed in to a \
+                 server. (A server whose own clock differs refuses tickets: OWA71.)"
             }
             Event::DelegationRefused => {
                 "The key distribution centre does not let the edge's account sign in to a server for a user (constrained \
@@ -609,12 +610,14 @@ impl Event {
             }
             Event::ProxySignInFailed => {
                 "give the service account of the server HTTP/<host of the InternalURL> (setspn -S HTTP/host account), once in \
-                 the forest; name a host in the InternalURL, not an address; let IIS offer Negotiate, not NTLM alone"
+                 the forest; name a host in the InternalURL, not an address; let IIS offer Negotiate, not NTLM alone; set \
+                 the server's clock by the domain's"
             }
             Event::KdcAway => "start a domain controller, or correct /etc/krb5.conf or DNS (_kerberos._tcp)",
             Event::KdcBack => "nothing to do",
             Event::ClockSkew => {
-                "set the clock of this machine by the domain's time service (chrony or systemd-timesyncd)"
+                "set the clock of this machine by the domain's time service (chrony or systemd-timesyncd), and remove \
+                 kdc_timesync = 0"
             }
             Event::DelegationRefused => {
                 "allow the account delegation to HTTP/<host> with any authentication protocol (msDS-AllowedToDelegateTo and \
@@ -628,7 +631,10 @@ impl Event {
             Event::AccountUnusable => {
                 "as the line says: let the user change the password, or unlock or enable the account"
             }
-            Event::SignInFailed => "see the reason, and the domain controller's log",
+            Event::SignInFailed => {
+                "see the reason, and the domain controller's log; nobody can be signed in for a linked mailbox, so leave Basic on \
+                 at the virtual directories for those whom the line names"
+            }
             Event::TicketNotOpened => {
                 "see the reason; until then the client goes where hints say, and its server judges it"
             }

@@ -458,7 +458,7 @@ fn sign_in_lines(
     };
     let width = servers.iter().map(|server| server.name.chars().count()).max().unwrap_or_default();
     let lines_of = |server: &&Server| {
-        let accepts = server.virtual_directory(protocol).map(|directory| directory.internal_authentication);
+        let accepts = server.accepts(protocol);
         let by_password = way(server, protocol, principal, sign_in, true);
         let without = way(server, protocol, principal, sign_in, false);
         let accepts = match accepts {
@@ -483,7 +483,7 @@ fn way(
     sign_in: &config::SignIn,
     has_password: bool,
 ) -> String {
-    let accepts = server.virtual_directory(protocol).map(|directory| directory.internal_authentication);
+    let accepts = server.accepts(protocol);
     let to = |has_principal| SignIn::to(accepts, sign_in.means(has_principal, has_password));
     let name = principal.unwrap_or_default();
     let service = service_of(server, protocol);

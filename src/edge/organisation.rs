@@ -180,8 +180,8 @@ impl Organisation {
     /// Whether clients may sign in by Windows authentication at the local site.
     pub fn offers_windows_locally(&self, protocol: Protocol) -> bool {
         let servers = &self.topology.site(self.policy.local_site).client_access_servers;
-        let directory = |server: &ServerId| self.topology.server(*server).virtual_directory(protocol);
-        servers.iter().filter_map(directory).any(|directory| directory.internal_authentication.integrated_windows())
+        let accepts = |server: &ServerId| self.topology.server(*server).accepts(protocol);
+        servers.iter().filter_map(accepts).any(AuthenticationMethods::integrated_windows)
     }
 
     /// Whether a server has a protocol's virtual directory. An Exchange 2003 server's are not objects that the edge reads.
@@ -215,9 +215,9 @@ impl Organisation {
         Some(Target { peer: origin.peer.as_ref()?, trust: &origin.trust })
     }
 
-    /// What a virtual directory accepts as proof of who somebody is; `None`: it is no object that the edge reads.
+    /// [`Server::accepts`](crate::routing::topology::Server::accepts), by number.
     pub fn accepts(&self, server: ServerId, protocol: Protocol) -> Option<AuthenticationMethods> {
-        Some(self.topology.server(server).virtual_directory(protocol)?.internal_authentication)
+        self.topology.server(server).accepts(protocol)
     }
 
     /// The service principal name of a server where it serves a protocol, such as `HTTP/cas-opo-1.contoso.com`.

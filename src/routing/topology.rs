@@ -111,6 +111,8 @@ pub struct AuthenticationMethods(pub u32);
 impl AuthenticationMethods {
     /// `Basic`.
     pub const BASIC: u32 = 1;
+    /// `Fba`: the server's own form, which it answers a name and a password with.
+    pub const FORM: u32 = 4;
     /// `Ntlm`, which `WindowsAuthentication $true` sets together with [`Self::WINDOWS_INTEGRATED`].
     pub const NTLM: u32 = 2;
     /// `WindowsIntegrated`.
@@ -334,6 +336,11 @@ impl Server {
     /// The virtual directory that serves a protocol here.
     pub fn virtual_directory(&self, protocol: Protocol) -> Option<&VirtualDirectory> {
         self.virtual_directories[protocol.virtual_directory()? as usize].as_ref()
+    }
+
+    /// What a protocol's virtual directory accepts as proof of who somebody is; `None`: it is no object that the edge reads.
+    pub fn accepts(&self, protocol: Protocol) -> Option<AuthenticationMethods> {
+        self.virtual_directory(protocol).map(|directory| directory.internal_authentication)
     }
 }
 

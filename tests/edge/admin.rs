@@ -472,6 +472,36 @@ async fn every_number_that_a_dashboard_or_an_alert_asks_for_is_there() {
     }
 }
 
+#[test]
+fn an_alert_for_kerberos_is_raised_while_nobody_gets_a_ticket_and_not_for_one_call_that_took_too_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = fs::canonicalize("conf/prometheus/firstcas.rules.yml").unwrap();
+    let test = |series: &[(&str, &str)], alerts: &str| {
+        let series: String = series
+            .iter()
+            .map(|(outcome, values)| {
+                let series = format!(r#"firstcas_sign_ins_total{{instance="a", by="password", outcome="{outcome}"}}"#);
+                format!("      - {{series: '{series}', values: '{values}'}}\n")
+            })
+            .collect();
+        let text = format!(
+            "rule_files: [{}]\nevaluation_interval: 15s\ntests:\n  - interval: 15s\n    input_series:\n{series}    \
+             promql_expr_test:\n      - {{expr: 'count(ALERTS{{alertname=\"FirstcasKerberosAway\", alertstate=\"firing\"}})', \
+             eval_time: 10m, exp_samples: [{alerts}]}}\n",
+            rules.display()
+        );
+        let file = folder.path().join("test.yml");
+        fs::write(&file, text).unwrap();
+        let (is_good, said) = promtool(&["test", "rules", file.to_str().unwrap()], "");
+        assert!(is_good, "{series}: {said}");
+    };
+    let raised = "{value: 1}";
+    test(&[("away", "0+1x40"), ("got", "7+0x40")], raised);
+    test(&[("away", "0+1x40"), ("got", "0+1x40")], "");
+    test(&[("away", "0x36 1x4"), ("got", "7+0x40")], ""); // a minute ago, for the first time
+    test(&[("away", "0x28 1x12"), ("got", "7+0x40")], ""); // three minutes ago
+}
+
 /// Whatever Prometheus is asked, wherever it stands.
 fn gather_queries(json: &Value, queries: &mut Vec<String>) {
     match json {

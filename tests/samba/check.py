@@ -443,17 +443,32 @@ def staged(name, make, run):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.stdout.reconfigure(line_buffering=True)
     directory = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-    stage = make(directory)
+    stage, status = make(directory), 1
     try:
-        return run(stage)
+        status = run(stage)
     except ForestError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        return 1
+        pass
     finally:
         stage.stop()
+        left = users_of(directory)
         if os.environ.get("KEEP"):
             print(f"logs: {directory}")
         else:
-            shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=bool(left))
+    if left:
+        print(f"FAILED  nothing that was started is left: {', '.join(sorted(left))}")
+        return 1
+    return status
+
+
+def users_of(directory):
+    """The processes that have a file of it open, as each has that was started here: its log."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(file)).is_relative_to(directory):
+                process = file.parent.parent
+                found.add(f"{(process / 'comm').read_text().strip()} {process.name}")
+    return found
