@@ -50,7 +50,7 @@ use std::{
     any::Any,
     os::fd::RawFd,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -115,6 +115,8 @@ pub struct Context {
     on_behalf: Option<OnBehalf>,
     /// The cookie of a logon that goes on, for the answer.
     renewed_logon: Option<String>,
+    /// The edge's own answer leaves no sooner.
+    leaves_at: Option<tokio::time::Instant>,
     /// An answer of the edge's that takes the place of the server's.
     instead: Option<Answer>,
     /// The upstream connection's socket, while it is in use.
@@ -179,6 +181,7 @@ impl ProxyHttp for Edge {
             is_by_form: false,
             on_behalf: None,
             renewed_logon: None,
+            leaves_at: None,
             instead: None,
             socket: None,
             is_isolated: false,
@@ -258,6 +261,9 @@ impl ProxyHttp for Edge {
         context.in_force.note_own_answer(context);
         if ends_here(context) {
             session.set_keepalive(None);
+        }
+        if let Some(time) = context.leaves_at {
+            tokio::time::sleep_until(time).await;
         }
         send(&answer, session, &context.story.request).await?;
         Ok(true)
@@ -461,7 +467,10 @@ impl ProxyHttp for Edge {
         if context.passage.is_none() && ends_here(context) {
             session.set_keepalive(None); // of a pinned client the gate says it
         }
-        let offers_basic = respond::offers_basic(response);
+        let refused = match context.is_by_form && response.status == 401 {
+            true => Some(context.in_force.clone().refused_by_server(response, context).await),
+            false => None,
+        };
         if response.status == 401 {
             respond::anonymise(response)?;
             if answered.offers_windows {
@@ -471,10 +480,10 @@ impl ProxyHttp for Edge {
         form::renew(context.renewed_logon.as_deref(), response)?;
         if context.passage.is_some() {
             let signed_in = context.in_force.clone().signed_in_or_not(session, response, context, answered).await;
-            context.in_force.note_answer(response, context);
+            note(response, refused, context);
             signed_in?;
         } else {
-            context.in_force.note_answer(response, context);
+            note(response, refused, context);
             match signed {
                 Signed::NotByUs if answered.pins() => {
                     isolate(response, session, context);
@@ -484,9 +493,8 @@ impl ProxyHttp for Edge {
                 Signed::NotByUs | Signed::In => {}
             }
         }
-        if context.is_by_form && response.status == 401 && offers_basic {
-            context.story.denial = Some(Denial::WrongPassword);
-            return acceptance::replace(form::ask(session.req_header(), Reason::WrongPassword), context);
+        if let Some(denial) = refused {
+            return acceptance::replace(denied(denial, session.req_header(), context), context);
         }
         if response.status == 401
             && answered.token.is_none()
@@ -568,7 +576,10 @@ impl ProxyHttp for Edge {
                 context.is_broken_off = is_answered;
                 FailToProxy { error_code: 0, can_reuse_downstream: false }
             }
-            (Some(denial), false) => give_up_with(&denied(denial, context), session, context).await,
+            (Some(denial), false) => {
+                let answer = denied(denial, session.req_header(), context);
+                give_up_with(&answer, session, context).await
+            }
         }
     }
 
@@ -590,6 +601,15 @@ impl ProxyHttp for Edge {
             linger(session).await;
         }
     }
+}
+
+/// Remembers what an answer says about a password: the server's, or the edge's own in its place.
+fn note(response: &ResponseHeader, instead: Option<Denial>, context: &mut Context) {
+    if instead.is_none() {
+        return context.in_force.note_answer(response, context);
+    }
+    context.story.denial = instead;
+    context.in_force.note_own_answer(context);
 }
 
 /// Nobody may use this connection any more: nothing is ever sent over it again, and once its answer has come it is closed,
@@ -698,10 +718,6 @@ fn denial_of(error: &Error) -> Option<Denial> {
 
 fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer {
     context.story.denial = Some(denial);
-    if denial == Denial::WrongPassword && context.is_by_form {
-        context.renewed_logon = None;
-        return form::ask(session.req_header(), Reason::WrongPassword);
-    }
     match denial {
         Denial::Malformed(_) | Denial::BadPath(_) | Denial::Unreadable | Denial::HeaderTooLarge => {
             let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
@@ -727,11 +743,21 @@ fn deny(denial: Denial, session: &mut Session, context: &mut Context) -> Answer 
         | Denial::ClientTimedOut
         | Denial::Internal => {}
     }
-    denied(denial, context)
+    denied(denial, session.req_header(), context)
 }
 
-fn denied(denial: Denial, context: &Context) -> Answer {
+/// The answer to a request that is not served. Whoever has logged on by the form gets no challenge: their browser would ask
+/// for a password itself, and send it from then on.
+fn denied(denial: Denial, request: &RequestHeader, context: &mut Context) -> Answer {
     let mut answer = respond::denied(denial, context.story.protocol);
+    if answer.status == 401 && context.is_by_form {
+        context.renewed_logon = None;
+        if denial == Denial::WrongPassword {
+            context.in_force.end_logon(&request.headers, SystemTime::now());
+            return form::ask(request, Reason::WrongPassword);
+        }
+        return respond::without_challenge(answer);
+    }
     let offered =
         context.story.protocol.is_some_and(|protocol| context.in_force.organisation.offers_windows_locally(protocol));
     if answer.status == 401 && offered {

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     certificates::Shown,
     directory::{
-        DirectoryError, Entry, Unusable, Verdict,
+        DirectoryError, Entry, EntryId, Unusable, Verdict,
         cache::Lookup,
         schema::{self, Record},
     },
@@ -130,7 +130,7 @@ impl InForce {
         let (bound, proven) = context.client.pinned().map_or((None, None), |pinned| pinned.standing());
         let speaker;
         (speaker, context.claim) = match by_form {
-            Some(user) => (self.logged_on(user).await?, None),
+            Some((user, account)) => (self.logged_on(user, account).await?, None),
             None => self.speaker(&identity, proven, bound.is_some(), session).await,
         };
         context.story.speaks(&speaker);
@@ -287,13 +287,13 @@ impl InForce {
     }
 
     /// Somebody who has logged on by the form, and whose password the edge has not kept. Who is gone from the directory since,
-    /// is nobody any more.
-    async fn logged_on<'i>(&self, user: MailboxName) -> Result<Speaker<'i>, Denial> {
+    /// is nobody any more; and whoever has got their name is somebody else.
+    async fn logged_on<'i>(&self, user: MailboxName, account: EntryId) -> Result<Speaker<'i>, Denial> {
         match self.find(&user).await?.as_ref() {
-            Lookup::Found(entry) => {
+            Lookup::Found(entry) if entry.id == account => {
                 Ok(Speaker::LoggedOn(Arc::new(Proven { entry_name: entry.name.clone(), name: user })))
             }
-            Lookup::NotFound | Lookup::Ambiguous(_) => Err(Denial::WrongPassword),
+            Lookup::Found(_) | Lookup::NotFound | Lookup::Ambiguous(_) => Err(Denial::WrongPassword),
         }
     }
 

@@ -9,13 +9,13 @@ mod page;
 mod place;
 mod ticket;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{
     HeaderMap, Method,
-    header::{AUTHORIZATION, CONTENT_TYPE, EXPECT, HOST, SET_COOKIE},
+    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, SET_COOKIE},
 };
-use moka::sync::Cache;
+use moka::{Expiry, policy::EvictionPolicy, sync::Cache};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use tokio::time::timeout;
@@ -26,18 +26,19 @@ use self::{
     destination::HOME,
     logon::{Computer, Logon, Void},
     page::{Fields, Said},
-    place::{FORM_PATH, Place},
+    place::{FORM_PATH, Place, is_logoff_of_2003, is_open},
     ticket::Ticket,
 };
 use super::{
     Context, content_length, cookies,
     course::{self, Proof},
     in_force::InForce,
+    on_behalf::OnBehalf,
     respond::{self, Answer, Denial},
 };
 use crate::{
     config::SignInBy,
-    directory::{Entry, cache::Lookup},
+    directory::{Entry, EntryId, cache::Lookup},
     identity::{Credential, Identity, MailboxName},
     routing::protocol::Protocol,
     secret::Secret,
@@ -59,23 +60,29 @@ pub(super) enum Form {
 /// Somebody who has logged on by the form, as the cookie says.
 pub(super) struct LoggedOn {
     pub user: MailboxName,
+    /// Whose that name was.
+    pub account: EntryId,
     /// What they have logged on with, if the edge needs it to sign in for them.
     pub password: Option<Secret>,
 }
 
 impl LoggedOn {
     /// Puts what they have logged on with in the place of a credential of the request's. Without a password, they are who
-    /// the cookie says: this name.
-    pub(super) fn into_credential(self, identity: &mut Identity, context: &mut Context) -> Option<MailboxName> {
+    /// the cookie says: this name, of this account.
+    pub(super) fn into_credential(
+        self,
+        identity: &mut Identity,
+        context: &mut Context,
+    ) -> Option<(MailboxName, EntryId)> {
         context.is_by_form = true;
-        let Some(password) = self.password else { return Some(self.user) };
+        let Some(password) = self.password else { return Some((self.user, self.account)) };
         identity.credential = Credential::Basic { user: self.user, password };
         None
     }
 }
 
-/// Logons that were logged off here, until their cookies would have ended by themselves.
-pub(super) struct LoggedOff(Cache<[u8; 16], ()>);
+/// Logons that have ended here, each until its cookies would have ended by themselves, and how long that is.
+pub(super) struct LoggedOff(Cache<[u8; 16], Duration>);
 
 /// Why the form is shown, as Exchange numbers it in the form's address (from memory).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +121,10 @@ impl InForce {
         let now = SystemTime::now();
         let place = Place::of(&path);
         let is_logoff = place == Some(Place::Logoff) || protocol == Protocol::LegacyOwa && is_logoff_of_2003(query);
-        let answer = if is_logoff {
-            self.log_off(&request.headers)
+        let answer = if is_logoff && !is_page(request) {
+            page::login_timeout() // an image of another page's logs nobody off
+        } else if is_logoff {
+            self.log_off(&request.headers, now)
         } else if place == Some(Place::Post) && request.method == Method::POST {
             context.story.protocol = Some(protocol);
             self.log_on(session, context, now).await?
@@ -131,8 +140,9 @@ impl InForce {
                         context.renewed_logon = renewed.and_then(|renewed| self.cookie(&renewed));
                     }
                     let password = logon.password.filter(|_| self.needs_passwords());
-                    return Ok(Form::LoggedOn(LoggedOn { user: logon.user, password }));
+                    return Ok(Form::LoggedOn(LoggedOn { user: logon.user, account: logon.account, password }));
                 }
+                Err(_) if is_open(&path) => return Ok(Form::Apart),
                 // Somebody who is known by a certificate, by which the edge can sign in for them, is asked for nothing.
                 Err(_) if self.config.delegates() && self.certified(session).await.is_some() => return Ok(Form::Apart),
                 Err(Void::TimedOut) => ask(request, Reason::TimedOut),
@@ -223,10 +233,14 @@ impl InForce {
             return Ok(again(403, Said::Problem(problem.into())));
         }
         context.story.credential = "form";
+        let came = tokio::time::Instant::now();
         let (entry, typed) = match self.checked(&post, context).await {
             Ok(proven) => proven,
             Err(denial) => {
                 context.story.denial = Some(denial);
+                if denial == Denial::WrongPassword {
+                    context.leaves_at = Some(came + SAME_FOR_EVERY_NAME);
+                }
                 let described = respond::denied(denial, Some(Protocol::Owa));
                 // 401 would need a challenge (RFC 9110 section 15.5.2), and browsers would ask for a password themselves.
                 let status = if described.status == 401 { 403 } else { described.status };
@@ -238,6 +252,7 @@ impl InForce {
         context.story.proven = Some(entry.name.clone());
         let logon = Logon {
             user: self.own_name(&entry, typed).await,
+            account: entry.id,
             password: self.needs_passwords().then(|| post.password.clone()),
             computer: post.computer,
             session: self.logon_seal.random().ok_or(Denial::Internal)?,
@@ -245,6 +260,12 @@ impl InForce {
             active: now,
         };
         let cookie = self.cookie(&logon).ok_or(Denial::Internal)?;
+        if let Some(client) = context.sender.ip {
+            // The name that the cookie goes by is not always the one that was written.
+            let logons = &self.shared.logons;
+            logons.succeeded(logons.attempt(Some(&logon.user), Some(&post.password), client));
+        }
+        self.end_logon(headers, now); // whoever was logged on in this browser before
         let location = destination::safe(&post.destination, host(request)).to_owned();
         let headers = vec![
             ("Location", location),
@@ -318,11 +339,35 @@ impl InForce {
         }
     }
 
-    fn log_off(&self, headers: &HeaderMap) -> Answer {
-        let logon = cookies::find(headers, logon::NAME).and_then(|value| Logon::open(value, &self.logon_seal).ok());
-        if let Some(logon) = logon {
-            self.shared.logged_off.add(logon.session);
+    /// Why a server does not serve somebody who has logged on by the form. Its 401 may mean that the password is wrong now,
+    /// but also that the mailbox is not theirs, or that it takes another credential than the edge has.
+    pub(super) async fn refused_by_server(&self, response: &ResponseHeader, context: &mut Context) -> Denial {
+        let credential = context.on_behalf.as_ref().and_then(OnBehalf::credential).unwrap_or(Credential::None);
+        if !respond::offers_basic(response) {
+            return Denial::CannotSignIn;
         }
+        match self.prove(&credential).await {
+            Ok(Proof::Proven(entry)) => {
+                context.story.proven = Some(entry.name);
+                Denial::CannotSignIn
+            }
+            Ok(Proof::Unusable(why)) => Denial::of_unusable(why),
+            Ok(Proof::Wrong) => Denial::WrongPassword,
+            Ok(Proof::Absent) => Denial::CannotSignIn,
+            Err(away) => away,
+        }
+    }
+
+    /// Ends the logon of a browser's cookie, and of every copy of it. One that is not believed any more has ended.
+    pub(super) fn end_logon(&self, headers: &HeaderMap, now: SystemTime) {
+        let logon = cookies::find(headers, logon::NAME).and_then(|value| Logon::open(value, &self.logon_seal).ok());
+        if let Some(logon) = logon.filter(|logon| logon.check(&self.config.logon_form, now).is_ok()) {
+            self.shared.logged_off.add(logon.session, logon.computer.lives_at_most(&self.config.logon_form));
+        }
+    }
+
+    fn log_off(&self, headers: &HeaderMap, now: SystemTime) -> Answer {
+        self.end_logon(headers, now);
         let mut answer = page::signed_out();
         answer.headers.push((SET_COOKIE.as_str(), no_cookie(logon::NAME)));
         answer
@@ -352,16 +397,27 @@ pub(super) fn ask(request: &RequestHeader, reason: Reason) -> Answer {
     answer
 }
 
-/// Adds the cookie of a logon that goes on to an answer of a server's. One that may be kept for others gets none.
+/// Adds the cookie of a logon that goes on to an answer of a server's. One that may be kept for others gets none, and any
+/// other may not be kept for them from then on.
 pub(super) fn renew(renewed: Option<&str>, answer: &mut ResponseHeader) -> pingora_core::Result<()> {
-    let is_public =
-        |value: &http::HeaderValue| value.as_bytes().windows(6).any(|it| it.eq_ignore_ascii_case(b"public"));
-    match renewed {
-        Some(cookie) if !answer.headers.get_all("Cache-Control").iter().any(is_public) => {
-            answer.append_header(SET_COOKIE, cookie).map(drop)
-        }
-        Some(_) | None => Ok(()),
+    let Some(cookie) = renewed else { return Ok(()) };
+    let fields = answer.headers.get_all(CACHE_CONTROL);
+    let directives = fields.iter().flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    let (mut is_public, mut is_private) = (false, false);
+    for directive in directives {
+        let name = directive.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        is_public |= [&b"public"[..], b"s-maxage"].iter().any(|it| name.eq_ignore_ascii_case(it));
+        // With a value, `private` speaks of some fields only (RFC 9111 section 5.2.2.7).
+        let whole = directive.trim_ascii();
+        is_private |= [&b"private"[..], b"no-store"].iter().any(|it| whole.eq_ignore_ascii_case(it));
     }
+    if is_public {
+        return Ok(());
+    }
+    if !is_private {
+        answer.append_header(CACHE_CONTROL, "private")?;
+    }
+    answer.append_header(SET_COOKIE, cookie).map(drop)
 }
 
 impl Post {
@@ -392,19 +448,47 @@ impl Post {
 
 impl LoggedOff {
     pub(super) fn new() -> Self {
-        const LOGONS_MAX: u64 = 100_000; // some 10 MB
-        const LONGEST: Duration = Duration::from_secs(38 * 24 * 60 * 60); // a time-out's, and a quarter
-        LoggedOff(Cache::builder().max_capacity(LOGONS_MAX).time_to_live(LONGEST).build())
+        // The oldest makes place, as it has the least time left; the default policy would turn away the newest.
+        let oldest_first = EvictionPolicy::lru();
+        LoggedOff(
+            Cache::builder()
+                .max_capacity(LOGGED_OFF_MAX)
+                .eviction_policy(oldest_first)
+                .expire_after(UntilItsCookiesEnd)
+                .build(),
+        )
     }
 
-    fn add(&self, session: [u8; 16]) {
-        self.0.insert(session, ());
+    fn add(&self, session: [u8; 16], for_time: Duration) {
+        self.0.insert(session, for_time);
     }
 
     fn has(&self, session: &[u8; 16]) -> bool {
         self.0.contains_key(session)
     }
 }
+
+/// Each logged-off logon is kept for its own time.
+struct UntilItsCookiesEnd;
+
+impl Expiry<[u8; 16], Duration> for UntilItsCookiesEnd {
+    fn expire_after_create(&self, _: &[u8; 16], for_time: &Duration, _: Instant) -> Option<Duration> {
+        Some(*for_time)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &[u8; 16],
+        for_time: &Duration,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(*for_time)
+    }
+}
+
+/// Some 10 MB.
+const LOGGED_OFF_MAX: u64 = 100_000;
 
 fn is_browsers(protocol: Protocol) -> bool {
     match protocol {
@@ -445,12 +529,6 @@ fn is_somebodys(headers: &HeaderMap, path: &str, query: Option<&str>) -> bool {
     !by_itself
 }
 
-/// How Outlook Web Access of 2003 logs off (from memory).
-fn is_logoff_of_2003(query: Option<&str>) -> bool {
-    let mut parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    parameters.any(|(name, value)| name.eq_ignore_ascii_case("Cmd") && value.eq_ignore_ascii_case("logoff"))
-}
-
 /// How the browser calls this host.
 fn host(request: &RequestHeader) -> Option<&str> {
     let authority = || request.uri.authority().map(http::uri::Authority::as_str); // HTTP/2
@@ -465,6 +543,10 @@ fn set_cookie(name: &str, value: &str) -> String {
 fn no_cookie(name: &str) -> String {
     format!("{name}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0")
 }
+
+/// How long a wrong password takes to be told, whether there is such a name or not. For a name that nobody has the directory
+/// is asked less, and the time would tell. The request waits for it alone: no lock or thread is held.
+const SAME_FOR_EVERY_NAME: Duration = Duration::from_millis(500);
 
 /// A name, a password, a destination and a token, all of them escaped, are less.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -571,16 +653,44 @@ mod tests {
     }
 
     #[test]
+    fn however_many_have_logged_off_the_next_one_is_believed_to_have() {
+        let logged_off = LoggedOff::new();
+        let session = |number: u64| u128::from(number).to_be_bytes();
+        for number in 0..LOGGED_OFF_MAX + 1000 {
+            logged_off.add(session(number), Duration::from_secs(60));
+        }
+        logged_off.0.run_pending_tasks();
+        assert!(logged_off.has(&session(LOGGED_OFF_MAX + 999)));
+        assert!(!logged_off.has(&session(0)), "the oldest has made place");
+    }
+
+    #[test]
+    fn who_has_logged_off_is_remembered_for_as_long_as_the_cookie_could_live() {
+        let logged_off = LoggedOff::new();
+        logged_off.add([1; 16], Duration::from_secs(60));
+        logged_off.add([2; 16], Duration::ZERO);
+        assert!(logged_off.has(&[1; 16]) && !logged_off.has(&[2; 16]));
+    }
+
+    #[test]
     fn a_cookie_is_renewed_by_answers_that_nobody_else_gets() {
-        for (cache_control, is) in
-            [(None, true), (Some("private, max-age=60"), true), (Some("max-age=60, Public"), false)]
-        {
+        for (cache_control, is, then) in [
+            (None, true, &["private"][..]),
+            (Some("private, max-age=60"), true, &["private, max-age=60"]),
+            (Some("no-cache, No-Store"), true, &["no-cache, No-Store"]),
+            (Some("max-age=60"), true, &["max-age=60", "private"]),
+            (Some("private=\"x-field\""), true, &["private=\"x-field\"", "private"]),
+            (Some("max-age=60, Public"), false, &["max-age=60, Public"]),
+            (Some("s-maxage=60"), false, &["s-maxage=60"]),
+        ] {
             let mut answer = ResponseHeader::build(200, None).expect("an answer");
             if let Some(value) = cache_control {
                 answer.insert_header("Cache-Control", value).expect("a field");
             }
             renew(Some("a=b"), &mut answer).expect("it can be added");
             assert_eq!(answer.headers.contains_key(SET_COOKIE), is, "{cache_control:?}");
+            let says: Vec<_> = answer.headers.get_all(CACHE_CONTROL).iter().collect();
+            assert_eq!(says, then);
         }
     }
 }

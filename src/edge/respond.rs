@@ -28,9 +28,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The same, which sets this cookie, too.
+    /// The same, which sets this cookie, too, and is not kept for anybody else.
     #[must_use]
     pub fn with_cookie(mut self, set_cookie: String) -> Self {
+        if self.headers.iter().all(|(name, _)| *name != "Cache-Control") {
+            self.headers.push(("Cache-Control", "private".into()));
+        }
         self.headers.push(("Set-Cookie", set_cookie));
         self
     }
@@ -210,6 +213,15 @@ pub fn described(refusal: Refusal, protocol: Protocol) -> String {
         (Protocol::ActiveSync, _) => format!("{status}; most devices show no text: {text}"),
         _ => format!("{status}, a page: {text}"),
     }
+}
+
+/// The same without its challenge; 401 would need one (RFC 9110 section 15.5.2).
+pub(super) fn without_challenge(mut answer: Answer) -> Answer {
+    if answer.status == 401 {
+        answer.status = 403;
+    }
+    answer.headers.retain(|(name, _)| *name != "WWW-Authenticate" && *name != PROXY_SUPPORT.0);
+    answer
 }
 
 /// Offers what the local pool's challenge offers, so that the edge's own says nothing by being different.

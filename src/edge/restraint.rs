@@ -87,7 +87,11 @@ impl InForce {
             Credential::None | Credential::Bearer | Credential::ConnectionBound(_) | Credential::Unreadable(_) => None,
         };
         let attempt = self.shared.logons.attempt(user, password, client);
-        match self.shared.logons.enter(attempt, &self.config.limits).await {
+        let turn = match context.is_by_form {
+            true => Ok(None), // what the edge has sealed itself is no guess, and the guesses of others do not end it
+            false => self.shared.logons.enter(attempt, &self.config.limits).await,
+        };
+        match turn {
             Ok(turn) => {
                 let is_proven_by_success = password.is_some() && is_telling;
                 context.attempt = Some(Credentials { attempt, is_proven_by_success, turn: Mutex::new(turn) });

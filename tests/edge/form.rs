@@ -1,6 +1,10 @@
 //! Browsers that log on by the form, and everybody else, who does not meet it.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use firstcas::config::{SignIn, SignInBy};
@@ -255,6 +259,18 @@ async fn a_wrong_password_gets_the_form_again_and_does_not_tell_whether_the_name
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_an_answer_does_not_tell_whether_there_is_such_a_name() {
+    let house = house().await;
+    for (user, password) in [("ana", "wrong"), ("nobody", "wrong"), ("a\\b\\c", "wrong"), ("ana", "")] {
+        let mut browser = Browser::of(&house);
+        let shown = browser.get("/owa/auth/logon.aspx").await;
+        let began = Instant::now();
+        assert_eq!(browser.fill_in(&shown, user, password, "0").await.status, 403);
+        assert!(began.elapsed() >= Duration::from_millis(500), "{user}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_guesses_by_the_form_is_stopped_as_by_basic_and_the_owner_is_not() {
     let house = House::with("# logon form\nlimits.failed_logons_per_user = 3").await;
     let mut elsa = Browser::logged_on(&house, "elsa").await;
@@ -273,16 +289,52 @@ async fn who_guesses_by_the_form_is_stopped_as_by_basic_and_the_owner_is_not() {
     }
     let basic = guesser.client().await.get("/owa/").basic("elsa", PASSWORD).send().await;
     assert_eq!(basic.status, 503, "Basic counts with it");
-    let page = elsa.get("/exchange/elsa/").await;
-    assert_eq!((page.status.as_u16(), page.user()), (200, "elsa"), "the owner goes on: {page:?}");
+    for from in ["127.0.0.1", "127.0.0.78"] {
+        elsa.from = from;
+        let page = elsa.get("/exchange/elsa/").await;
+        assert_eq!((page.status.as_u16(), page.user()), (200, "elsa"), "the owner goes on, from {from}: {page:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_logged_on_is_familiar_by_the_directorys_name_too() {
+    let house = House::with("# logon form\nlimits.failed_logons_per_user = 3").await;
+    Browser::logged_on(&house, "carla.castro@contoso.com").await;
+    let mut guesser = Browser { from: "127.0.0.77", ..Browser::of(&house) };
+    let mut shown = guesser.get("/owa/auth/logon.aspx").await;
+    for number in 0..3 {
+        shown = guesser.fill_in(&shown, "carla", &format!("guess {number}"), "0").await;
+    }
+    assert_eq!(guesser.fill_in(&shown, "carla", PASSWORD, "0").await.status, 503);
+    Browser::logged_on(&house, "carla").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_balancers_and_readers_of_published_calendars_are_not_asked_who_they_are() {
+    let house = house().await;
+    for target in ["/owa/healthcheck.htm", "/owa/calendar/1a@contoso.com/2b/calendar.html"] {
+        let answer = Browser::of(&house).get(target).await;
+        assert!(!answer.header("Location").contains("logon.aspx") && answer.status != 440, "{target}: {answer:?}");
+        assert_ne!(answer.server(), "", "{target} is a server's to answer: {answer:?}");
+    }
+    assert_eq!(Browser::of(&house).get("/owa/x/healthcheck.htm").await.status, 302);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_logs_off_is_logged_off_even_where_the_cookie_was_copied() {
     let house = house().await;
-    for target in ["/owa/auth/logoff.aspx?Cmd=logoff", "/owa/logoff.owa", "/exchange/ana/?Cmd=logoff"] {
+    for target in [
+        "/owa/auth/logoff.aspx?Cmd=logoff",
+        "/owa/logoff.owa",
+        "/exchange/ana/?Cmd=logoff",
+        "/owa/ana@contoso.com/logoff.owa",
+        "/owa/ana%40contoso.com/auth/logoff.aspx",
+    ] {
         let mut browser = Browser::logged_on(&house, "ana").await;
         let copied = browser.cookies.clone();
+        let image = [("Sec-Fetch-Mode", "no-cors"), ("Sec-Fetch-Dest", "image")];
+        let kept_in = browser.send(Method::GET, target, &image, String::new()).await;
+        assert_eq!(kept_in.status, 440, "an image logs nobody off: {kept_in:?}");
         assert_eq!(browser.get("/owa/").await.user(), "ana");
         let answer = browser.get(target).await;
         assert!(answer.status == 200 && answer.body.contains("You have signed out"), "{target}: {answer:?}");
@@ -294,6 +346,20 @@ async fn who_logs_off_is_logged_off_even_where_the_cookie_was_copied() {
         assert_eq!(browser.log_on("/owa/", "ana", PASSWORD).await.status, 302);
         assert_eq!(browser.get("/owa/").await.user(), "ana", "and may come back");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_logs_on_anew_is_logged_off_as_who_they_were_before() {
+    let house = house().await;
+    let mut browser = Browser::logged_on(&house, "ana").await;
+    let mut copied = Browser { cookies: browser.cookies.clone(), ..Browser::of(&house) };
+    assert_eq!(copied.get("/owa/").await.user(), "ana");
+    let shown = browser.get("/owa/auth/logon.aspx").await;
+    assert_eq!(browser.fill_in(&shown, "ana", "wrong", "0").await.status, 403);
+    assert_eq!(copied.get("/owa/").await.user(), "ana", "a failed logon ends nothing");
+    assert_eq!(browser.fill_in(&shown, "elsa", PASSWORD, "0").await.status, 302);
+    assert_eq!(copied.get("/owa/").await.status, 302);
+    assert_eq!(browser.get("/exchange/elsa/").await.user(), "elsa");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -473,6 +539,18 @@ async fn where_the_edge_signs_in_by_its_own_account_the_cookie_alone_proves_who_
     let line =
         record::line(&["firstcas::access", "credential=form", "rule=owa-redirect", "proven=carla@contoso.com"]).await;
     assert!(line.contains("user=carla@contoso.com") && line.contains("connection=shared"), "{line}");
+    // Somebody else gets her name: another account, as its number says.
+    let ldif = house.folder.path().join("contoso.ldif");
+    let text = std::fs::read_to_string(&ldif).expect("the LDIF file");
+    let name = "userPrincipalName: carla@contoso.com\n";
+    assert!(text.contains(name));
+    std::fs::write(&ldif, text.replace(name, &format!("{name}objectGUID: another-account!\n"))).expect("written");
+    house.reload().await.expect("a good configuration");
+    harness::until("the cookie is nobody's", async || {
+        let mut same = Browser { cookies: carla.cookies.clone(), ..Browser::of(&house) };
+        same.get("/owa/").await.status == 302
+    })
+    .await;
     let mut filipe = Browser::logged_on(&house, "filipe").await;
     assert_eq!(filipe.get("/owa/").await.status, 403);
     let mut ana = Browser::logged_on(&house, "ana").await;
@@ -484,14 +562,7 @@ async fn a_password_that_has_become_wrong_is_asked_for_by_the_form() {
     let house = House::with("# logon form\ncache.proof_lifetime = \"1s\"").await;
     let mut carla = Browser::logged_on(&house, "carla").await;
     assert_eq!(carla.get("/owa/").await.status, 200);
-    let ldif = house.folder.path().join("contoso.ldif");
-    let text = std::fs::read_to_string(&ldif).expect("the LDIF file");
-    let (before, after) = text.split_once("userPrincipalName: carla@contoso.com").expect("carla");
-    let (between, after) = after.split_once("userPassword: ").expect("her password");
-    let rest = after.split_once('\n').expect("a line").1;
-    let another = format!("userPrincipalName: carla@contoso.com{between}userPassword: {}\n", ssha("Another-1"));
-    std::fs::write(&ldif, format!("{before}{another}{rest}")).expect("written");
-    house.reload().await.expect("a good configuration");
+    change_password(&house, "carla", "Another-1").await;
     let mut answer = None;
     harness::until("her password is wrong", async || {
         let mut same = Browser { cookies: carla.cookies.clone(), ..Browser::of(&house) };
@@ -520,12 +591,47 @@ async fn a_server_that_takes_the_password_no_more_leads_to_the_form_too() {
     })
     .await;
     let instead = vec![("ex03-opo.contoso.com:80", server)];
-    let house = House::planned(Plan { further: "# logon form".into(), instead, ..Plan::default() }).await;
+    let further = "# logon form\ncache.proof_lifetime = \"1s\"".into();
+    let house = House::planned(Plan { further, instead, ..Plan::default() }).await;
     let mut duarte = Browser::logged_on(&house, "duarte").await;
     let answer = duarte.get("/exchange/duarte/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("WWW-Authenticate")), (403, ""), "{answer:?}");
+    assert!(answer.body.contains("could not be signed in to for you"), "the password is right: {answer:?}");
+    assert!(duarte.cookies.contains_key(LOGON), "what is not theirs ends no logon");
+    change_password(&house, "duarte", "Another-1").await;
+    let mut answer = None;
+    harness::until("his password is wrong", async || {
+        let got = duarte.get("/exchange/duarte/").await;
+        answer = Some(got).filter(|answer| answer.status != 403);
+        answer.is_some()
+    })
+    .await;
+    let answer = answer.expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.header("WWW-Authenticate")), (302, ""), "{answer:?}");
     assert_eq!(answer.header("Location"), "/owa/auth/logon.aspx?url=%2Fexchange%2Fduarte%2F&reason=2");
     assert_eq!(duarte.cookies.get(LOGON), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_no_password_challenges_nobody_who_has_logged_on() {
+    let server = play(|_, mut edge| async move {
+        edge.head().await;
+        edge.send(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Negotiate\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        edge.rest().await;
+    })
+    .await;
+    let instead = vec![("ex03-opo.contoso.com:80", server)];
+    let house = House::planned(Plan { further: "# logon form".into(), instead, ..Plan::default() }).await;
+    let mut duarte = Browser::logged_on(&house, "duarte").await;
+    for _ in 0..2 {
+        let answer = duarte.get("/exchange/duarte/").await;
+        let fields = ["WWW-Authenticate", "Proxy-Support"].map(|name| answer.header(name).to_owned());
+        assert_eq!((answer.status.as_u16(), fields), (403, [String::new(), String::new()]), "{answer:?}");
+        assert!(duarte.cookies.contains_key(LOGON), "the logon goes on");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -536,6 +642,18 @@ async fn behind_a_balancer_that_ends_tls_the_form_is_there_for_https_only() {
     assert_eq!(answer.status, 302, "{answer:?}");
     let answer = client.get("/owa/").header("X-Forwarded-Proto", "http").send().await;
     assert_eq!(answer.status, 401, "{answer:?}");
+}
+
+async fn change_password(house: &House, user: &str, password: &str) {
+    let ldif = house.folder.path().join("contoso.ldif");
+    let text = std::fs::read_to_string(&ldif).expect("the LDIF file");
+    let name = format!("userPrincipalName: {user}@contoso.com");
+    let (before, after) = text.split_once(&name).expect("somebody");
+    let (between, after) = after.split_once("userPassword: ").expect("their password");
+    let rest = after.split_once('\n').expect("a line").1;
+    let another = format!("{name}{between}userPassword: {}\n", ssha(password));
+    std::fs::write(&ldif, format!("{before}{another}{rest}")).expect("written");
+    house.reload().await.expect("a good configuration");
 }
 
 /// As an LDIF file has passwords: salted SHA-1.

@@ -430,6 +430,14 @@ def within(seconds, condition, what):
     return time.monotonic() - began
 
 
+def all_of(checks, name, subject, began, after_failure=lambda: None):
+    """Makes those checks that ONLY in the environment does not exclude, and sums up; the exit status."""
+    only = os.environ.get("ONLY", "")
+    results = Counter(one(subject, *it, after_failure) for it in checks if only in it[0])
+    print(f"{name}: {results['ok']} passed, {results['FAILED']} failed, in {time.monotonic() - began:.0f} s")
+    return 1 if results["FAILED"] or not results["ok"] else 0
+
+
 def staged(name, make, run):
     """Runs checks on the stage that `make` makes in a directory of its own, and ends all that they started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -41,10 +41,9 @@ class Edge:
     """The edge with conf/firstcas.toml, but for its listeners and its directory."""
 
     def __init__(self, name, binary, directory, contoso, ldap, options="", changes=(), env=None):
-        """`ldap`: lines of [directory.ldap]; `options`: of [directory]; `changes`: of the file, each of what and to what;
-        `env`: what is added to its environment.
-        """
-        self.name, self.binary, self.directory, self.started, self.env = name, binary, directory, 0, env
+        """`ldap`: lines of [directory.ldap]; `options`: of [directory]; `changes`: pairs of old text and new."""
+        self.name, self.binary, self.directory, self.started = name, binary, directory, 0
+        self.env = env
         self.state, self.config, self.processes = directory / f"{name}-state", directory / f"{name}.toml", None
         text = contoso.config
         for old, new in [('"127.0.0.1:8080"', '"127.0.0.1:0"'), ('"127.0.0.1:8443"', '"127.0.0.1:0"'),
@@ -63,8 +62,8 @@ class Edge:
         self.started += 1
         self.log_file = self.directory / f"{self.name}-{self.started}.log"
         self.processes, began = processes.Processes(), time.monotonic()
-        self.process = self.processes.start(self.name, [self.binary, "run", "-c", self.config], self.log_file,
-                                            self.env)
+        command = [self.binary, "run", "-c", self.config]
+        self.process = self.processes.start(self.name, command, self.log_file, self.env)
         ready = wait_for(lambda: "firstcas is ready" in self.log() or self.process.poll() is not None, 60)
         if not ready or self.process.poll() is not None:
             raise RuntimeError(f"the edge did not start:\n{self.log()[-3000:]}")
@@ -140,7 +139,8 @@ class Client:
             response = self.connection.getresponse()
             answer.body, answer.status = response.read().decode("utf-8", "replace"), response.status
             answer.headers = response.headers
-            answer.server, answer.as_whom = (response.headers.get(f"X-Contoso-{it}") or "-" for it in ["Server", "User"])
+            answer.server = response.headers.get("X-Contoso-Server", "-")
+            answer.as_whom = response.headers.get("X-Contoso-User") or "-"
             answer.retry_after = response.headers.get("Retry-After")
         except (OSError, http.client.HTTPException) as error:
             answer.error = f"{type(error).__name__}: {error}"

@@ -53,7 +53,7 @@ class Stage:
         return self.forest.samba_tool(*command, dc=self.forest.dc1)
 
     def make_accounts(self):
-        """One account that all servers are (Alternate Service Account), and the edge's, which may sign in for others."""
+        """One account that all servers are (Alternate Service Account), and the edge's, which signs in for others."""
         names = {SERVERS_ACCOUNT: [*map(service, SERVERS), f"HTTP/{PUBLIC_NAME}"],
                  # One without any cannot ask for tickets of others to itself, which is how delegation begins.
                  EDGES_ACCOUNT: [EDGES_NAME]}
@@ -92,7 +92,7 @@ class Stage:
             certify(self.forest.directory, pem, key, person, names, usage="clientAuth")
         return ["--cert", str(pem), "--key", str(key)]
 
-    def edge(self, name, by, keytab=None, krb5_conf=None, env=None, changes=()):
+    def edge(self, name, by, keytab=None, krb5_conf=None, changes=(), env=None):
         """An edge that signs in for users, started."""
         ldap = (f'domain = "{DOMAIN}"\ndns_servers = ["{self.forest.dc1.address}"]\nbind_dn = "{ACCOUNT}"\n'
                 f'bind_password_file = "{self.forest.account_password}"\nca = "{self.forest.ca}"\n')

@@ -93,7 +93,8 @@ class Browser(Client):
 
     def visit(self, method, path, headers=None, body=None):
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        answer = self.request(self.user, method, path, {"Accept": "text/html", "Cookie": cookies, **(headers or {})}, body)
+        headers = {"Accept": "text/html", "Cookie": cookies, **(headers or {})}
+        answer = self.request(self.user, method, path, headers, body)
         for cookie in answer.headers.get_all("Set-Cookie", []):
             name, _, value = cookie.partition(";")[0].partition("=")
             self.cookies[name] = value
@@ -130,7 +131,7 @@ def outcome(edge, by, way, ask, rows):
     return lines, wrong
 
 
-COLUMNS = "{:8} {:6} {:11} {:29} {:<6} {:11} {:19} {}"
+COLUMNS = "{:8} {:6} {:10} {:29} {:<6} {:11} {:19} {}"
 HEADING = COLUMNS.format("user", "way in", "ticket by", "asked for", "status", "answered by", "as whom", "what it says")
 
 

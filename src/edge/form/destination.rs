@@ -1,6 +1,6 @@
 //! Where somebody goes who has logged on: what they have asked for at first, on this host and nowhere else.
 
-use super::place::Place;
+use super::place::{Place, is_logoff_of_2003};
 use crate::edge::path;
 
 /// The path and query to go to, by what the form says was asked for.
@@ -19,10 +19,11 @@ fn of_this_host<'a>(asked: &'a str, host: &str) -> Option<&'a str> {
 
 fn is_safe(target: &str) -> bool {
     const LONGEST: usize = 4096;
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     // What browsers drop (tabs, line breaks) or take for a slash (a backslash) could make another host of a path.
     target.len() <= LONGEST
         && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+        && !is_logoff_of_2003(query)
         && path::decode(path).is_ok_and(|path| !path.contains("//") && Place::of(&path).is_none())
 }
 
@@ -94,6 +95,9 @@ mod tests {
             "/owa/auth/logoff.aspx",
             "/OWA/auth/LOGON.aspx?url=/owa/",
             "/owa/logoff.owa",
+            "/owa/bruno%40contoso.com/logoff.owa",
+            "/exchange/duarte/?Cmd=logoff",
+            "/exchange/duarte/?x=1&cmd=Logoff",
         ] {
             assert_eq!(safe(attack, Some("mail.contoso.com")), HOME, "{attack:?}");
             assert_eq!(safe(attack, None), HOME, "{attack:?}");

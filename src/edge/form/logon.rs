@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
-use crate::{config::LogonForm, edge::seal::Seal, identity::MailboxName, secret::Secret};
+use crate::{config::LogonForm, directory::EntryId, edge::seal::Seal, identity::MailboxName, secret::Secret};
 
 /// The cookie's name. Browsers take a `__Host-` cookie over https only, and send it to no other host (RFC 6265bis).
 pub const NAME: &str = "__Host-firstcas-logon";
@@ -13,6 +13,8 @@ pub const NAME: &str = "__Host-firstcas-logon";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Logon {
     pub(super) user: MailboxName,
+    /// Whose that name was: another account may have it later.
+    pub(super) account: EntryId,
     /// If the edge needs it to sign in for them.
     pub(super) password: Option<Secret>,
     /// What the browser says of itself.
@@ -53,6 +55,7 @@ impl Logon {
             Computer::Private => PRIVATE,
         });
         text.extend_from_slice(&self.session);
+        text.extend_from_slice(&self.account.0);
         for time in [self.began, self.active] {
             text.extend_from_slice(&time.duration_since(UNIX_EPOCH).ok()?.as_secs().to_be_bytes());
         }
@@ -85,6 +88,7 @@ impl Logon {
     fn read(text: &[u8]) -> Option<Logon> {
         let (&[computer], text) = text.split_first_chunk()?;
         let (session, text) = text.split_first_chunk()?;
+        let (account, text) = text.split_first_chunk()?;
         let (began, text) = text.split_first_chunk()?;
         let (active, text) = text.split_first_chunk()?;
         let (length, text) = text.split_first_chunk()?;
@@ -103,6 +107,7 @@ impl Logon {
                 _ => return None,
             },
             session: *session,
+            account: EntryId(*account),
             began: time(began)?,
             active: time(active)?,
         })
@@ -114,8 +119,7 @@ impl Logon {
             Ok(age) => age <= time,
             Err(ahead) => ahead.duration() <= CLOCKS_DIFFER_BY, // sealed by another edge
         };
-        let timeout = self.computer.timeout(form);
-        if is_within(self.began, form.lifetime) && is_within(self.active, timeout + timeout / RENEWALS) {
+        if is_within(self.began, form.lifetime) && is_within(self.active, self.computer.longest_pause(form)) {
             Ok(())
         } else {
             Err(Void::TimedOut)
@@ -135,6 +139,17 @@ impl Computer {
             Computer::Public => form.public_timeout,
             Computer::Private => form.private_timeout,
         }
+    }
+
+    /// How long after it was last renewed a cookie is believed.
+    fn longest_pause(self, form: &LogonForm) -> Duration {
+        let timeout = self.timeout(form);
+        timeout + timeout / RENEWALS
+    }
+
+    /// How long from now a cookie may go on to be believed, whichever edge has sealed it.
+    pub(super) fn lives_at_most(self, form: &LogonForm) -> Duration {
+        self.longest_pause(form) + CLOCKS_DIFFER_BY
     }
 }
 
@@ -194,6 +209,7 @@ pub(super) mod tests {
             password: Some(Secret::new(*b"Pass-word1")),
             computer,
             session: [7; 16],
+            account: EntryId([8; 16]),
             began: now(),
             active: now(),
         }
