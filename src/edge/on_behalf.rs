@@ -162,7 +162,11 @@ impl InForce {
             };
         };
         let mandates = &self.shared.mandates;
-        let mandate = |entry: &Entry| entry.principal.as_deref().map(|principal| mandates.mandate(principal, by));
+        // What is by delegation is nobody's to prove, or to spoil, by a password.
+        let mandate = |entry: &Entry| {
+            let principal = entry.principal.as_deref().filter(|_| matches!(by, By::Password(_)))?;
+            Some(mandates.mandate(principal, by))
+        };
         match self.prove(credential).await {
             Ok(Proof::Proven(entry)) => Ok(Some(entry)),
             Ok(refused @ (Proof::Wrong | Proof::Unusable(_) | Proof::Absent)) => {
@@ -174,7 +178,7 @@ impl InForce {
             // The directory does not answer; whoever has tickets by this password has proved it.
             Err(away) => {
                 let entry = found(user).await?.ok_or(away)?;
-                let has_proved = match mandate(&entry).filter(|_| matches!(by, By::Password(_))) {
+                let has_proved = match mandate(&entry) {
                     Some(mandate) => mandates.kept(&mandate).await.is_some(),
                     None => false,
                 };
