@@ -165,7 +165,7 @@ impl Mandates {
         }
         // The library lets one at a time use a credential, even while it waits. So they wait here, where they hold no thread.
         let turn = timeout(patience, tickets.turn.clone().lock_owned()).await.map_err(|_| KerberosError::TimedOut)?;
-        let make = {
+        let work = {
             let (tickets, service) = (tickets.clone(), service.to_owned());
             move || {
                 let _turn = turn;
@@ -173,9 +173,9 @@ impl Mandates {
             }
         };
         let made = match tickets.has(service) {
-            true => self.desk.at_hand(patience, make).await,
+            true => self.desk.at_hand(patience, work).await,
             // By service: the silence of a server's domain is not that of its users'.
-            false => self.desk.ask(service, patience, make).await,
+            false => self.desk.ask(service, patience, work).await,
         };
         if let Err(KerberosError::NoServicePrincipalName(_)) = made {
             self.unknown.write().insert(service.to_owned(), Instant::now());

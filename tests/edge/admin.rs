@@ -477,13 +477,13 @@ fn an_alert_for_kerberos_is_raised_while_nobody_gets_a_ticket_and_not_for_one_ca
     let folder = tempfile::tempdir().unwrap();
     let rules = fs::canonicalize("conf/prometheus/firstcas.rules.yml").unwrap();
     let test = |series: &[(&str, &str)], alerts: &str| {
-        let series = series.iter().map(|(outcome, values)| {
+        let one = |(outcome, values): &(&str, &str)| {
             let series = format!(r#"firstcas_sign_ins_total{{instance="a", by="password", outcome="{outcome}"}}"#);
-            format!("      - {{series: '{series}', values: '{values}'}}")
-        });
-        let series = series.collect::<Vec<_>>().join("\n");
+            format!("      - {{series: '{series}', values: '{values}'}}\n")
+        };
+        let series = series.iter().map(one).collect::<Vec<_>>().concat();
         let text = format!(
-            "rule_files: [{}]\nevaluation_interval: 15s\ntests:\n  - interval: 15s\n    input_series:\n{series}\n    \
+            "rule_files: [{}]\nevaluation_interval: 15s\ntests:\n  - interval: 15s\n    input_series:\n{series}    \
              promql_expr_test:\n      - {{expr: 'count(ALERTS{{alertname=\"FirstcasKerberosAway\", alertstate=\"firing\"}})', \
              eval_time: 10m, exp_samples: [{alerts}]}}\n",
             rules.display()

@@ -525,9 +525,9 @@ async fn nobody_is_offered_basic_where_their_password_could_be_overheard() {
     let site = Site::start().await;
     for target in ["/owa/", "/EWS/Exchange.asmx", "/exchange/"] {
         let challenged = site.client().await.get(target).send().await;
-        let offers: Vec<_> = challenged.headers.get_all("WWW-Authenticate").iter().collect();
-        assert_eq!((challenged.status.as_u16(), offers.len()), (401, 1), "{target}: {challenged:?}");
-        assert_eq!(offers[0], "Negotiate", "{target}");
+        let offers: Vec<_> =
+            challenged.headers.get_all("WWW-Authenticate").iter().map(http::HeaderValue::as_bytes).collect();
+        assert_eq!((challenged.status.as_u16(), offers), (401, vec![&b"Negotiate"[..]]), "{target}: {challenged:?}");
     }
 }
 
