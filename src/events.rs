@@ -632,8 +632,8 @@ impl Event {
                 "as the line says: let the user change the password, or unlock or enable the account"
             }
             Event::SignInFailed => {
-                "see the reason, and the domain controller's log; nobody can be signed in for a linked mailbox, so leave Basic on \
-                 at the virtual directories for those whom the line names"
+                "see the reason, and the domain controller's log; nobody can be signed in for a linked mailbox, so leave \
+                 Basic on at the virtual directories for those whom the line names"
             }
             Event::TicketNotOpened => {
                 "see the reason; until then the client goes where hints say, and its server judges it"

@@ -110,8 +110,9 @@ class Stage:
         users, servers = self.directory / "ntlm-users", ["cas-lis-1", "cas-lis-2"]
         users.write_text("".join(f"CONTOSO:{name}:{PASSWORD}\n" for name in ["ana", "bruno"]))
         apache = Apache(self.directory, self.started, "ntlm", servers, self.pki, self.kdc, ntlm_users=users)
-        lines = [(server, re.search(rf'^"{server}\.contoso\.com:443" = ".*"$', self.config, re.M)[0]) for server in servers]
-        return [(line, f'"{server}.contoso.com:443" = "127.0.0.1:{apache.ports[server]}"') for server, line in lines]
+        places = {f'"{server}.contoso.com:443" = ': port for server, port in apache.ports.items()}
+        return [(re.search(f'^{re.escape(place)}".*"$', self.config, re.M)[0], f'{place}"127.0.0.1:{port}"')
+                for place, port in places.items()]
 
     def other_krb5_conf(self, name, what, otherwise=""):
         """krb5.conf, but for one thing."""
