@@ -72,7 +72,7 @@ fn keys_of(account: &str, keytab: &Path) -> Vec<(String, bool)> {
 fn services(topology: &Topology, policy: &Policy, sign_in: &config::SignIn) -> BTreeMap<String, BTreeSet<String>> {
     let mut services: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let is_wanted = |server, protocol| {
-        let accepts = topology.server(server).virtual_directory(protocol).map(|it| it.internal_authentication);
+        let accepts = topology.server(server).accepts(protocol);
         may_be_sent_to(topology.server(server), protocol, topology, policy)
             && [true, false]
                 .map(|password| SignIn::to(accepts, sign_in.means(true, password)))
