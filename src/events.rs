@@ -510,7 +510,7 @@ impl Event {
             Event::ClockSkew => {
                 "This machine's clock differs from the domain controllers' by more than Kerberos allows (5 minutes), and \
                  kdc_timesync = 0 in krb5.conf keeps the Kerberos library from going by theirs, so nobody can be signed in to a \
-                 server. (A server whose own clock differs refuses tickets: OWA71.)"
+                 server. A server whose own clock differs refuses tickets, which is OWA71."
             }
             Event::DelegationRefused => {
                 "The key distribution centre does not let the edge's account sign in to a server for a user (constrained \
