@@ -149,7 +149,12 @@ async fn a_wrong_password_is_asked_of_one_server_only_and_so_is_one_that_a_serve
     assert!(within(told.directory.verify(&ana, &right)).await.expect("an answer").is_right());
     // Refused before it had the password: the next one is asked.
     line.becomes(Fault::Refused);
-    assert!(within(told.directory.verify(&ana, &right)).await.expect("the second answers").is_right());
+    let asked = match within(told.directory.verify(&ana, &right)).await {
+        // The connection that was there may break only now, and then it may have had the password.
+        Err(DirectoryError::TimedOut { .. }) => within(told.directory.verify(&ana, &right)).await,
+        asked => asked,
+    };
+    assert!(asked.expect("the second answers").is_right());
     line.becomes(Fault::None);
     told.until_told(|notice| matches!(notice, Notice::ServerBack { .. })).await;
     // It may have had the password: nobody else is asked.
