@@ -241,10 +241,9 @@ impl InForce {
                 if denial == Denial::WrongPassword {
                     context.leaves_at = Some(came + SAME_FOR_EVERY_NAME);
                 }
-                let described = respond::denied(denial, Some(Protocol::Owa));
-                // 401 would need a challenge (RFC 9110 section 15.5.2), and browsers would ask for a password themselves.
-                let status = if described.status == 401 { 403 } else { described.status };
-                let mut answer = again(status, Said::Problem(respond::text_of(denial)));
+                // By a challenge browsers would ask for a password themselves.
+                let described = respond::without_challenge(respond::denied(denial, Some(Protocol::Owa)));
+                let mut answer = again(described.status, Said::Problem(respond::text_of(denial)));
                 answer.headers.extend(described.headers.into_iter().filter(|(name, _)| *name == "Retry-After"));
                 return Ok(answer);
             }
