@@ -53,6 +53,7 @@ pub mod explain;
 pub mod identity;
 pub mod kerberos;
 pub mod logging;
+pub mod mail;
 pub mod metrics;
 pub mod routing;
 pub mod running;
