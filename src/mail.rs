@@ -15,5 +15,6 @@ pub mod dialogue;
 pub mod imap4;
 pub mod pop3;
 pub mod sasl;
+pub mod server;
 pub mod sign_in;
 pub mod splice;
