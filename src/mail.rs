@@ -16,5 +16,6 @@ pub mod imap4;
 pub mod pop3;
 pub mod refusal;
 pub mod sasl;
+pub mod server;
 pub mod sign_in;
 pub mod splice;
