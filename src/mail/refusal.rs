@@ -3,6 +3,7 @@
 use super::dialogue::Words;
 use crate::{
     directory::Unusable,
+    metrics::mail::Logon,
     routing::{Decision, Refusal, protocol::Protocol},
 };
 
@@ -68,6 +69,25 @@ impl Denial {
             Denial::TooManyFailedLogons { .. } => "too-many-failed-logons",
             Denial::TooManySessions => "too-many-sessions",
             Denial::Internal => "internal",
+        }
+    }
+
+    /// What it is counted as.
+    pub fn counted(&self) -> Logon {
+        match self {
+            Denial::WrongPassword
+            | Denial::AccountUnusable(Unusable::AccountLocked)
+            | Denial::Routing(Refusal::UnknownUser | Refusal::AmbiguousName) => Logon::WrongPassword,
+            Denial::DirectoryAway
+            | Denial::ServerAway
+            | Denial::ServerFailed
+            | Denial::Routing(Refusal::NoneResponding)
+            | Denial::Internal => Logon::Failed,
+            Denial::AccountUnusable(_)
+            | Denial::ConnectTo { .. }
+            | Denial::Routing(_)
+            | Denial::TooManyFailedLogons { .. }
+            | Denial::TooManySessions => Logon::Denied,
         }
     }
 
