@@ -290,6 +290,7 @@ fn outcome(decision: &Decision, topology: &Topology, policy: &Policy) -> Outcome
                 | Rule::RootToOwa
                 | Rule::OwaRedirect
                 | Rule::ActiveSyncRedirect
+                | Rule::OwnSiteServer
                 | Rule::BackEnd2003
                 | Rule::OwaTo2003
                 | Rule::EcpToOwa
@@ -300,6 +301,7 @@ fn outcome(decision: &Decision, topology: &Topology, policy: &Policy) -> Outcome
         Decision::LinkPage(url, _) => format!("redirected to {url} by a page with a link"),
         Decision::MovedDevice(url, _) => format!("redirected to {url} by a 451"),
         Decision::SameHost(path, _) => format!("redirected to {path} on the same host"),
+        Decision::ConnectTo(host, _) => format!("told to connect to {host}"),
         Decision::Refuse(Refusal::NotOnThisVersion) => return Outcome::NotSpoken,
         Decision::Refuse(refusal) => return Outcome::Refused(refusal.sentence()),
     })

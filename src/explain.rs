@@ -117,9 +117,14 @@ impl Question {
     pub fn new(parts: QuestionParts<'_>, routing: &Routing) -> Result<Question, QuestionError> {
         let (path, query) = match parts.url {
             Some(url) => path_and_query(url)?,
+            None if parts.protocol.is_some_and(Protocol::is_mail) => (String::new(), None),
             None => (parts.protocol.ok_or(QuestionError::NoProtocol)?.default_path().to_owned(), None),
         };
-        let by_url = routing.protocol_of(&path).ok_or_else(|| QuestionError::NotServed(path.clone()))?;
+        let of_mail = parts.protocol.filter(|protocol| protocol.is_mail() && path.is_empty());
+        let by_url = match of_mail {
+            Some(protocol) => protocol,
+            None => routing.protocol_of(&path).ok_or_else(|| QuestionError::NotServed(path.clone()))?,
+        };
         match parts.protocol {
             Some(given) if given != by_url => Err(QuestionError::OtherProtocol { given, by_url }),
             _ => Ok(Question {
@@ -358,7 +363,9 @@ fn pools_considered(decision: &Decision, protocol: Protocol, home: Option<&Serve
     match decision {
         Decision::Proxy(pool, Rule::ProxyToNeighbour) => of_mailbox.into_iter().chain([*pool]).collect(),
         Decision::Proxy(pool, _) => vec![*pool],
-        Decision::LinkPage(..) | Decision::MovedDevice(..) => of_mailbox.into_iter().collect(),
+        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::ConnectTo(..) => {
+            of_mailbox.into_iter().collect()
+        }
         Decision::BackEnd(..) | Decision::SameHost(..) => Vec::new(),
         Decision::Refuse(refusal) => match refusal {
             Refusal::NotServedLocally => vec![Pool { site: policy.local_site, protocol, generation: None }],
@@ -439,6 +446,7 @@ fn in_words(decision: &Decision, mailbox: Option<&Mailbox>, topology: &Topology,
         Decision::LinkPage(url, _) => format!("redirected to {url} by a page with a link"),
         Decision::MovedDevice(url, _) => format!("redirected to {url} by a 451"),
         Decision::SameHost(path, _) => format!("redirected to {path} on the same host"),
+        Decision::ConnectTo(host, _) => format!("told to connect to {host}"),
         Decision::Refuse(_) => "refused".to_owned(),
     }
 }
@@ -454,7 +462,11 @@ fn sign_in_lines(
     let servers: Vec<_> = match decision {
         Decision::Proxy(pool, _) => members(*pool, rules.topology, rules.policy).map(|(_, server)| server).collect(),
         Decision::BackEnd(server, _) => vec![rules.topology.server(*server)],
-        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => Vec::new(),
+        Decision::LinkPage(..)
+        | Decision::MovedDevice(..)
+        | Decision::SameHost(..)
+        | Decision::ConnectTo(..)
+        | Decision::Refuse(_) => Vec::new(),
     };
     let width = servers.iter().map(|server| server.name.chars().count()).max().unwrap_or_default();
     let lines_of = |server: &&Server| {
@@ -511,7 +523,8 @@ fn reason(decision: &Decision) -> String {
         | Decision::BackEnd(_, rule)
         | Decision::LinkPage(_, rule)
         | Decision::MovedDevice(_, rule)
-        | Decision::SameHost(_, rule) => format!("{}: {}", rule.name(), rule.sentence()),
+        | Decision::SameHost(_, rule)
+        | Decision::ConnectTo(_, rule) => format!("{}: {}", rule.name(), rule.sentence()),
         Decision::Refuse(refusal) => format!("{}: {}", refusal.name(), refusal.sentence()),
     }
 }
@@ -524,6 +537,7 @@ fn client_sees(decision: &Decision, protocol: Protocol) -> Vec<String> {
         Decision::LinkPage(url, _) => format!("200, a page with a link to {url}"),
         Decision::MovedDevice(url, _) => format!("451 with X-MS-Location: {url}"),
         Decision::SameHost(path, _) => format!("302 with Location: {path}"),
+        Decision::ConnectTo(host, _) => format!("a refusal of the logon that tells to connect to {host}"),
         Decision::Refuse(refusal) => respond::described(*refusal, protocol),
     };
     let proof = "only after the right password: until then a 401, which tells nothing of the mailbox";

@@ -39,6 +39,8 @@ pub enum Outcome {
     RedirectPage,
     /// Answered with a 451 that names another site.
     MovedDevice,
+    /// Refused with the name of another site's server.
+    OtherServer,
     /// Answered with another path of the same host.
     SameHost,
     /// Refused by a rule, or because of how it was asked.
@@ -224,12 +226,13 @@ impl Default for Metrics {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 8] = [
+    pub const ALL: [Outcome; 9] = [
         Outcome::Local,
         Outcome::Proxy,
         Outcome::BackEnd,
         Outcome::RedirectPage,
         Outcome::MovedDevice,
+        Outcome::OtherServer,
         Outcome::SameHost,
         Outcome::Refused,
         Outcome::EdgeAnswer,
@@ -243,6 +246,7 @@ impl Outcome {
             Decision::BackEnd(..) => Outcome::BackEnd,
             Decision::LinkPage(..) => Outcome::RedirectPage,
             Decision::MovedDevice(..) => Outcome::MovedDevice,
+            Decision::ConnectTo(..) => Outcome::OtherServer,
             Decision::SameHost(..) => Outcome::SameHost,
             Decision::Refuse(_) => Outcome::Refused,
         }
@@ -256,6 +260,7 @@ impl Outcome {
             Outcome::BackEnd => "back_end",
             Outcome::RedirectPage => "redirect_page",
             Outcome::MovedDevice => "moved_device",
+            Outcome::OtherServer => "other_server",
             Outcome::SameHost => "same_host",
             Outcome::Refused => "refused",
             Outcome::EdgeAnswer => "edge_answer",
@@ -416,7 +421,7 @@ mod tests {
             let name = protocol.name();
             assert!(found.contains(&(name.into(), name, Outcome::Refused, "5xx", 1)), "{found:?}");
         }
-        assert_eq!(found.len(), 13);
+        assert_eq!(found.len(), 15);
     }
 
     #[test]

@@ -311,7 +311,9 @@ fn requests(in_force: &InForce) -> (Requests, HashMap<String, (u64, u64)>) {
         all.failed += failed;
         match outcome {
             Outcome::Refused => all.refused += count,
-            Outcome::RedirectPage | Outcome::MovedDevice | Outcome::SameHost => all.redirected += count,
+            Outcome::RedirectPage | Outcome::MovedDevice | Outcome::SameHost | Outcome::OtherServer => {
+                all.redirected += count;
+            }
             Outcome::Local | Outcome::Proxy | Outcome::BackEnd | Outcome::EdgeAnswer => {}
         }
         let (site_all, site_failed) = of_sites.entry(site.to_owned()).or_default();

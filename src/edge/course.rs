@@ -389,9 +389,11 @@ impl InForce {
                 Next::Stays
             }
             Decision::Proxy(..) | Decision::BackEnd(..) => Next::Elsewhere(mailbox),
-            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
-                Next::Decided(decision, lookup.clone())
-            }
+            Decision::LinkPage(..)
+            | Decision::MovedDevice(..)
+            | Decision::SameHost(..)
+            | Decision::ConnectTo(..)
+            | Decision::Refuse(_) => Next::Decided(decision, lookup.clone()),
         };
         Some((person, next))
     }
@@ -482,7 +484,11 @@ fn destination(decision: &Decision, whose: Whose<'_>, context: &Context) -> Opti
     match decision {
         Decision::Proxy(pool, _) => Some(Destination::Pool { pool: *pool, key }),
         Decision::BackEnd(server, _) => Some(Destination::BackEnd(*server)),
-        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => None,
+        Decision::LinkPage(..)
+        | Decision::MovedDevice(..)
+        | Decision::SameHost(..)
+        | Decision::ConnectTo(..)
+        | Decision::Refuse(_) => None,
     }
 }
 
@@ -574,7 +580,11 @@ fn leads_to_any(decision: &Decision, organisation: &Organisation, is_it: impl Fn
             members.any(|(member, _)| is_it(member))
         }
         Decision::BackEnd(home, _) => is_it(*home),
-        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => false,
+        Decision::LinkPage(..)
+        | Decision::MovedDevice(..)
+        | Decision::SameHost(..)
+        | Decision::ConnectTo(..)
+        | Decision::Refuse(_) => false,
     }
 }
 
@@ -614,7 +624,11 @@ pub(super) fn report(decision: &Decision, name: Option<&MailboxName>, lookup: Op
             let sentence = refusal.sentence();
             Event::of_refusal(*refusal).report(format_args!("{} ({whom}) was refused: {sentence}", name()));
         }
-        Decision::Proxy(..) | Decision::BackEnd(..) | Decision::LinkPage(..) | Decision::SameHost(..) => {}
+        Decision::Proxy(..)
+        | Decision::BackEnd(..)
+        | Decision::LinkPage(..)
+        | Decision::ConnectTo(..)
+        | Decision::SameHost(..) => {}
     }
 }
 

@@ -83,6 +83,7 @@ impl Decisions {
             Outcome::RedirectPage
             | Outcome::MovedDevice
             | Outcome::SameHost
+            | Outcome::OtherServer
             | Outcome::Refused
             | Outcome::EdgeAnswer => &self.told,
         };

@@ -167,6 +167,8 @@ fn asks_for_password(protocol: Protocol, path: &str) -> bool {
         | Protocol::Ecp
         | Protocol::Autodiscover
         | Protocol::Oab
+        | Protocol::Pop3
+        | Protocol::Imap4
         | Protocol::Opened => &[],
     };
     end_points.iter().any(|end_point| path.eq_ignore_ascii_case(end_point))

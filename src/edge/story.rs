@@ -132,7 +132,8 @@ impl Story {
             Decision::BackEnd(_, rule)
             | Decision::LinkPage(_, rule)
             | Decision::MovedDevice(_, rule)
-            | Decision::SameHost(_, rule) => self.rule = Some(rule.name()),
+            | Decision::SameHost(_, rule)
+            | Decision::ConnectTo(_, rule) => self.rule = Some(rule.name()),
             Decision::Refuse(refusal) => self.denial = Some(Denial::Routing(*refusal)),
         }
     }
