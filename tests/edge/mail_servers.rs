@@ -56,14 +56,17 @@ impl House {
              [[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"pop3\"\nallow_plain_logon = true\n\
              [directory]\nldif = {ldif_file:?}\n\
              [routing]\nlocal_site = \"Porto\"\n\
-             [resolve]\n\"{HOST}:1143\" = \"{imap4}\"\n\"{HOST}:1110\" = \"{pop3}\"\n\
+             [resolve]\n\"{HOST}:80\" = \"127.0.0.1:80\"\n\"{HOST}:1143\" = \"{imap4}\"\n\"{HOST}:1110\" = \"{pop3}\"\n\
              [mail]\nhost = \"mail.contoso.com\"\n\
              [mail.back_ends]\ntls = \"{tls}\"\npop3_port = 1110\nimap4_port = 1143\n\
              [upstream]\n{ca}{upstream}\n"
         );
-        let config = Config::load(&file("firstcas.toml", &text)).expect("a good configuration");
+        let mut config = Config::load(&file("firstcas.toml", &text)).expect("a good configuration");
         let entries = ldif::parse(ldif_text.as_bytes()).expect("LDIF");
         let topology = Topology::new(schema::topology(&entries).parts);
+        // No name is looked up: that takes as long as a time-out where there is no DNS.
+        let others = topology.servers().iter().map(|server| server.fqdn.clone()).filter(|host| host != HOST);
+        config.resolve.by_host = others.map(|host| (host, [127, 0, 0, 1].into())).collect();
         let policy = config.policy(&topology).expect("Porto is there");
         let server = topology.servers().iter().position(|server| server.name == "ex03-opo").map(ServerId);
         let kept = HashMap::new();
