@@ -15,13 +15,15 @@ use pingora_core::{
 };
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, BufStream},
     net::{TcpListener, TcpSocket, TcpStream},
     runtime::Runtime,
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 
@@ -59,7 +61,7 @@ impl Scene {
 
     /// The client has said this before.
     async fn after(over: Over, settings: Settings, first: &str) -> Scene {
-        let ((client, mut to_client), (mut to_server, server)) = (connected(over).await, connected(over).await);
+        let ((client, mut to_client), (mut to_server, server)) = (from_client(over).await, to_server(over).await);
         let (drain, passed) = (CancellationToken::new(), Arc::new(Passed::default()));
         let (drained, counted, first) = (drain.clone(), passed.clone(), first.as_bytes().to_vec());
         let splice =
@@ -78,21 +80,33 @@ impl Scene {
     }
 }
 
-/// Both ends of a connection: who has connected, who has accepted.
-async fn connected(over: Over) -> (Box<dyn Connection>, Box<dyn Connection>) {
-    let (connecting, accepting) = tcp().await;
+/// Both ends of a client's connection: its own, which tells an end from a break, and the edge's.
+async fn from_client(over: Over) -> (Box<dyn Connection>, Box<dyn Connection>) {
+    let (far, near) = tcp().await;
     match over {
-        Tcp => (Box::new(connecting), Box::new(accepting)),
+        Tcp => (Box::new(far), Box::new(near)),
         Tls => {
-            let (connector, acceptor) = &*CERTIFICATE;
-            let connecting_tls = connector.configure().unwrap().into_ssl("mail.contoso.com").unwrap();
-            let mut connecting = SslStream::new(connecting_tls, connecting).unwrap();
-            let mut accepting = SslStream::new(ssl_from_acceptor(acceptor).unwrap(), accepting).unwrap();
-            let (connected, accepted) =
-                within("TLS", async { tokio::join!(connecting.connect(), accepting.accept()) }).await;
-            connected.unwrap();
+            let mut near = SslStream::new(ssl_from_acceptor(&LIBRARIES.acceptor).unwrap(), near).unwrap();
+            let connecting = LIBRARIES.far_connector.connect("mail.contoso.com".try_into().unwrap(), far);
+            let (far, accepted) = within("TLS", async { tokio::join!(connecting, near.accept()) }).await;
             accepted.unwrap();
-            (Box::new(connecting), Box::new(accepting))
+            (Box::new(far.unwrap()), Box::new(near))
+        }
+    }
+}
+
+/// Both ends of a connection to a server: the edge's and the server's.
+async fn to_server(over: Over) -> (Box<dyn Connection>, Box<dyn Connection>) {
+    let (near, far) = tcp().await;
+    match over {
+        Tcp => (Box::new(near), Box::new(far)),
+        Tls => {
+            let session = LIBRARIES.connector.configure().unwrap().into_ssl("mail.contoso.com").unwrap();
+            let mut near = SslStream::new(session, near).unwrap();
+            let accepting = LIBRARIES.far_acceptor.accept(far);
+            let (connected, far) = within("TLS", async { tokio::join!(near.connect(), accepting) }).await;
+            connected.unwrap();
+            (Box::new(near), Box::new(far.unwrap()))
         }
     }
 }
@@ -112,16 +126,36 @@ async fn tcp() -> (TcpStream, TcpStream) {
     (connecting.unwrap(), accepting.unwrap().0)
 }
 
-static CERTIFICATE: LazyLock<(SslConnector, SslAcceptor)> = LazyLock::new(|| {
+/// The edge's TLS, and that of those it speaks to.
+struct Libraries {
+    acceptor: SslAcceptor,
+    connector: SslConnector,
+    far_acceptor: TlsAcceptor,
+    far_connector: TlsConnector,
+}
+
+static LIBRARIES: LazyLock<Libraries> = LazyLock::new(|| {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(["mail.contoso.com".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let certificate = X509::from_pem(certificate.pem().as_bytes()).unwrap();
+    let pem = X509::from_pem(certificate.pem().as_bytes()).unwrap();
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
-    acceptor.set_certificate(&certificate).unwrap();
+    acceptor.set_certificate(&pem).unwrap();
     acceptor.set_private_key(&PKey::private_key_from_pem(key.serialize_pem().as_bytes()).unwrap()).unwrap();
     let mut connector = SslConnector::builder(SslMethod::tls()).unwrap();
-    connector.cert_store_mut().add_cert(certificate).unwrap();
-    (connector.build(), acceptor.build())
+    connector.cert_store_mut().add_cert(pem).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let server = server.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    Libraries {
+        acceptor: acceptor.build(),
+        connector: connector.build(),
+        far_acceptor: Arc::new(server).into(),
+        far_connector: Arc::new(client.with_root_certificates(roots).with_no_client_auth()).into(),
+    }
 });
 
 async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
@@ -135,11 +169,12 @@ async fn ending(splice: JoinHandle<Ending>) -> Ending {
 async fn hear(from: &mut (impl AsyncRead + Unpin), what: &str) {
     let mut heard = vec![0; what.len()];
     within(what, from.read_exact(&mut heard)).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&heard), what);
+    assert!(heard == what.as_bytes(), "{}", String::from_utf8_lossy(&heard));
 }
 
 async fn say(to: &mut (impl AsyncWrite + Unpin), what: &str) {
     within(what, to.write_all(what.as_bytes())).await.unwrap();
+    within(what, to.flush()).await.unwrap();
 }
 
 async fn hears_the_end(from: &mut (impl AsyncRead + Unpin)) {
@@ -192,11 +227,15 @@ async fn what_both_say_at_once_arrives_whole() {
 }
 
 #[tokio::test]
-async fn what_the_client_has_said_before_comes_first() {
-    let mut scene = Scene::after(Tcp, PATIENT, "a1 NOOP\r\n").await;
-    say(&mut scene.client, "a2 NOOP\r\n").await;
-    hear(&mut scene.server, "a1 NOOP\r\na2 NOOP\r\n").await;
-    assert_eq!(scene.passed.to_server.load(Relaxed), 18);
+async fn what_the_client_has_said_before_comes_first_however_much_it_is() {
+    for over in [Tcp, Tls] {
+        let before = "a1 NOOP\r\n".repeat(30_000); // more than the system takes at once
+        let mut scene = Scene::after(over, PATIENT, &before).await;
+        say(&mut scene.client, "a2 NOOP\r\n").await;
+        hear(&mut scene.server, &before).await;
+        hear(&mut scene.server, "a2 NOOP\r\n").await;
+        assert_eq!(scene.passed.to_server.load(Relaxed), 270_009);
+    }
 }
 
 #[tokio::test]
@@ -315,6 +354,7 @@ async fn a_drain_waits_for_the_message_that_is_being_fetched() {
         let mut server = scene.server;
         let talk = tokio::spawn(async move {
             server.write_all(&said).await.unwrap();
+            server.flush().await.unwrap();
             server
         });
         let mut heard = vec![0; words.len()];
@@ -384,6 +424,21 @@ async fn the_last_words_of_a_server_that_hears_no_more_arrive() {
     hears_the_end(&mut scene.client).await;
 }
 
+#[tokio::test]
+async fn nothing_stays_in_a_buffer_on_the_way() {
+    let ((mut client, to_client), (to_server, mut server)) = (from_client(Tcp).await, to_server(Tcp).await);
+    let (mut to_client, mut to_server) = (BufStream::new(to_client), BufStream::new(to_server));
+    tokio::spawn(async move {
+        let (passed, drain) = (Passed::default(), CancellationToken::new());
+        splice(&mut to_client, &mut to_server, b"a1 NOOP\r\n".to_vec(), &PATIENT, &passed, &drain).await
+    });
+    hear(&mut server, "a1 NOOP\r\n").await;
+    say(&mut server, "a1 OK\r\n").await;
+    hear(&mut client, "a1 OK\r\n").await;
+    say(&mut client, "a2 NOOP\r\n").await;
+    hear(&mut server, "a2 NOOP\r\n").await;
+}
+
 /// Always has more, and always takes more.
 struct Endless;
 
@@ -429,7 +484,7 @@ fn those_who_never_stop_leave_the_thread_to_others_and_have_equal_shares() {
 
 #[tokio::test]
 async fn a_session_that_waits_is_small() {
-    let ((_client, mut to_client), (mut to_server, _server)) = (connected(Tls).await, connected(Tls).await);
+    let ((_client, mut to_client), (mut to_server, _server)) = (from_client(Tls).await, to_server(Tls).await);
     let (passed, drain) = (Passed::default(), CancellationToken::new());
     let work = splice(&mut to_client, &mut to_server, Vec::new(), &PATIENT, &passed, &drain);
     let size = size_of_val(&work);
@@ -455,6 +510,7 @@ proptest! {
                     false => (&mut scene.server, &mut to_client),
                 };
                 within("a word", says.write_all(word)).await.unwrap();
+                within("a word", says.flush()).await.unwrap();
                 expected.extend_from_slice(word);
             }
             let (mut by_client, mut by_server) = (Vec::new(), Vec::new());
