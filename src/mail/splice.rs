@@ -2,6 +2,17 @@
 //!
 //! A mail client stays for hours and says nothing: a session that waits owns no buffer. What comes is read onto the stack and
 //! written at once; only what the other side does not take is kept, and until it has, no more is read for it.
+//!
+//! What an idle session costs beside, in KiB of this process, 2,000 of them (BoringSSL keeps no buffer while it waits):
+//!
+//! | client, server | Pingora's read buffer of 64 KiB | no buffers | and in a task of its own |
+//! |---|---|---|---|
+//! | plain, plain | 71.7 | 5.1 | 3.1 |
+//! | TLS, plain | 74.8 | 9.2 | 7.2 |
+//! | TLS, TLS | 83.6 | 17.9 | 15.0 |
+//!
+//! So the listeners of mail have no buffers (`L4BufferSettings::unbuffered`), the server's side is a bare `TcpStream` or
+//! Pingora's `SslStream` over one, and a session leaves Pingora's task, which has a handshake's size, for one of its own.
 
 #[cfg(test)]
 mod tests;
