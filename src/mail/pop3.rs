@@ -286,12 +286,7 @@ impl Dialogue for Pop3 {
     fn refuse(&mut self, words: &Words) -> Vec<u8> {
         self.refused_logons += 1;
         self.state = if self.refused_logons < LOGONS_MAX { COMMANDS } else { State::Over(End::TooManyLogons) };
-        // RFC 3206.
-        let code = match words.code {
-            Some("AUTHENTICATIONFAILED") => "[AUTH] ",
-            Some("UNAVAILABLE") => "[SYS/TEMP] ",
-            _ => "",
-        };
+        let code = words.pop3_code().map(|code| format!("[{code}] ")).unwrap_or_default();
         let text: String = words.text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
         let mut words = format!("-ERR {code}{text}");
         words.truncate(ANSWER_MAX_BYTES - 2);
