@@ -198,10 +198,8 @@ impl Pop3 {
 
     fn mistake(&mut self, why: &str) -> Step {
         self.mistakes += 1;
-        if self.mistakes > MISTAKES_MAX {
-            return self.end("-ERR There were too many commands that are none.", End::TooManyMistakes);
-        }
-        say(&format!("-ERR {why}"))
+        let answer = format!("-ERR {why}");
+        if self.mistakes < MISTAKES_MAX { say(&answer) } else { self.end(&answer, End::TooManyMistakes) }
     }
 
     fn end(&mut self, words: &str, end: End) -> Step {
