@@ -25,12 +25,13 @@ use std::{collections::VecDeque, fmt, fs, path::Path, sync::Arc};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{Dialogue, INPUT_MAX_BYTES, Step, Terms, Words};
-use crate::mail::imap4::Imap4;
+use crate::mail::{imap4::Imap4, pop3::Pop3};
 
 /// The edge's half of a protocol, called as its folder is.
 fn open(protocol: &str, terms: Terms) -> Box<dyn Dialogue> {
     match protocol {
         "imap4" => Box::new(Imap4::new(terms)),
+        "pop3" => Box::new(Pop3::new(terms)),
         _ => panic!("nobody speaks {protocol} here"),
     }
 }
