@@ -3,6 +3,7 @@
 use super::dialogue::Words;
 use crate::{
     directory::Unusable,
+    metrics::mail::Logon,
     routing::{Decision, Refusal, protocol::Protocol},
 };
 
@@ -68,6 +69,25 @@ impl Denial {
             Denial::TooManyFailedLogons { .. } => "too-many-failed-logons",
             Denial::TooManySessions => "too-many-sessions",
             Denial::Internal => "internal",
+        }
+    }
+
+    /// What it is counted as.
+    pub fn counted(&self) -> Logon {
+        match self {
+            Denial::WrongPassword
+            | Denial::AccountUnusable(Unusable::AccountLocked)
+            | Denial::Routing(Refusal::UnknownUser | Refusal::AmbiguousName) => Logon::WrongPassword,
+            Denial::DirectoryAway
+            | Denial::ServerAway
+            | Denial::ServerFailed
+            | Denial::Routing(Refusal::NoneResponding)
+            | Denial::Internal => Logon::Failed,
+            Denial::AccountUnusable(_)
+            | Denial::ConnectTo { .. }
+            | Denial::Routing(_)
+            | Denial::TooManyFailedLogons { .. }
+            | Denial::TooManySessions => Logon::Denied,
         }
     }
 
@@ -158,6 +178,19 @@ impl Denial {
     }
 }
 
+impl Words {
+    /// POP3's response code (RFC 3206), without brackets, where it has one for this: `AUTH` if other credentials are needed,
+    /// else whether waiting helps.
+    pub fn pop3_code(&self) -> Option<&'static str> {
+        match self.code? {
+            "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "EXPIRED" => Some("AUTH"),
+            "UNAVAILABLE" => Some("SYS/TEMP"),
+            "CONTACTADMIN" | "SERVERBUG" => Some("SYS/PERM"),
+            _ => None,
+        }
+    }
+}
+
 /// Of those that need one, the person is proven.
 fn of_refusal(refusal: Refusal) -> Words {
     let for_administrators = |text: &str| Words { code: Some("CONTACTADMIN"), text: text.to_owned() };
@@ -235,6 +268,7 @@ mod tests {
     #[test]
     fn whatever_the_directory_says_the_words_stay_one_printable_line_of_pop3() {
         for denial in all() {
+            assert!(denial.words().pop3_code().is_some(), "{denial:?}");
             let Words { code, text } = denial.words();
             assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{denial:?}: {text}");
             assert!(!text.is_empty() && !text.starts_with('['), "{denial:?}: {text}");

@@ -12,7 +12,6 @@ mod pop3;
 use std::fmt;
 
 use super::dialogue::{LINE_MAX_BYTES, Logon};
-use crate::routing::protocol::Protocol;
 use imap4::Imap4;
 use pop3::Pop3;
 
@@ -102,26 +101,36 @@ pub struct Printable(pub String);
 pub const HEARD_MAX_BYTES: usize = 64 * 1024;
 
 impl SignIn {
-    /// Signs in at a POP3 or an IMAP4 server, which every protocol is that is not POP3: with TLS by command if `start_tls`,
-    /// over a connection that `is_tls` already or not.
-    pub fn new(protocol: Protocol, logon: Logon, start_tls: bool, is_tls: bool) -> Self {
+    /// Signs in at an IMAP4 server: with TLS by command if `start_tls`, over a connection that `is_tls` already or not.
+    pub fn imap4(logon: Logon, start_tls: bool, is_tls: bool) -> Self {
         let tag = logon.tag.clone();
-        SignIn::of(protocol, Credential::Password(logon), tag, start_tls, is_tls)
+        SignIn::by_imap4(Imap4::new(Credential::Password(logon), tag, start_tls, is_tls))
     }
 
-    /// Passes on Windows authentication, of which the client has sent its first message, in IMAP4 by a command of this tag.
-    pub fn ntlm(protocol: Protocol, first: Vec<u8>, tag: Vec<u8>, start_tls: bool, is_tls: bool) -> Self {
-        SignIn::of(protocol, Credential::Ntlm(first), tag, start_tls, is_tls)
+    /// Signs in at a POP3 server.
+    pub fn pop3(logon: Logon, start_tls: bool) -> Self {
+        SignIn::by_pop3(Pop3::new(Credential::Password(logon), start_tls))
     }
 
-    fn of(protocol: Protocol, credential: Credential, tag: Vec<u8>, start_tls: bool, is_tls: bool) -> Self {
-        let (pending, half) = if protocol == Protocol::Pop3 {
-            let half = Pop3::new(credential, start_tls);
-            (half.unspeakable(), Half::Pop3(half))
-        } else {
-            let half = Imap4::new(credential, tag, start_tls, is_tls);
-            (half.unspeakable(), Half::Imap4(half))
-        };
+    /// Passes on Windows authentication to an IMAP4 server, of which the client has sent its first message.
+    pub fn imap4_ntlm(first: Vec<u8>, tag: Vec<u8>, start_tls: bool, is_tls: bool) -> Self {
+        SignIn::by_imap4(Imap4::new(Credential::Ntlm(first), tag, start_tls, is_tls))
+    }
+
+    /// Passes on Windows authentication to a POP3 server, of which the client has sent its first message.
+    pub fn pop3_ntlm(first: Vec<u8>, start_tls: bool) -> Self {
+        SignIn::by_pop3(Pop3::new(Credential::Ntlm(first), start_tls))
+    }
+
+    fn by_imap4(half: Imap4) -> Self {
+        SignIn::begin(half.unspeakable(), Half::Imap4(half))
+    }
+
+    fn by_pop3(half: Pop3) -> Self {
+        SignIn::begin(half.unspeakable(), Half::Pop3(half))
+    }
+
+    fn begin(pending: Option<Step>, half: Half) -> Self {
         SignIn { half, input: Vec::new(), heard: 0, pending, stage: Stage::Hearing }
     }
 

@@ -25,11 +25,13 @@ use std::{collections::VecDeque, fmt, fs, path::Path, sync::Arc};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{Dialogue, INPUT_MAX_BYTES, Step, Terms, Words};
+use crate::mail::{imap4::Imap4, pop3::Pop3};
 
 /// The edge's half of a protocol, called as its folder is.
-fn open(protocol: &str, _terms: Terms) -> Box<dyn Dialogue> {
-    #[allow(clippy::match_single_binding)]
+fn open(protocol: &str, terms: Terms) -> Box<dyn Dialogue> {
     match protocol {
+        "pop3" => Box::new(Pop3::new(terms)),
+        "imap4" => Box::new(Imap4::new(terms)),
         _ => panic!("nobody speaks {protocol} here"),
     }
 }

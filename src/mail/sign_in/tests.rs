@@ -98,15 +98,15 @@ fn plays(script: &str, sign_in: impl Fn() -> SignIn) {
 }
 
 fn imap4(logon: Logon) -> SignIn {
-    SignIn::new(Protocol::Imap4, logon, false, false)
+    SignIn::imap4(logon, false, false)
 }
 
 fn imap4_start_tls(logon: Logon) -> SignIn {
-    SignIn::new(Protocol::Imap4, logon, true, false)
+    SignIn::imap4(logon, true, false)
 }
 
 fn pop3(logon: Logon) -> SignIn {
-    SignIn::new(Protocol::Pop3, logon, false, false)
+    SignIn::pop3(logon, false)
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn imap4_asks_what_is_offered_where_the_greeting_does_not_say_it() {
 
 #[test]
 fn the_edges_own_tags_are_never_the_clients() {
-    let of = |tag: &str| SignIn::new(Protocol::Imap4, Logon { tag: tag.into(), ..duarte() }, false, false);
+    let of = |tag: &str| SignIn::imap4(Logon { tag: tag.into(), ..duarte() }, false, false);
     plays(
         "S: * OK ready
          E: f1 CAPABILITY|
@@ -207,18 +207,18 @@ fn no_password_is_sent_in_clear_where_tls_is_wanted_or_required() {
          E: STLS|
          S: -ERR what?
          failed: it does not offer TLS",
-        || SignIn::new(Protocol::Pop3, duarte(), true, false),
+        || SignIn::pop3(duarte(), true),
     );
 }
 
 #[test]
 fn what_comes_in_clear_after_tls_was_agreed_to_ends_it() {
-    for (greeting, agreed, protocol) in [
-        ("* OK [CAPABILITY IMAP4rev1 STARTTLS] ready\r\n", "e1 OK go on\r\n", Protocol::Imap4),
-        ("+OK ready\r\n", "+OK go on\r\n", Protocol::Pop3),
+    for (greeting, agreed, is_imap4) in [
+        ("* OK [CAPABILITY IMAP4rev1 STARTTLS] ready\r\n", "e1 OK go on\r\n", true),
+        ("+OK ready\r\n", "+OK go on\r\n", false),
     ] {
         let begun = || {
-            let mut sign_in = SignIn::new(protocol, duarte(), true, false);
+            let mut sign_in = if is_imap4 { imap4_start_tls(duarte()) } else { SignIn::pop3(duarte(), true) };
             sign_in.receive(greeting.as_bytes());
             assert!(matches!(sign_in.next(), Step::Send(_)));
             sign_in
@@ -332,12 +332,12 @@ fn a_server_without_login_is_told_by_sasl() {
          E: AGR1YXJ0ZQBQYXNzLXdvcmQx|
          S: a1 OK done
          signed in: a1 OK done|",
-        || SignIn::new(Protocol::Imap4, duarte(), false, true),
+        || SignIn::imap4(duarte(), false, true),
     );
     plays(
         "S: * OK [CAPABILITY IMAP4rev1 LOGINDISABLED] ready
          failed: it does not offer LOGIN or AUTHENTICATE PLAIN",
-        || SignIn::new(Protocol::Imap4, duarte(), false, true),
+        || SignIn::imap4(duarte(), false, true),
     );
 }
 
@@ -416,7 +416,7 @@ fn windows_authentication_is_passed_on_message_by_message() {
          E: dGhpcmQ=|
          S: a1 OK done
          signed in: a1 OK done|",
-        || SignIn::ntlm(Protocol::Imap4, b"first".to_vec(), b"a1".to_vec(), false, false),
+        || SignIn::imap4_ntlm(b"first".to_vec(), b"a1".to_vec(), false, false),
     );
     plays(
         "S: +OK ready
@@ -429,19 +429,19 @@ fn windows_authentication_is_passed_on_message_by_message() {
          E: dGhpcmQ=|
          S: -ERR Logon failure
          refused: -ERR Logon failure|",
-        || SignIn::ntlm(Protocol::Pop3, b"first".to_vec(), Vec::new(), false, false),
+        || SignIn::pop3_ntlm(b"first".to_vec(), false),
     );
     plays(
         "S: +OK ready
          E: AUTH NTLM|
          S: -ERR Protocol error. Connection is closed
          failed: it does not offer NTLM",
-        || SignIn::ntlm(Protocol::Pop3, b"first".to_vec(), Vec::new(), false, false),
+        || SignIn::pop3_ntlm(b"first".to_vec(), false),
     );
     plays(
         "S: * OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] ready
          failed: it does not offer NTLM",
-        || SignIn::ntlm(Protocol::Imap4, b"first".to_vec(), b"a1".to_vec(), false, false),
+        || SignIn::imap4_ntlm(b"first".to_vec(), b"a1".to_vec(), false, false),
     );
 }
 
@@ -587,10 +587,12 @@ proptest! {
         is_ntlm: bool,
         delegates: bool,
     ) {
-        let protocol = if is_pop3 { Protocol::Pop3 } else { Protocol::Imap4 };
-        let sign_in = || match is_ntlm {
-            true => SignIn::ntlm(protocol, b"first".to_vec(), b"a1".to_vec(), false, false),
-            false => SignIn::new(protocol, logon(b"duarte", b"Pass-word1", delegates.then_some(b"bruno")), false, false),
+        let delegating = || logon(b"duarte", b"Pass-word1", delegates.then_some(b"bruno"));
+        let sign_in = || match (is_pop3, is_ntlm) {
+            (true, true) => SignIn::pop3_ntlm(b"first".to_vec(), false),
+            (false, true) => SignIn::imap4_ntlm(b"first".to_vec(), b"a1".to_vec(), false, false),
+            (true, false) => pop3(delegating()),
+            (false, false) => imap4(delegating()),
         };
         let whole = outcome(sign_in(), !is_ntlm, &said, &mut std::iter::empty());
         prop_assert_eq!(outcome(sign_in(), !is_ntlm, &said, &mut pieces.into_iter()), whole);
@@ -598,7 +600,7 @@ proptest! {
 
     #[test]
     fn nothing_a_server_says_before_tls_breaks_it(said in said(), pieces in proptest::collection::vec(1..200usize, 0..40), is_pop3: bool) {
-        let protocol = if is_pop3 { Protocol::Pop3 } else { Protocol::Imap4 };
-        outcome(SignIn::new(protocol, duarte(), true, false), true, &said, &mut pieces.into_iter());
+        let sign_in = if is_pop3 { SignIn::pop3(duarte(), true) } else { imap4_start_tls(duarte()) };
+        outcome(sign_in, true, &said, &mut pieces.into_iter());
     }
 }
