@@ -44,7 +44,7 @@ help:
 	@echo 'make peers    whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
 	@echo 'make mutants  breaks the gate on purpose, and expects the isolation hammer to see it'
 	@echo 'make bench    criterion benches, requests per CPU-second beside a bare Pingora proxy, what pinned clients cost, what look-ups'
-	@echo '              cost the directory, what signing in for users costs, upgrades under load'
+	@echo '              cost the directory, what signing in for users costs, upgrades under load, what idle IMAP4 sessions cost'
 
 run: build
 	$(call install,python3 $(MAIL_PACKAGES))
@@ -61,6 +61,8 @@ endif
 
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3 slapd ldap-utils krb5-kdc krb5-admin-server krb5-user
+# Mail proxies to compare with, and a server behind them.
+LOAD_PACKAGES += nginx libnginx-mod-mail dovecot-imapd openssl
 
 test: test-packages lint deny unit gate fuzz build windows form mail samba sign-in packages
 	tests/shown_by
@@ -136,6 +138,7 @@ bench: build
 	loadtest/directory
 	loadtest/sign_in
 	loadtest/upgrade
+	loadtest/mail
 
 # Installs what is missing, with sudo where it is needed; silent where all is there. No service is started for it: Debian's
 # packages ask policy-rc.d before they start theirs.

@@ -10,6 +10,7 @@ mod asn1;
 pub mod authorization;
 pub mod kerberos;
 pub mod keytab;
+pub mod logon_name;
 pub mod name;
 pub mod ntlm;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod samples;
 pub mod spnego;
 pub mod token;
 
+pub use logon_name::LogonName;
 pub use name::MailboxName;
 use percent_encoding::percent_decode_str;
 pub use token::Token;

@@ -14,6 +14,8 @@
 pub mod dialogue;
 pub mod imap4;
 pub mod pop3;
+pub mod refusal;
 pub mod sasl;
+pub mod server;
 pub mod sign_in;
 pub mod splice;

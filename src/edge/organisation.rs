@@ -12,7 +12,7 @@ use std::{
 };
 
 use pingora_core::{
-    protocols::ALPN,
+    protocols::{ALPN, tls::CustomALPN},
     tls::x509::X509,
     upstreams::peer::{HttpPeer, PeerOptions},
 };
@@ -70,6 +70,15 @@ impl Scheme {
     /// Whether a connection begins with TLS.
     fn tls(self) -> bool {
         matches!(self, Scheme::Web { tls: true } | Scheme::Mail { tls: MailTls::AtOnce, .. })
+    }
+
+    /// What is spoken under TLS, as servers are told, so that one of another protocol does not answer (RFC 7301).
+    fn alpn(self) -> ALPN {
+        match self {
+            Scheme::Web { .. } => ALPN::H1, // Windows authentication and Exchange 2007 to 2010 know HTTP/1.1 only
+            Scheme::Mail { protocol: Protocol::Pop3, .. } => ALPN::Custom(CustomALPN::new(b"pop3".to_vec())),
+            Scheme::Mail { .. } => ALPN::Custom(CustomALPN::new(b"imap".to_vec())),
+        }
     }
 
     fn name(self) -> &'static str {
@@ -176,7 +185,7 @@ impl Organisation {
                     }
                 };
                 let peer = address.map(|address| HttpPeer {
-                    options: options(config, trusted),
+                    options: options(config, trusted, scheme),
                     group_key: trusted.number,
                     ..HttpPeer::new(address, scheme.tls(), host.clone())
                 });
@@ -403,12 +412,12 @@ async fn resolve(host: &str, port: u16, patience: Duration) -> Result<SocketAddr
     }
 }
 
-fn options(config: &Config, trusted: &Trusted) -> PeerOptions {
+fn options(config: &Config, trusted: &Trusted, scheme: Scheme) -> PeerOptions {
     let mut options = PeerOptions::new();
     options.connection_timeout = Some(config.upstream.connect_timeout);
     options.total_connection_timeout = Some(config.upstream.total_connect_timeout);
     options.idle_timeout = Some(config.upstream.idle_timeout);
-    options.alpn = ALPN::H1; // Windows authentication and Exchange 2007 to 2010 know HTTP/1.1 only
+    options.alpn = scheme.alpn();
     options.ca.clone_from(&trusted.authorities);
     match &trusted.tls.trust {
         Trust::System | Trust::CertificateAuthorities(_) => {}

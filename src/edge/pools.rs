@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
+use pingora_core::{
+    protocols::{Digest, tls::SslDigest},
+    upstreams::peer::HttpPeer,
+};
 
 use super::{
     Destination,
@@ -53,7 +56,12 @@ pub(super) fn distrust(tls: &UpstreamTls, peer: &HttpPeer, digest: Option<&Diges
     if !peer.is_tls() {
         return None;
     }
-    let Some(session) = digest.and_then(|digest| digest.ssl_digest.as_ref()) else {
+    distrust_of(tls, digest.and_then(|digest| digest.ssl_digest.as_deref()))
+}
+
+/// The same of a connection that has to have TLS.
+pub(crate) fn distrust_of(tls: &UpstreamTls, session: Option<&SslDigest>) -> Option<String> {
+    let Some(session) = session else {
         return Some("the connection has no TLS".into());
     };
     if !tls.allow_tls_1_0 && matches!(&*session.version, "TLSv1" | "TLSv1.1" | "SSLv3") {

@@ -141,3 +141,6 @@ pub const COMMANDS_MAX: u32 = 50;
 pub const MISTAKES_MAX: u32 = 10;
 /// Logons that may be refused over one connection.
 pub const LOGONS_MAX: u32 = 3;
+
+#[cfg(test)]
+mod suite;
