@@ -156,23 +156,15 @@ class Dovecot:
                     os.chown(it, NOBODY, NOBODY, follow_symlinks=False)
 
     def start(self):
+        said_before = len(self.log())
         with open(self.directory / "said", "wb") as said:
             self.process = subprocess.Popen(["/usr/sbin/dovecot", "-F", "-c", self.directory / "dovecot.conf"],
                                             stdin=subprocess.DEVNULL, stdout=said, stderr=said, user=NOBODY, group=NOBODY,
                                             extra_groups=None if NOBODY is None else [], start_new_session=True)
+        # Not by connecting: who connects may meet another one that is about to end.
+        wait_until(lambda: "starting up for" in self.log()[said_before:], self.process, self.directory / "said")
         for address in self.listeners.values():
-            self.wait_for(address)
-
-    def wait_for(self, address, seconds=20):
-        deadline = time.monotonic() + seconds
-        while True:
-            if "starting up for" in self.log() and self.process.poll() is None:  # what listens there now is this one
-                with contextlib.suppress(OSError):
-                    return socket.create_connection(address, 1).close()
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                said = (self.directory / "said").read_text()
-                raise RuntimeError(f"dovecot does not serve {self.name} at {address[0]}:{address[1]}:\n{said}{self.log()[-3000:]}")
-            time.sleep(0.02)
+            socket.create_connection(address, 10).close()
 
     def stop(self):
         """Who is connected is cut off, and who connects is refused."""
@@ -188,9 +180,22 @@ class Dovecot:
         if self.process and self.process.poll() is None:
             self.process.terminate()
 
+    def doveadm(self, *command):
+        """What Dovecot says of itself."""
+        return subprocess.check_output(["doveadm", "-c", self.directory / "dovecot.conf", *command], text=True, timeout=20)
+
     def log(self):
         file = self.directory / "log"
         return file.read_text(errors="replace") if file.exists() else ""
+
+
+def wait_until(condition, process=None, log=None, seconds=30):
+    """Waits, but not for a process that has ended."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process and process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"it does not start:\n{log.read_text()[-3000:]}" if log else "it does not happen")
+        time.sleep(0.02)
 
 
 def listeners(config):
