@@ -99,6 +99,19 @@ impl Policy {
 }
 
 impl Decision {
+    /// The rule that led to it; `None`: a refusal.
+    pub fn rule(&self) -> Option<Rule> {
+        match self {
+            Decision::Proxy(_, rule)
+            | Decision::BackEnd(_, rule)
+            | Decision::LinkPage(_, rule)
+            | Decision::MovedDevice(_, rule)
+            | Decision::SameHost(_, rule)
+            | Decision::ConnectTo(_, rule) => Some(*rule),
+            Decision::Refuse(_) => None,
+        }
+    }
+
     /// Whether the answer gives away that a mailbox exists, or where: then it must wait for a proven identity. Passing
     /// a request on gives nothing away, because the server it reaches asks for the proof itself.
     pub fn tells_about_mailbox(&self) -> bool {

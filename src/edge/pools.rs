@@ -18,7 +18,7 @@ use crate::{
 
 /// Picks the server: among those that are well, the one the key belongs to; where none is, one that at least answers; now
 /// and then one to probe, sooner one that accepts connections. `None`: none is left.
-pub(super) fn choose<'o>(
+pub(crate) fn choose<'o>(
     destination: Destination,
     protocol: Protocol,
     organisation: &'o Organisation,

@@ -71,7 +71,7 @@ pub enum End {
 }
 
 /// Somebody logs on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Logon {
     /// The name as the client wrote it, whatever its encoding.
     pub user: Vec<u8>,

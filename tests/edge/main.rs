@@ -26,6 +26,7 @@ mod kdc;
 mod line;
 mod load;
 mod logging;
+mod mail;
 mod mail_servers;
 mod malformed;
 mod on_behalf;
