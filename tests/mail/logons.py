@@ -1,5 +1,6 @@
 """Who is let in, by which program, with which words; and who is not."""
 import base64, re, statistics
+from concurrent.futures import ThreadPoolExecutor
 
 import clients
 from check import checks, shows
@@ -42,16 +43,18 @@ def fits(found, user, expected):
 
 @check("each of Contoso's people, with every program")
 def _(it):
-    wrong, seen = [], {}
-    for name, program in programs(it).items():
-        for user, expected in PEOPLE.items():
-            found = program(it.ports, user, PASSWORD)
-            seen.setdefault((user, str(found)), []).append(name)
-            if not fits(found, user, expected):
-                wrong.append(f"{user} with {name}: {found}, expected {expected}")
-    print("\n".join(["", *(f"    {user:8} {found}  ({len(names)} programs and ways)" for (user, found), names in sorted(seen.items())), ""]))
+    wrong, seen, them = [], {}, programs(it)
+    asked = [(name, user) for name in them for user in PEOPLE]
+    with ThreadPoolExecutor(16) as several:  # most of the time is the refusals' delay
+        came_of_it = list(several.map(lambda one: them[one[0]](it.ports, one[1], PASSWORD), asked))
+    for (name, user), found in zip(asked, came_of_it):
+        seen.setdefault((user, str(found)), []).append(name)
+        if not fits(found, user, PEOPLE[user]):
+            wrong.append(f"{user} with {name}: {found}, expected {PEOPLE[user]}")
+    lines = [f"    {user:8} {found}  ({len(names)} programs and ways)" for (user, found), names in sorted(seen.items())]
+    print("\n".join(["", *lines, ""]))
     assert not wrong, f"{len(wrong)} are wrong:\n" + "\n".join(wrong)
-    return f"{len(programs(it))} programs and ways"
+    return f"{len(them)} programs and ways"
 
 
 @check("under each of their names")
@@ -125,7 +128,7 @@ def _(it):
              "wrong, mailbox on Exchange 2003": [f"b{n:02}" for n in range(7)],
              "wrong, no mailbox": [f"n{n:02}" for n in range(7)],
              "unknown": [f"nobody{n:02}" for n in range(7)],
-             "unknown in a domain of its own": [f"ana@example{n}.org" for n in range(7)],
+             "unknown in a domain of its own": [f"stranger{n:02}@example.org" for n in range(7)],
              "8-bit": [f"joão{n:02}" for n in range(7)]}
     for by, log_on in [("IMAP4", lambda *who: clients.with_imaplib(*who, "AUTH=PLAIN", "at once")),
                        ("POP3", lambda *who: clients.with_poplib(*who, "USER", "at once"))]:
@@ -134,7 +137,8 @@ def _(it):
             found = [log_on(it.ports, name, f"Wrong-{by}-{name}".encode("ascii", "replace").decode()) for name in names]
             answers |= {each.refusal for each in found}
             medians[kind] = statistics.median(each.seconds for each in found)
-        print("\n".join(["", f"    {by}: {answers}", *(f"    {seconds * 1000:7.1f} ms  {kind}" for kind, seconds in medians.items())]))
+        print(f"\n    {by}: {' or '.join(answers)}")
+        print("\n".join(f"    {seconds * 1000:7.1f} ms  {kind}" for kind, seconds in medians.items()))
         assert len(answers) == 1, answers
         spread = max(medians.values()) - min(medians.values())
         assert min(medians.values()) >= REFUSAL_DELAY - 0.01 and spread < 0.05, f"spread {spread:.3f} s"
@@ -202,15 +206,16 @@ def bare(it, protocol):
 
 @check("where it is allowed, somebody does")
 def _(it):
-    for found in [clients.with_imaplib(it.ports, "duarte", PASSWORD, tls=None), clients.with_poplib(it.ports, "duarte", PASSWORD, tls=None)]:
+    for program in [clients.with_imaplib, clients.with_poplib]:
+        found = program(it.ports, "duarte", PASSWORD, tls=None)
         assert fits(found, "duarte", EX03_PORTO), found
 
 
 @check("what comes in clear after STARTTLS and STLS is not done")
 def _(it):
     since = it.main.mark()
-    for protocol, begin, smuggled, ask in [("imap", "a STARTTLS", [f"b LOGIN duarte {PASSWORD}", "c SELECT INBOX"], "d NOOP"),
-                                           ("pop3", "STLS", ["USER duarte", f"PASS {PASSWORD}"], "NOOP")]:
+    imap = ("imap", "a STARTTLS", [f"b LOGIN duarte {PASSWORD}", "c SELECT INBOX"], "d NOOP")
+    for protocol, begin, smuggled, ask in [imap, ("pop3", "STLS", ["USER duarte", f"PASS {PASSWORD}"], "NOOP")]:
         with bare(it, protocol) as wire:
             wire.send(begin, *smuggled)
             wire.answer("a")
@@ -225,8 +230,8 @@ def _(it):
                 more = b""
             assert not more, f"more is said: {more}"
             shows(wire.log_on("duarte", PASSWORD), "OK")
-    served = [line for line in it.main.lines(since) if "user=" in line and "duarte" in line]
-    assert len(served) <= 2, served
+    logons = [line for line in it.main.lines(since) if "stage=logon" in line]
+    assert len(logons) == 2, logons
 
 
 # ---- In one go -------------------------------------------------------------------------------------------------------
@@ -235,7 +240,8 @@ def _(it):
 def _(it):
     for tls in ["start", "at once", None]:
         with Wire(it.ports, "imap", tls) as wire:
-            wire.send("n NOOP", f"a LOGIN elsa {PASSWORD}", "b SELECT INBOX", "c FETCH 1 BODY[HEADER.FIELDS (SUBJECT)]", "d LOGOUT")
+            wire.send("n NOOP", f"a LOGIN elsa {PASSWORD}", "b SELECT INBOX", "c FETCH 1 BODY[HEADER.FIELDS (SUBJECT)]",
+                      "d LOGOUT")
             said = wire.ends()
             shows(said, "^n OK", "^a OK", "^b OK", "You have reached ex03-lis, elsa", "^c OK", r"^\* BYE", "^d OK")
             order = [said.index(f"\r\n{tag} OK") for tag in "abcd"]
@@ -261,7 +267,7 @@ def _(it):
         shows(wire.log_on("elsa", PASSWORD), "^l OK")
         really = set(next(line for line in wire.ask("b CAPABILITY") if line.startswith("* CAPABILITY")).split()[2:])
     assert "IMAP4rev1" in offered and "AUTH=PLAIN" in offered, offered
-    its_own = {word for word in offered if word.startswith(("AUTH=", "SASL-IR", "STARTTLS", "LOGINDISABLED", "LOGIN-REFERRALS", "ID"))} - {"IDLE"}
+    its_own = {word for word in offered if word.startswith("AUTH=")} | {"SASL-IR"}
     assert offered - its_own <= really, offered - its_own - really
     with Wire(it.ports, "pop3", "at once") as wire:
         wire.send("CAPA")
