@@ -43,7 +43,7 @@ pub enum Event {
     SignInFailed,
     /// A server broke off a POP3 or IMAP4 sign-in, or could not begin it.
     MailServerFailed,
-    /// A server of mail does not offer what the edge has promised of it.
+    /// A server of IMAP4 does not offer what the edge has promised of it.
     CapabilityMissing,
     /// A client of POP3 or IMAP4 was told another server to connect to.
     MailElsewhere,
@@ -548,8 +548,8 @@ impl Event {
                  offers no TLS where it is configured, takes no password, or broke off. The user is told to try again."
             }
             Event::CapabilityMissing => {
-                "A server does not offer a capability of POP3 or IMAP4 that mail.pop3_capabilities or mail.imap4_capabilities \
-                 promises to every client. From now on no client is told of it."
+                "A server does not offer a capability of IMAP4 that mail.imap4_capabilities promises to every client. No client \
+                 is told of it any more, until the edge starts anew."
             }
             Event::MailElsewhere => {
                 "Somebody signed in here by POP3 or IMAP4 for a mailbox on Exchange 2007 in another site, which only that site \

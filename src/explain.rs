@@ -20,7 +20,10 @@ use crate::{
         schema::fold_dn,
     },
     edge::{organisation::service_of, path, respond},
-    identity::{Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
+    identity::{
+        Facts, Identity, LogonName, MailboxName, TargetSource, activesync, identify, logon_name::LogonNameError,
+        name::NameError,
+    },
     routing::{
         Decision, EasVersion, Policy, Pool, Refusal, Request, Rule, Verdict, choice, decide, judge,
         mailbox::{Mailbox, Whose},
@@ -36,6 +39,8 @@ use crate::{
 pub struct Question {
     user_as_given: String,
     user: MailboxName,
+    /// What mail's forms of a name say besides: whose mailbox is wanted.
+    mailbox: Option<MailboxName>,
     protocol: Protocol,
     path: String,
     query: Option<String>,
@@ -61,6 +66,9 @@ pub enum QuestionError {
     /// The user's name could be nobody's.
     #[error("--user: {0}")]
     User(#[from] NameError),
+    /// It is none that anybody logs on to mail by.
+    #[error("--user: {0}")]
+    LogonName(#[from] LogonNameError),
     /// The URL is not one, or the edge would refuse its path.
     #[error("--url: {0}")]
     Url(String),
@@ -138,6 +146,7 @@ impl Question {
             _ => Ok(Question {
                 user_as_given: parts.user.to_owned(),
                 user: MailboxName::parse(parts.user)?,
+                mailbox: None,
                 protocol: by_url,
                 eas_version: match parts.eas_version {
                     Some(text) => Some(eas_version(text).map_err(QuestionError::EasVersion)?),
@@ -155,20 +164,24 @@ impl Question {
         let given = [("--url", parts.url), ("--eas-version", parts.eas_version)];
         match given.into_iter().find(|(_, value)| value.is_some()) {
             Some((option, _)) => Err(QuestionError::NotOfMail { option, protocol }),
-            None => Ok(Question {
-                user_as_given: parts.user.to_owned(),
-                user: MailboxName::parse(parts.user)?,
-                protocol,
-                path: String::new(),
-                query: None,
-                eas_version: None,
-            }),
+            None => {
+                let LogonName { user, mailbox } = LogonName::parse(parts.user.as_bytes(), None)?;
+                Ok(Question {
+                    user_as_given: parts.user.to_owned(),
+                    user,
+                    mailbox,
+                    protocol,
+                    path: String::new(),
+                    query: None,
+                    eas_version: None,
+                })
+            }
         }
     }
 
     /// Whose mailbox it is about.
     fn asked_for<'q>(&'q self, identity: &'q Identity) -> &'q MailboxName {
-        identity.routing_name(Some(&self.user)).unwrap_or(&self.user)
+        self.mailbox.as_ref().or_else(|| identity.routing_name(Some(&self.user))).unwrap_or(&self.user)
     }
 
     /// The user, if another's mailbox is asked for and it matters who they are: they are signed in as themselves.
@@ -341,6 +354,9 @@ fn identity_lines(question: &Question, identity: &Identity) -> Vec<String> {
         MailboxName::Guid(_) => "a mailbox's GUID",
     };
     let mut lines = vec![format!("`{}`, read as {form}: {}", question.user_as_given, question.user)];
+    if let Some(mailbox) = &question.mailbox {
+        lines.push(format!("and after the user {mailbox}, whose mailbox it is about"));
+    }
     if let Some(target) = &identity.target {
         let source = match target.source {
             TargetSource::ActiveSyncUser => "the User of the query",
@@ -909,6 +925,18 @@ client sees  what that server says to the same name and password, once the direc
             nobody.ends_with("             whatever the password is: a wrong one has no other answer\n"),
             "{nobody}"
         );
+    }
+
+    #[tokio::test]
+    async fn the_mailbox_named_after_the_user_is_the_one_explained() {
+        let config = config("");
+        let text = logon("CONTOSO/ana/duarte", Protocol::Imap4, &config).await.to_string();
+        assert!(text.contains("`CONTOSO/ana/duarte`, read as a domain and an account in it: contoso\\ana\n"), "{text}");
+        assert!(text.contains("\n             and after the user duarte, whose mailbox it is about\n"), "{text}");
+        assert!(text.contains("\ndecision     passed straight to ex03-opo.contoso.com\n"), "{text}");
+        let parts = QuestionParts { user: "a/b/c/d", protocol: Some(Protocol::Pop3), ..QuestionParts::default() };
+        let mistake = Question::new(parts, &routing()).unwrap_err().to_string();
+        assert!(mistake.starts_with("--user: the name has too many slashes"), "{mistake}");
     }
 
     #[tokio::test]

@@ -133,7 +133,7 @@ impl Story {
 
     /// A logon has come to something, or to nothing.
     pub(super) fn tell_logon(&mut self, in_force: &InForce) {
-        self.count(&in_force.organisation.topology);
+        self.count(&in_force.shared.metrics, &in_force.organisation.topology);
         self.write_line(in_force, "logon", "-");
         self.show(in_force);
     }
@@ -143,12 +143,17 @@ impl Story {
         self.write_line(in_force, "end", ended.name());
     }
 
-    fn count(&mut self, topology: &Topology) {
+    fn count(&mut self, metrics: &Metrics, topology: &Topology) {
         let Some(logon) = &self.logon else { return };
         let site = logon.site.map(|site| topology.site(site).name.as_str());
         match logon.denial {
             Some((_, denial)) => self.counted.refused(site, logon.outcome(), denial),
-            None => self.counted.signed_in(site, logon.outcome(), logon.began.elapsed()),
+            None => {
+                self.counted.signed_in(site, logon.outcome(), logon.began.elapsed());
+                if let Some(server) = logon.server {
+                    metrics.session_at(&topology.server(server).name);
+                }
+            }
         }
     }
 

@@ -30,8 +30,8 @@ use crate::mail::{imap4::Imap4, pop3::Pop3};
 /// The edge's half of a protocol, called as its folder is.
 fn open(protocol: &str, terms: Terms) -> Box<dyn Dialogue> {
     match protocol {
-        "pop3" => Box::new(Pop3::new(terms)),
         "imap4" => Box::new(Imap4::new(terms)),
+        "pop3" => Box::new(Pop3::new(terms)),
         _ => panic!("nobody speaks {protocol} here"),
     }
 }
