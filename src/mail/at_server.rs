@@ -19,7 +19,7 @@ use crate::{
 
 /// A sign-in under way.
 pub(super) struct Sitting {
-    sign_in: SignIn,
+    sign_in: Box<SignIn>,
     stream: ServerStream,
     server: ServerId,
     in_flight: InFlight,
@@ -51,7 +51,7 @@ impl Session<'_> {
         organisation.health.accepted(server, self.protocol);
         self.in_force.shared.metrics.connected(&organisation.topology.server(server).name, false);
         let in_flight = organisation.health.enter(server);
-        self.go_on(Sitting { sign_in, stream, server, in_flight }, target).await
+        self.go_on(Sitting { sign_in: Box::new(sign_in), stream, server, in_flight }, target).await
     }
 
     /// The client's answer to the server's challenge.

@@ -107,6 +107,9 @@ impl Session<'_> {
                 self.failed(attempt, Some(&user));
                 return Err(Refused::By(Denial::WrongPassword));
             }
+            Err(Refused::By(denial)) if !is_proven && denial.tells_about_mailbox() => {
+                return Err(Refused::By(Denial::DirectoryAway));
+            }
             Err(Refused::InOwnWords(words)) => {
                 Event::MailSignInRefused.report(format_args!("{user} was refused: {}", words.escape_ascii()));
             }
@@ -140,9 +143,10 @@ impl Session<'_> {
         while let Some((server, target)) = pools::choose(destination, self.protocol, &organisation, &tried) {
             tried.push(server);
             let (logon, start_tls) = (logon.clone(), target.start_tls);
-            let sign_in = match self.protocol {
-                Protocol::Pop3 => SignIn::pop3(logon, start_tls),
-                _ => SignIn::imap4(logon, start_tls, target.peer.is_tls()),
+            let sign_in = if self.protocol == Protocol::Pop3 {
+                SignIn::pop3(logon, start_tls)
+            } else {
+                SignIn::imap4(logon, start_tls, target.peer.is_tls())
             };
             match self.sign_in_at(server, &target, sign_in).await {
                 Came::In(opened) => return Ok(opened),

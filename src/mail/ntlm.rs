@@ -42,9 +42,10 @@ impl Session<'_> {
         let Some((server, target)) = server.and_then(|id| Some((id, organisation.target(id, self.protocol)?))) else {
             return Err(self.refused(Refused::By(Denial::ServerAway)));
         };
-        let sign_in = match self.protocol {
-            Protocol::Pop3 => SignIn::pop3_ntlm(message, target.start_tls),
-            _ => SignIn::imap4_ntlm(message, tag.to_vec(), target.start_tls, target.peer.is_tls()),
+        let sign_in = if self.protocol == Protocol::Pop3 {
+            SignIn::pop3_ntlm(message, target.start_tls)
+        } else {
+            SignIn::imap4_ntlm(message, tag.to_vec(), target.start_tls, target.peer.is_tls())
         };
         match self.sign_in_at(server, &target, sign_in).await {
             Came::Challenged(sitting, message) => {

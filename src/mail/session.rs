@@ -100,7 +100,7 @@ impl Mail {
             Some(certificates.clone().acceptor().map(|acceptor| Place { address: *address, certificates, acceptor }))
         };
         let listeners = listeners.iter().filter_map(place).collect::<Result<_, _>>()?;
-        Ok(Mail { in_force, reception, listeners, offered, in_flight, idle_end })
+        Ok(Mail { in_force, listeners, offered, reception, in_flight, idle_end })
     }
 
     fn place(&self, address: SocketAddr) -> Option<&Place> {
@@ -173,10 +173,9 @@ impl Session<'_> {
             offers_ntlm: self.ntlm_server().is_some(),
             capabilities: self.mail.offered.of(self.protocol, mail),
         };
-        let mut dialogue: Box<dyn Dialogue> = match self.protocol {
-            Protocol::Pop3 => Box::new(Pop3::new(terms)),
-            _ => Box::new(Imap4::new(terms)),
-        };
+        let is_pop3 = self.protocol == Protocol::Pop3;
+        let mut dialogue: Box<dyn Dialogue> =
+            if is_pop3 { Box::new(Pop3::new(terms)) } else { Box::new(Imap4::new(terms)) };
         let mut passing: Option<Passing> = None;
         let mut input = [0; INPUT_MAX_BYTES];
         let greeting = dialogue.greeting();
@@ -243,10 +242,8 @@ impl Session<'_> {
     async fn pass_on(&mut self, open: Open) -> Ended {
         let Open { mut client, server: Opened { mut stream, in_flight: _in_flight, .. }, first_to_server } = open;
         let config = &self.in_force.config;
-        let idle_timeout = match self.protocol {
-            Protocol::Pop3 => config.mail.pop3_idle_timeout,
-            _ => config.mail.imap4_idle_timeout,
-        };
+        let is_pop3 = self.protocol == Protocol::Pop3;
+        let idle_timeout = if is_pop3 { config.mail.pop3_idle_timeout } else { config.mail.imap4_idle_timeout };
         let settings = splice::Settings {
             idle_timeout,
             write_timeout: config.timeouts.client,
