@@ -20,7 +20,7 @@ mod offered;
 pub mod pop3;
 pub mod refusal;
 pub mod sasl;
-mod server;
+pub mod server;
 mod session;
 pub mod sign_in;
 pub mod splice;

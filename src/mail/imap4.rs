@@ -321,7 +321,7 @@ impl Imap4 {
     fn mistake(&mut self, text: &str) -> Step {
         self.mistakes += 1;
         let answer = self.tagged(&format!("BAD {text}"));
-        if self.mistakes < MISTAKES_MAX { Step::Send(answer) } else { self.end(answer, End::TooManyMistakes) }
+        if self.mistakes <= MISTAKES_MAX { Step::Send(answer) } else { self.end(answer, End::TooManyMistakes) }
     }
 
     /// Says this; then comes the next command.

@@ -144,6 +144,7 @@ impl SignIn {
     }
 
     /// What is to be done next.
+    #[allow(clippy::should_implement_trait)] // no iterator: it never ends, and is called as a dialogue's is
     pub fn next(&mut self) -> Step {
         let step = self.pending.take().unwrap_or_else(|| self.hear());
         match step {

@@ -192,7 +192,12 @@ impl Session<'_> {
 
     /// How long nothing may pass.
     fn patience(&self, settings: &Settings) -> Duration {
-        let patience = if self.first.is_some() { settings.half_closed_timeout } else { settings.idle_timeout };
+        let patience = match self.first {
+            None => settings.idle_timeout,
+            // Nobody would answer what the client may still say; it only has to read the end.
+            Some(_) if self.to_client.state == State::Ended => settings.half_closed_timeout.min(QUIET),
+            Some(_) => settings.half_closed_timeout,
+        };
         let is_stuck = self.to_client.stuck_since.or(self.to_server.stuck_since).is_some();
         if self.is_draining && !is_stuck { patience.min(QUIET) } else { patience }
     }

@@ -59,8 +59,9 @@ impl Dovecot {
     /// Starts.
     pub fn start(wish: Wish<'_>) -> Dovecot {
         let home = tempfile::tempdir().expect("a temporary folder");
-        let passwords: String = wish.people.iter().map(|(name, password)| format!("{name}:{password}\n")).collect();
-        let mut files = vec![("people", passwords), ("delegates", format!("{DELEGATE}:{PASSWORD}\n"))];
+        let passwords: Vec<_> =
+            wish.people.iter().map(|(name, password)| [*name, ":", *password, "\n"].concat()).collect();
+        let mut files = vec![("people", passwords.concat()), ("delegates", format!("{DELEGATE}:{PASSWORD}\n"))];
         if let Some((certificate, key)) = wish.certificate {
             files.extend([("certificate.pem", certificate.to_owned()), ("key.pem", key.to_owned())]);
         }

@@ -50,16 +50,17 @@ impl House {
         };
         let ldif_text = include_str!("../../conf/contoso.ldif");
         let ldif_file = file("contoso.ldif", ldif_text);
-        let ca = ca.map(|ca| format!("ca = {:?}\n", file("ca.pem", &ca.pem()))).unwrap_or_default();
+        let ca = ca.map(|ca| format!("ca = \"{}\"\n", file("ca.pem", &ca.pem()).display())).unwrap_or_default();
         let text = format!(
             "[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"imap4\"\nallow_plain_logon = true\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"pop3\"\nallow_plain_logon = true\n\
-             [directory]\nldif = {ldif_file:?}\n\
+             [directory]\nldif = \"{}\"\n\
              [routing]\nlocal_site = \"Porto\"\n\
              [resolve]\n\"{HOST}:80\" = \"127.0.0.1:80\"\n\"{HOST}:1143\" = \"{imap4}\"\n\"{HOST}:1110\" = \"{pop3}\"\n\
              [mail]\nhost = \"mail.contoso.com\"\n\
              [mail.back_ends]\ntls = \"{tls}\"\npop3_port = 1110\nimap4_port = 1143\n\
-             [upstream]\n{ca}{upstream}\n"
+             [upstream]\n{ca}{upstream}\n",
+            ldif_file.display(),
         );
         let mut config = Config::load(&file("firstcas.toml", &text)).expect("a good configuration");
         let entries = ldif::parse(ldif_text.as_bytes()).expect("LDIF");
@@ -85,9 +86,10 @@ impl House {
 
     async fn log_on(&self, protocol: Protocol, logon: Logon) -> Came {
         let target = self.organisation.target(self.server, protocol).expect("it has an address");
-        let sign_in = match protocol {
-            Protocol::Pop3 => SignIn::pop3(logon, target.start_tls),
-            _ => SignIn::imap4(logon, target.start_tls, target.peer.is_tls()),
+        let sign_in = if protocol == Protocol::Pop3 {
+            SignIn::pop3(logon, target.start_tls)
+        } else {
+            SignIn::imap4(logon, target.start_tls, target.peer.is_tls())
         };
         self.converse(protocol, sign_in, |_| Vec::new()).await
     }
@@ -315,10 +317,11 @@ async fn a_server_is_believed_by_its_authority_and_name_or_by_its_fingerprint() 
             ] {
                 let house = House::of(server, tls, upstream, ca).await;
                 let came = house.sign_in(protocol, "duarte", PASSWORD).await;
-                let is_expected = match (expected, &came) {
-                    (None, Came::In(..)) => true,
-                    (Some(why), Came::Fault(Fault::Untrusted(told))) => told.to_lowercase().contains(why),
-                    _ => false,
+                let is_expected = match expected {
+                    None => matches!(came, Came::In(..)),
+                    Some(why) => {
+                        matches!(&came, Came::Fault(Fault::Untrusted(told)) if told.to_lowercase().contains(why))
+                    }
                 };
                 assert!(is_expected, "{protocol}, {tls}, {upstream}: {came:?}, and not {expected:?}");
             }
@@ -386,9 +389,10 @@ async fn windows_authentication_is_passed_on_to_dovecot() {
     let house = House::of(&dovecot, "none", "", None).await;
     for protocol in BOTH {
         for (last, is_in) in [(&b"third"[..], true), (b"another", false)] {
-            let sign_in = match protocol {
-                Protocol::Pop3 => SignIn::pop3_ntlm(b"first".to_vec(), false),
-                _ => SignIn::imap4_ntlm(b"first".to_vec(), b"tag7".to_vec(), false, false),
+            let sign_in = if protocol == Protocol::Pop3 {
+                SignIn::pop3_ntlm(b"first".to_vec(), false)
+            } else {
+                SignIn::imap4_ntlm(b"first".to_vec(), b"tag7".to_vec(), false, false)
             };
             let challenged = Arc::new(std::sync::atomic::AtomicBool::new(false));
             let came = house.converse(protocol, sign_in, |challenge| {

@@ -30,8 +30,8 @@ use crate::mail::{imap4::Imap4, pop3::Pop3};
 /// The edge's half of a protocol, called as its folder is.
 fn open(protocol: &str, terms: Terms) -> Box<dyn Dialogue> {
     match protocol {
-        "pop3" => Box::new(Pop3::new(terms)),
         "imap4" => Box::new(Imap4::new(terms)),
+        "pop3" => Box::new(Pop3::new(terms)),
         _ => panic!("nobody speaks {protocol} here"),
     }
 }
@@ -220,7 +220,7 @@ impl Script {
     fn ways(&self) -> Vec<Way> {
         let length: usize = self.phases().concat().concat().len();
         // Where there is much, it is much of the same: the ends are cut at every byte, the middle here and there.
-        let is_cut = |at: &usize| at.min(&(length - at)) < &1000 || at.is_multiple_of(1021);
+        let is_cut = |at: &usize| length < 4096 || at.min(&(length - at)) < &32 || at.is_multiple_of(1021);
         let cuts = (1..length).filter(is_cut).map(Way::Cut);
         [Way::AsWritten, Way::Whole, Way::ByteByByte].into_iter().chain(cuts).collect()
     }

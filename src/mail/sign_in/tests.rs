@@ -81,9 +81,9 @@ fn play(script: &str, mut sign_in: SignIn, first: usize, piece: usize) -> Result
             }
             at += 1;
         }
-        match sign_in.next() {
-            Step::Read => {}
-            step => return Err(format!("{} besides", told(&step))),
+        let step = sign_in.next();
+        if !matches!(step, Step::Read) {
+            return Err(format!("{} besides", told(&step)));
         }
     }
     Ok(())

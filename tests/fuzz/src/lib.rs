@@ -14,6 +14,12 @@ mod sources {
         pub mod hygiene;
         pub mod path;
     }
+    pub mod mail {
+        pub mod dialogue;
+        pub mod imap4;
+        pub mod pop3;
+        pub mod sasl;
+    }
 }
 
 /// Panics unless the name stands, case aside, in one of the places. Each is looked at as UTF-8 and as Latin-1, as names
