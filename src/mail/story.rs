@@ -146,14 +146,13 @@ impl Story {
     fn count(&mut self, metrics: &Metrics, topology: &Topology) {
         let Some(logon) = &self.logon else { return };
         let site = logon.site.map(|site| topology.site(site).name.as_str());
-        match logon.denial {
-            Some((_, denial)) => self.counted.refused(site, logon.outcome(), denial),
-            None => {
-                self.counted.signed_in(site, logon.outcome(), logon.began.elapsed());
-                if let Some(server) = logon.server {
-                    metrics.session_at(&topology.server(server).name);
-                }
-            }
+        if let Some((_, denial)) = logon.denial {
+            self.counted.refused(site, logon.outcome(), denial);
+            return;
+        }
+        self.counted.signed_in(site, logon.outcome(), logon.began.elapsed());
+        if let Some(server) = logon.server {
+            metrics.session_at(&topology.server(server).name);
         }
     }
 
