@@ -18,6 +18,9 @@ TEST_PACKAGES += python3-venv python3-gssapi python3-requests-kerberos python3-e
 # An Active Directory forest of two domain controllers, and Kerberos for OpenLDAP's programs.
 TEST_PACKAGES += samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind ldb-tools libnss-wrapper
 TEST_PACKAGES += libsasl2-modules-gssapi-mit
+# Mail servers, and a client that keeps a whole mailbox in step.
+MAIL_PACKAGES := dovecot-imapd dovecot-pop3d
+TEST_PACKAGES += $(MAIL_PACKAGES) isync
 # Clocks that are wrong.
 TEST_PACKAGES += faketime
 # The readers of the manual, the unit, the package and the examples.
@@ -26,12 +29,13 @@ TEST_PACKAGES += groff-base systemd python3-seccomp lintian dpkg-dev haproxy kee
 # Their ports and their clocks are the machine's: two checks at once would stand in each other's way.
 .NOTPARALLEL:
 
-.PHONY: help run build test lint unit gate fuzz deny windows form samba sign-in packages deb booted peers mutants bench build-packages test-packages
+.PHONY: help run build test lint unit gate fuzz deny windows form mail samba sign-in packages deb booted peers mutants bench build-packages test-packages
 
 help:
 	@echo 'make run      build, start the stand-in organisation contoso and the edge, until Ctrl-C'
 	@echo 'make test     every check: format, lints, tests against real servers, a simulation of the gate, fuzzing, the demo itself'
 	@echo 'make form     part of it: people log on and off by the form, in Chromium'
+	@echo 'make mail     part of it: mail programs log on by POP3 and IMAP4, with Dovecot as the servers behind'
 	@echo 'make samba    part of it: beside a real Active Directory forest of two domain controllers; as root, for their ports'
 	@echo 'make sign-in  part of it: the edge signs in for users to servers that take Kerberos alone; as root, for a real domain controller'
 	@echo 'make packages part of it: unit, package, image and examples, each read by the program it is for'
@@ -40,9 +44,10 @@ help:
 	@echo 'make peers    whose connection is it? HAProxy, nginx, Squid, Apache and firstcas under the isolation hammer'
 	@echo 'make mutants  breaks the gate on purpose, and expects the isolation hammer to see it'
 	@echo 'make bench    criterion benches, requests per CPU-second beside a bare Pingora proxy, what pinned clients cost, what look-ups'
-	@echo '              cost the directory, what signing in for users costs, upgrades under load'
+	@echo '              cost the directory, what signing in for users costs, upgrades under load, what idle IMAP4 sessions cost'
 
 run: build
+	$(call install,python3 $(MAIL_PACKAGES))
 	tests/contoso/demo
 
 build: build-packages
@@ -56,8 +61,10 @@ endif
 
 # What the load tests need besides.
 LOAD_PACKAGES := wrk curl python3 slapd ldap-utils krb5-kdc krb5-admin-server krb5-user
+# Mail proxies to compare with, and a server behind them.
+LOAD_PACKAGES += nginx libnginx-mod-mail dovecot-imapd openssl
 
-test: test-packages lint deny unit gate fuzz build windows form samba sign-in packages
+test: test-packages lint deny unit gate fuzz build windows form mail samba sign-in packages
 	tests/shown_by
 
 lint: test-packages
@@ -86,6 +93,10 @@ windows: test-packages build
 # People log on and off by the form, in Chromium, with their keyboard alone.
 form: test-packages build
 	tests/form/run
+
+# Mail programs read and write mail by POP3 and IMAP4, Dovecot being the servers behind.
+mail: test-packages build
+	tests/mail/run
 
 # A real Active Directory forest: the directory's tests against it, and the edge beside it, which also signs in by Kerberos.
 samba: test-packages build
@@ -127,6 +138,7 @@ bench: build
 	loadtest/directory
 	loadtest/sign_in
 	loadtest/upgrade
+	loadtest/mail
 
 # Installs what is missing, with sudo where it is needed; silent where all is there. No service is started for it: Debian's
 # packages ask policy-rc.d before they start theirs.

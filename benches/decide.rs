@@ -96,7 +96,7 @@ fn as_meant(name: &str, decision: &Decision) -> bool {
         Decision::LinkPage(..) => name == "link page",
         Decision::MovedDevice(..) => name == "451",
         Decision::Refuse(_) => name.starts_with("refused"),
-        Decision::BackEnd(..) | Decision::SameHost(..) => false,
+        Decision::BackEnd(..) | Decision::SameHost(..) | Decision::ConnectTo(..) => false,
     }
 }
 

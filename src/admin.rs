@@ -189,8 +189,7 @@ async fn explained(in_force: &InForce, query: &str) -> Answer {
         Err(error) => return Answer::text(400, format!("{error}\n")),
     };
     let organisation = &in_force.organisation;
-    let sign_in = in_force.config.sign_in.as_ref();
-    let rules = Rules { topology: &organisation.topology, policy: &organisation.policy, sign_in };
+    let rules = Rules { topology: &organisation.topology, policy: &organisation.policy, config: &in_force.config };
     let explanation = explain_as_served(&question, &in_force.directory, rules);
     match timeout(in_force.config.timeouts.directory.min(PATIENCE / 2), explanation).await {
         Ok(Ok(explanation)) => Answer::text(200, explanation.to_string()),

@@ -29,7 +29,7 @@ use pingora_core::{
         pkey::{Id, PKey, Public},
         ssl::{
             AlpnError, NameType, SelectCertError, Ssl, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod,
-            SslOptions, SslSessionCacheMode, SslVerifyMode, select_next_proto,
+            SslOptions, SslRef, SslSessionCacheMode, SslVerifyMode, select_next_proto,
         },
         x509::{X509, X509VerifyError, store::X509StoreBuilder, verify::X509VerifyFlags},
     },
@@ -137,16 +137,29 @@ impl ListenerCertificates {
 
     /// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list, for one thread of the listener.
     pub fn settings(self: &Arc<Self>) -> Result<TlsSettings, CertificateError> {
-        let unusable = |error: &dyn fmt::Display| CertificateError {
-            problem: format!("TLS cannot be set up: {error}"),
-            cure: "report it".into(),
-        };
         let believed_by = Ssl::new_ex_index::<Arc<Clients>>().map_err(|error| unusable(&error))?;
         let shown =
             Connections { listener: self.clone(), believed_by: move |ssl: &TlsRef| ssl.ex_data(believed_by).cloned() };
         let mut settings = TlsSettings::with_callbacks(Box::new(shown)).map_err(|error| unusable(&error))?;
+        self.show_in(&mut settings, move |ssl, clients| ssl.set_ex_data(believed_by, clients));
+        Ok(settings)
+    }
+
+    /// The same for connections that Pingora does not begin TLS on, where client certificates prove nothing.
+    pub fn acceptor(self: &Arc<Self>) -> Result<SslAcceptor, CertificateError> {
+        let builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls());
+        let mut builder = builder.map_err(|error| unusable(&error))?;
+        self.show_in(&mut builder, |_, _| {});
+        Ok(builder.build())
+    }
+
+    fn show_in(
+        self: &Arc<Self>,
+        builder: &mut SslAcceptorBuilder,
+        remember: impl Fn(&mut SslRef, Arc<Clients>) + Send + Sync + 'static,
+    ) {
         let certificates = self.clone();
-        settings.set_select_certificate_callback(move |mut hello| {
+        builder.set_select_certificate_callback(move |mut hello| {
             let in_force = certificates.0.load();
             let name = hello.servername(NameType::HOST_NAME).map(str::to_owned);
             let offer = Offer::of(&hello);
@@ -160,12 +173,15 @@ impl ListenerCertificates {
                     false => SslVerifyMode::PEER,
                 });
                 ssl.set_options(SslOptions::NO_TICKET); // see `verify_in`
-                ssl.set_ex_data(believed_by, clients.clone());
+                remember(ssl, clients.clone());
             }
             Ok(())
         });
-        Ok(settings)
     }
+}
+
+fn unusable(error: &dyn fmt::Display) -> CertificateError {
+    CertificateError { problem: format!("TLS cannot be set up: {error}"), cure: "report it".into() }
 }
 
 impl Shown {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    config::{self, Config, ConfigErrors, values::list},
+    config::{self, Config, ConfigErrors, MailTls, values::list},
     directory::{
         Directory as _, DirectoryError, Notice, Oddity,
         ldap::{self, Account},
@@ -27,6 +27,7 @@ use crate::{
         members,
         protocol::Protocol,
         topology::{AuthenticationMethods, Server, ServerId, SiteId, Topology},
+        version::Generation,
     },
 };
 
@@ -66,7 +67,10 @@ pub async fn check(
     if config.listeners.iter().any(|listener| listener.logon_form) {
         oddities.extend(forms_of_servers(&topology, &policy));
     }
+    oddities.extend(unknown_ntlm_server(config, &topology));
     let mailboxes = by_home(&people, &topology);
+    let mail: Vec<_> =
+        [Protocol::Pop3, Protocol::Imap4].into_iter().filter(|protocol| config.listens_for(*protocol)).collect();
 
     let mut report = Report { text: String::new(), faults: 0 };
     report.say("directory", place(&config.directory));
@@ -74,11 +78,14 @@ pub async fn check(
     report.say("local site", &topology.site(policy.local_site).name);
     let sites = (0..topology.sites().len()).map(|id| Some(SiteId(id)));
     for site in sites.chain([None]) {
-        report.site(site, &mailboxes, &topology, &policy);
+        report.site(site, &mailboxes, &mail, &topology, &policy);
     }
     if let Some(lost) = mailboxes.get(&None) {
         let how_many = counted(lost.len(), "mailbox");
         report.say("no server", format!("{how_many} on none that the directory has, so refused; see below"));
+    }
+    if !mail.is_empty() {
+        report.passwords_in_clear(&config.mail, &topology);
     }
     report.sign_in(config, directory, &people, &topology, &policy).await?;
     report.oddities(&oddities);
@@ -138,6 +145,22 @@ fn forms_of_servers(topology: &Topology, policy: &Policy) -> Vec<Oddity> {
     [of(Protocol::Owa, "owa", "Set-OwaVirtualDirectory"), of(Protocol::Ecp, "ecp", "Set-EcpVirtualDirectory")].concat()
 }
 
+/// The server that Windows authentication is to be passed on to, where the directory has none of its name.
+fn unknown_ntlm_server(config: &Config, topology: &Topology) -> Option<Oddity> {
+    let is_spoken = config.listeners.iter().any(|listener| listener.mail.is_some());
+    let name = config.mail.ntlm_server.as_deref().filter(|_| is_spoken)?;
+    let is_there =
+        topology.servers().iter().any(|server| speaks_mail(server) && server.name.eq_ignore_ascii_case(name));
+    let problem = "the directory has no Exchange 2003 server or Client Access Server of this name, so nobody can use \
+                   Windows authentication by POP3 or IMAP4; name one that it has";
+    (!is_there).then(|| Oddity { dn: format!("mail.ntlm_server = \"{name}\""), problem: problem.to_owned() })
+}
+
+/// Whether sessions of POP3 or IMAP4 may be passed on to it.
+fn speaks_mail(server: &Server) -> bool {
+    server.client_access || server.version.generation() == Some(Generation::Exchange2003)
+}
+
 /// Names and mailboxes by the server they are on; `None`: on none that the topology has.
 type ByHome = HashMap<Option<ServerId>, Vec<(String, Mailbox)>>;
 
@@ -158,13 +181,22 @@ enum Outcome {
     Fine(String),
     /// Their version of Exchange has no such thing, with or without an edge.
     NotSpoken,
+    /// Another server has to be connected to, with or without an edge.
+    Elsewhere(String),
     /// By this rule.
     Refused(&'static str),
 }
 
 impl Report {
     /// A site's servers, and what happens to its mailboxes; `None`: those of no site.
-    fn site(&mut self, site: Option<SiteId>, mailboxes: &ByHome, topology: &Topology, policy: &Policy) {
+    fn site(
+        &mut self,
+        site: Option<SiteId>,
+        mailboxes: &ByHome,
+        mail: &[Protocol],
+        topology: &Topology,
+        policy: &Policy,
+    ) {
         let servers: Vec<_> = (0..topology.servers().len())
             .map(ServerId)
             .filter(|id| topology.server(*id).site == site)
@@ -187,7 +219,7 @@ impl Report {
         let mut outcomes: BTreeMap<(usize, String, Outcome), Vec<&str>> = BTreeMap::new();
         for (_, _, mailboxes) in &servers {
             let Some((_, mailbox)) = mailboxes.first() else { continue }; // of one server, all fare alike
-            for (place, (outcome, protocols)) in outcomes_of(mailbox, topology, policy).into_iter().enumerate() {
+            for (place, (outcome, protocols)) in outcomes_of(mailbox, mail, topology, policy).into_iter().enumerate() {
                 let names = mailboxes.iter().map(|(name, _)| name.as_str());
                 outcomes.entry((place, protocols, outcome)).or_default().extend(names);
             }
@@ -196,6 +228,10 @@ impl Report {
             match outcome {
                 Outcome::Fine(how) => self.say("", format!("  {protocols}: {how}")),
                 Outcome::NotSpoken => self.say("", format!("  {protocols}: not spoken by Exchange of that version")),
+                Outcome::Elsewhere(host) => {
+                    let how_many = counted(names.len(), "mailbox");
+                    self.say("", format!("  {protocols}: not served here; {how_many} must connect to {host}"));
+                }
                 Outcome::Refused(sentence) => {
                     self.faults += 1;
                     let how_many = counted(names.len(), "mailbox");
@@ -204,6 +240,18 @@ impl Report {
                     self.say("", format!("  {}", list(&names)));
                 }
             }
+        }
+    }
+
+    /// No fault: so Exchange 2003 comes, and so its web services are reached, too.
+    fn passwords_in_clear(&mut self, mail: &config::Mail, topology: &Topology) {
+        let servers = topology.servers().iter().filter(|server| speaks_mail(server));
+        let in_clear = servers.filter(|server| mail.servers(server.version.generation()).tls == MailTls::None);
+        let mut names: Vec<_> = in_clear.map(|server| server.name.as_str()).collect();
+        if !names.is_empty() {
+            names.sort_unstable();
+            let names = list(&names);
+            self.say("mail", format!("passwords pass in clear between the edge and {names}; see tls in [mail]"));
         }
     }
 
@@ -257,13 +305,14 @@ fn description(server: &Server, mailboxes: usize) -> String {
 }
 
 /// What happens to a mailbox by each protocol; those that fare alike together.
-fn outcomes_of(mailbox: &Mailbox, topology: &Topology, policy: &Policy) -> Vec<(Outcome, String)> {
+fn outcomes_of(mailbox: &Mailbox, mail: &[Protocol], topology: &Topology, policy: &Policy) -> Vec<(Outcome, String)> {
     let newest = Some(EasVersion(u16::MAX));
     let mut questions =
         vec![("owa", Protocol::Owa, None), ("activesync", Protocol::ActiveSync, newest), ("ews", Protocol::Ews, None)];
     if policy.activesync_redirect_from.is_some() {
         questions.insert(2, ("activesync of older devices", Protocol::ActiveSync, None));
     }
+    questions.extend(mail.iter().map(|protocol| (protocol.name(), *protocol, None)));
     let mut outcomes: Vec<(Outcome, String)> = Vec::new();
     for (label, protocol, eas_version) in questions {
         let request = Request { protocol, path: protocol.default_path(), eas_version };
@@ -290,6 +339,7 @@ fn outcome(decision: &Decision, topology: &Topology, policy: &Policy) -> Outcome
                 | Rule::RootToOwa
                 | Rule::OwaRedirect
                 | Rule::ActiveSyncRedirect
+                | Rule::OwnSiteServer
                 | Rule::BackEnd2003
                 | Rule::OwaTo2003
                 | Rule::EcpToOwa
@@ -300,6 +350,7 @@ fn outcome(decision: &Decision, topology: &Topology, policy: &Policy) -> Outcome
         Decision::LinkPage(url, _) => format!("redirected to {url} by a page with a link"),
         Decision::MovedDevice(url, _) => format!("redirected to {url} by a 451"),
         Decision::SameHost(path, _) => format!("redirected to {path} on the same host"),
+        Decision::ConnectTo(host, _) => return Outcome::Elsewhere(host.clone()),
         Decision::Refuse(Refusal::NotOnThisVersion) => return Outcome::NotSpoken,
         Decision::Refuse(refusal) => return Outcome::Refused(refusal.sentence()),
     })
@@ -339,5 +390,48 @@ mod tests {
         let named: Vec<_> = odd.iter().map(|odd| odd.dn.as_str()).collect();
         assert_eq!(named, [r"cas-lis-1\owa (Default Web Site)", r"cas-opo-1\owa (Default Web Site)"]);
         assert!(odd.iter().all(|odd| odd.problem.ends_with("Set-OwaVirtualDirectory -FormsAuthentication $false")));
+    }
+
+    async fn checked(listener: &str, more: &str) -> Report {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("firstcas.toml");
+        let ldif = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/contoso.ldif");
+        let lisbon = "[routing]\nlocal_site = \"Lisbon\"";
+        let directory = format!("[directory]\nldif = {ldif:?}");
+        let text = format!("[[listener]]\naddress = \"127.0.0.1:80\"\n{listener}\n{directory}\n{lisbon}\n{more}");
+        std::fs::write(&file, text).unwrap();
+        check(&Config::load(&file).unwrap(), &ldif::open(ldif).unwrap(), Vec::new).await.unwrap()
+    }
+
+    const IMAP4: &str = "protocol = \"imap4\"\nallow_plain_logon = true";
+
+    #[tokio::test]
+    async fn it_is_told_whose_mailboxes_mail_is_not_served_of_and_that_is_no_fault() {
+        let web = checked("", "").await;
+        assert!(!web.to_string().contains("imap4") && !web.to_string().contains("mail "), "{web}");
+        let report = checked(IMAP4, "").await;
+        let text = report.to_string();
+        assert!(text.contains("owa, activesync, ews, imap4: served by cas-lis-1"), "{text}");
+        assert!(
+            text.contains("  imap4: not served here; 1 mailbox must connect to mail.madrid.contoso.com\n"),
+            "{text}"
+        );
+        assert!(text.contains("  imap4: not served here; 1 mailbox must connect to cas-opo-1.contoso.com\n"), "{text}");
+        assert!(text.contains("activesync, imap4: passed straight to ex03-opo\n"), "{text}");
+        assert!(text.contains("imap4 of 1 mailbox: The mailbox's site has no Client Access Server."), "{text}");
+        assert!(!text.contains("pop3"), "no listener speaks it: {text}");
+        assert_eq!(report.faults, web.faults, "{text}");
+    }
+
+    #[tokio::test]
+    async fn passwords_in_clear_and_a_server_that_is_not_there_are_told_of_mail() {
+        let report = checked(IMAP4, "[mail]\nntlm_server = \"EX03-LIS\"").await.to_string();
+        let clear = "\nmail       passwords pass in clear between the edge and ex03-lis, ex03-opo; see tls in [mail]\n";
+        assert!(report.contains(clear) && !report.contains("mail.ntlm_server"), "{report}");
+        let wrong = "[mail]\nntlm_server = \"mbx-lis\"\n[mail.back_ends]\ntls = \"at_once\"";
+        let report = checked(IMAP4, wrong).await.to_string();
+        let odd =
+            "\nodd        mail.ntlm_server = \"mbx-lis\": the directory has no Exchange 2003 server or Client Access";
+        assert!(report.contains(odd) && !report.contains("in clear"), "{report}");
     }
 }

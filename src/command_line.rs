@@ -108,7 +108,7 @@ pub fn explain(file: &Path, parts: QuestionParts<'_>) -> ExitCode {
         let reading = directory.topology().await.map_err(|error| whole_chain(&error))?;
         let topology = Topology::new(reading.parts);
         let policy = config.policy(&topology).map_err(|errors| mistakes(file, &errors.mistakes))?;
-        let rules = Rules { topology: &topology, policy: &policy, sign_in: config.sign_in.as_ref() };
+        let rules = Rules { topology: &topology, policy: &policy, config: &config };
         let explained = explain::explain(&question, &directory, rules).await;
         Ok(explained.map_err(|error| whole_chain(&error))?.with_oddities(&reading.oddities))
     });
@@ -238,10 +238,14 @@ async fn ldif_summary(file: &Path, ldif: &Path, config: &Config) -> Result<Strin
 }
 
 fn listener_text(listener: &config::Listener) -> String {
+    let certificates = listener.tls.as_ref().map(certificates_text).unwrap_or_default();
+    if let Some(mail) = listener.mail {
+        let plain = if mail.allow_plain_logon { "; a password may be sent without TLS" } else { "" };
+        return format!("{}, {}{plain}{certificates}", listener.address, listener.speaks());
+    }
     let scheme = if listener.tls.is_some() { "https" } else { "http" };
     let http2 = if listener.tls.as_ref().is_some_and(|tls| tls.http2) { " and HTTP/2" } else { "" };
     let redirect = listener.redirect_to_https.as_ref().map(|url| format!(", sends clients to {url}"));
-    let certificates = listener.tls.as_ref().map(certificates_text).unwrap_or_default();
     format!("{scheme}://{}{http2}{}{certificates}", listener.address, redirect.unwrap_or_default())
 }
 

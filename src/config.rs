@@ -25,7 +25,7 @@ pub use mistake::{ConfigErrors, Mistake};
 use crate::{
     directory,
     identity::keytab::Keytab,
-    routing::{EasVersion, protocol::Protocol, sign_in::Means},
+    routing::{EasVersion, protocol::Protocol, sign_in::Means, version::Generation},
     secret::Secret,
 };
 
@@ -64,6 +64,8 @@ pub struct Config {
     pub logon_form: LogonForm,
     /// The service account's keys, which open the Kerberos tickets that clients send.
     pub keytab: Option<Arc<Keytab>>,
+    /// POP3 and IMAP4, on listeners that speak them.
+    pub mail: Mail,
     /// How the edge signs in to servers for users; `None`: it does not, and passes on what clients send.
     pub sign_in: Option<SignIn>,
     /// Where administrators look at the edge; `None`: nowhere.
@@ -108,6 +110,19 @@ pub struct Listener {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether browsers log on by a form here.
     pub logon_form: bool,
+    /// What it speaks besides http; `None`: nothing.
+    pub mail: Option<MailListener>,
+}
+
+/// A listener for POP3 or IMAP4 instead of http.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MailListener {
+    /// [`Protocol::Pop3`] or [`Protocol::Imap4`].
+    pub protocol: Protocol,
+    /// With TLS: whether it begins by a command (`STLS`, `STARTTLS`) and not at once.
+    pub start_tls: bool,
+    /// Whether a password may be sent without TLS.
+    pub allow_plain_logon: bool,
 }
 
 /// TLS of a listener: 1.2 and 1.3.
@@ -337,6 +352,53 @@ pub enum UserName {
     Bare,
 }
 
+/// POP3 and IMAP4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// The name in the greeting; `None`: the first in the listener's certificate.
+    pub host: Option<String>,
+    /// How Exchange 2003 back-ends are reached.
+    pub back_ends: MailServers,
+    /// How Client Access Servers are reached.
+    pub client_access_servers: MailServers,
+    /// How long a client may take to log on.
+    pub logon_timeout: Duration,
+    /// How long a logged-on POP3 client may be silent.
+    pub pop3_idle_timeout: Duration,
+    /// The same in IMAP4.
+    pub imap4_idle_timeout: Duration,
+    /// When, after it was asked for, a refusal of a logon leaves.
+    pub refusal_delay: Duration,
+    /// What every server behind offers in POP3, besides what the edge does itself.
+    pub pop3_capabilities: Arc<[String]>,
+    /// The same in IMAP4.
+    pub imap4_capabilities: Arc<[String]>,
+    /// The server whose challenges of Windows authentication are passed on; `None`: it is not offered.
+    pub ntlm_server: Option<String>,
+}
+
+/// How servers are reached for POP3 and IMAP4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MailServers {
+    /// When TLS begins.
+    pub tls: MailTls,
+    /// Port of POP3.
+    pub pop3_port: u16,
+    /// Port of IMAP4.
+    pub imap4_port: u16,
+}
+
+/// When TLS begins towards a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailTls {
+    /// Never: passwords cross the network in clear.
+    None,
+    /// By `STLS` or `STARTTLS`; a server that does not offer it gets no password.
+    StartTls,
+    /// At once, on ports of its own.
+    AtOnce,
+}
+
 /// How the edge signs in to servers for users, by Kerberos.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignIn {
@@ -473,6 +535,27 @@ impl Directory {
     }
 }
 
+impl Config {
+    /// Whether any listener speaks this protocol of mail.
+    pub fn listens_for(&self, protocol: Protocol) -> bool {
+        self.listeners.iter().any(|listener| listener.mail.is_some_and(|mail| mail.protocol == protocol))
+    }
+}
+
+impl Mail {
+    /// How servers of a generation are reached.
+    pub fn servers(&self, generation: Option<Generation>) -> MailServers {
+        if generation == Some(Generation::Exchange2003) { self.back_ends } else { self.client_access_servers }
+    }
+}
+
+impl MailServers {
+    /// The port of a protocol.
+    pub fn port(self, protocol: Protocol) -> u16 {
+        if protocol == Protocol::Pop3 { self.pop3_port } else { self.imap4_port }
+    }
+}
+
 impl Listener {
     /// Whether this is a proxy that may say who the client is.
     pub fn trusts(&self, peer: IpAddr) -> bool {
@@ -503,6 +586,8 @@ impl Timeouts {
             | Protocol::Ecp
             | Protocol::Autodiscover
             | Protocol::Oab
+            | Protocol::Pop3
+            | Protocol::Imap4
             | Protocol::Opened => self.client,
         }
     }
@@ -519,6 +604,8 @@ impl Timeouts {
             | Protocol::Ecp
             | Protocol::Autodiscover
             | Protocol::Oab
+            | Protocol::Pop3
+            | Protocol::Imap4
             | Protocol::Opened => self.web,
         }
     }
@@ -541,7 +628,9 @@ impl Limits {
             Protocol::ActiveSync => self.activesync_body_bytes,
             Protocol::Ews => self.ews_body_bytes,
             Protocol::OutlookAnywhere | Protocol::Mapi => self.rpc_body_bytes,
-            Protocol::Autodiscover | Protocol::Oab | Protocol::Opened => self.other_body_bytes,
+            Protocol::Autodiscover | Protocol::Oab | Protocol::Pop3 | Protocol::Imap4 | Protocol::Opened => {
+                self.other_body_bytes
+            }
         }
     }
 }

@@ -41,6 +41,14 @@ pub enum Event {
     AccountUnusable,
     /// A ticket could not be had for another reason.
     SignInFailed,
+    /// A server broke off a POP3 or IMAP4 sign-in, or could not begin it.
+    MailServerFailed,
+    /// A server of IMAP4 does not offer what the edge has promised of it.
+    CapabilityMissing,
+    /// A client of POP3 or IMAP4 was told another server to connect to.
+    MailElsewhere,
+    /// A server of mail said no to a password that the directory had found right.
+    MailSignInRefused,
     /// A device was sent to another site by a 451.
     ActiveSyncRedirected,
     /// A 2003 back-end challenged without Integrated Windows authentication.
@@ -196,6 +204,10 @@ impl Event {
         Event::EdgeAccountUnusable,
         Event::AccountUnusable,
         Event::SignInFailed,
+        Event::MailServerFailed,
+        Event::CapabilityMissing,
+        Event::MailElsewhere,
+        Event::MailSignInRefused,
         Event::RequestRefused,
         Event::Reloaded,
         Event::ReloadRefused,
@@ -254,6 +266,10 @@ impl Event {
             Event::EdgeAccountUnusable => "FC184",
             Event::AccountUnusable => "FC185",
             Event::SignInFailed => "FC186",
+            Event::MailServerFailed => "FC187",
+            Event::CapabilityMissing => "FC188",
+            Event::MailElsewhere => "FC189",
+            Event::MailSignInRefused => "FC190",
             Event::Reloaded => "FC160",
             Event::ReloadRefused => "FC161",
             Event::WaitsForUpgrade => "FC162",
@@ -285,6 +301,9 @@ impl Event {
             | Event::TookOver
             | Event::MalformedRequest => Severity::Information,
             Event::ActiveSyncRedirected
+            | Event::MailElsewhere
+            | Event::MailSignInRefused
+            | Event::CapabilityMissing
             | Event::AccountUnusable
             | Event::DirectoryOddity
             | Event::DirectoryServerAway
@@ -309,6 +328,7 @@ impl Event {
             | Event::DelegationRefused
             | Event::EdgeAccountUnusable
             | Event::SignInFailed
+            | Event::MailServerFailed
             | Event::ProxyTargetNotUsable
             | Event::ProxyTargetWithoutSsl
             | Event::ProxyTargetVersion
@@ -523,6 +543,22 @@ impl Event {
                 "A user's account cannot be used: its password has expired, or it is locked, disabled or expired."
             }
             Event::SignInFailed => "The Kerberos library could not get a ticket for a user, for another reason.",
+            Event::MailServerFailed => {
+                "A server took a connection for POP3 or IMAP4, but nobody can sign in there: it does not speak the protocol, \
+                 offers no TLS where it is configured, takes no password, or broke off. The user is told to try again."
+            }
+            Event::CapabilityMissing => {
+                "A server does not offer a capability of IMAP4 that mail.imap4_capabilities promises to every client. No client \
+                 is told of it any more, until the edge starts anew."
+            }
+            Event::MailElsewhere => {
+                "Somebody signed in here by POP3 or IMAP4 for a mailbox on Exchange 2007 in another site, which only that site \
+                 serves. The client was refused, with the name of the server to use; mail programs do not follow by themselves."
+            }
+            Event::MailSignInRefused => {
+                "A server refused a POP3 or IMAP4 logon although the directory had found the password right. The user was told \
+                 so in the server's own words."
+            }
             Event::TicketNotOpened => {
                 "A client's Kerberos ticket could not be opened with kerberos.keytab, so the edge does not know whose it is."
             }
@@ -634,6 +670,19 @@ impl Event {
             Event::SignInFailed => {
                 "see the reason, and the domain controller's log; nobody can be signed in for a linked mailbox, so leave \
                  Basic on at the virtual directories for those whom the line names"
+            }
+            Event::MailServerFailed => {
+                "see the reason; start the POP3 or IMAP4 service there, give it a certificate, or set tls and the ports of \
+                 [mail.back_ends] or [mail.client_access_servers] as the server has them"
+            }
+            Event::CapabilityMissing => "take it out of the list in [mail], or turn it on at the server",
+            Event::MailElsewhere => {
+                "let the user set the incoming server of the mail program to the one that the line names; or move the mailbox \
+                 to Exchange 2010 or later, which is proxied to"
+            }
+            Event::MailSignInRefused => {
+                "see the server's words; let the mailbox use the protocol (Set-CASMailbox -PopEnabled $true or -ImapEnabled \
+                 $true), and the server take a name and password (Set-PopSettings, Set-ImapSettings -LoginType)"
             }
             Event::TicketNotOpened => {
                 "see the reason; until then the client goes where hints say, and its server judges it"

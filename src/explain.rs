@@ -3,13 +3,15 @@
 //! Nothing is decided here: the request is read by [`identity`](crate::identity), the directory is asked, and
 //! [`decide`] decides, as in the edge; this module only writes down what each of them said.
 
+mod mail;
+
 use std::{fmt, iter, sync::Arc};
 
 use url::Url;
 
 use crate::{
     config::{
-        self, Routing, SignInBy,
+        self, Config, Routing, SignInBy,
         values::{eas_version, list},
     },
     directory::{
@@ -18,7 +20,10 @@ use crate::{
         schema::fold_dn,
     },
     edge::{organisation::service_of, path, respond},
-    identity::{Facts, Identity, MailboxName, TargetSource, activesync, identify, name::NameError},
+    identity::{
+        Facts, Identity, LogonName, MailboxName, TargetSource, activesync, identify, logon_name::LogonNameError,
+        name::NameError,
+    },
     routing::{
         Decision, EasVersion, Policy, Pool, Refusal, Request, Rule, Verdict, choice, decide, judge,
         mailbox::{Mailbox, Whose},
@@ -34,6 +39,8 @@ use crate::{
 pub struct Question {
     user_as_given: String,
     user: MailboxName,
+    /// What mail's forms of a name say besides: whose mailbox is wanted.
+    mailbox: Option<MailboxName>,
     protocol: Protocol,
     path: String,
     query: Option<String>,
@@ -59,6 +66,9 @@ pub enum QuestionError {
     /// The user's name could be nobody's.
     #[error("--user: {0}")]
     User(#[from] NameError),
+    /// It is none that anybody logs on to mail by.
+    #[error("--user: {0}")]
+    LogonName(#[from] LogonNameError),
     /// The URL is not one, or the edge would refuse its path.
     #[error("--url: {0}")]
     Url(String),
@@ -72,6 +82,14 @@ pub enum QuestionError {
         given: Protocol,
         /// The URL's.
         by_url: Protocol,
+    },
+    /// It is said of a protocol of mail, which has no such thing.
+    #[error("{option}: {protocol} has none; leave it out")]
+    NotOfMail {
+        /// What was given.
+        option: &'static str,
+        /// The protocol.
+        protocol: Protocol,
     },
     /// Neither protocol nor URL.
     #[error("give --protocol or --url")]
@@ -115,6 +133,9 @@ impl Question {
     /// # Errors
     /// What is wrong with the description.
     pub fn new(parts: QuestionParts<'_>, routing: &Routing) -> Result<Question, QuestionError> {
+        if let Some(protocol) = parts.protocol.filter(|protocol| protocol.is_mail()) {
+            return Question::of_mail(parts, protocol);
+        }
         let (path, query) = match parts.url {
             Some(url) => path_and_query(url)?,
             None => (parts.protocol.ok_or(QuestionError::NoProtocol)?.default_path().to_owned(), None),
@@ -125,6 +146,7 @@ impl Question {
             _ => Ok(Question {
                 user_as_given: parts.user.to_owned(),
                 user: MailboxName::parse(parts.user)?,
+                mailbox: None,
                 protocol: by_url,
                 eas_version: match parts.eas_version {
                     Some(text) => Some(eas_version(text).map_err(QuestionError::EasVersion)?),
@@ -137,14 +159,34 @@ impl Question {
         }
     }
 
+    /// A logon.
+    fn of_mail(parts: QuestionParts<'_>, protocol: Protocol) -> Result<Question, QuestionError> {
+        let given = [("--url", parts.url), ("--eas-version", parts.eas_version)];
+        match given.into_iter().find(|(_, value)| value.is_some()) {
+            Some((option, _)) => Err(QuestionError::NotOfMail { option, protocol }),
+            None => {
+                let LogonName { user, mailbox } = LogonName::parse(parts.user.as_bytes(), None)?;
+                Ok(Question {
+                    user_as_given: parts.user.to_owned(),
+                    user,
+                    mailbox,
+                    protocol,
+                    path: String::new(),
+                    query: None,
+                    eas_version: None,
+                })
+            }
+        }
+    }
+
     /// Whose mailbox it is about.
     fn asked_for<'q>(&'q self, identity: &'q Identity) -> &'q MailboxName {
-        identity.routing_name(Some(&self.user)).unwrap_or(&self.user)
+        self.mailbox.as_ref().or_else(|| identity.routing_name(Some(&self.user))).unwrap_or(&self.user)
     }
 
     /// The user, if another's mailbox is asked for and it matters who they are: they are signed in as themselves.
     fn own_name(&self, asked_for: &MailboxName, rules: Rules<'_>) -> Option<&MailboxName> {
-        (rules.sign_in.is_some() && *asked_for != self.user).then_some(&self.user)
+        (rules.config.sign_in.is_some() && *asked_for != self.user).then_some(&self.user)
     }
 
     fn identity(&self) -> Identity {
@@ -166,8 +208,8 @@ pub struct Rules<'a> {
     pub topology: &'a Topology,
     /// What is allowed.
     pub policy: &'a Policy,
-    /// How the edge signs in to servers for users.
-    pub sign_in: Option<&'a config::SignIn>,
+    /// How servers are reached and signed in to.
+    pub config: &'a Config,
 }
 
 /// Asks the directory and decides.
@@ -248,7 +290,7 @@ fn explain_answer(
     own: Option<&Found>,
     rules: Rules<'_>,
 ) -> Explanation {
-    let Rules { topology, policy, sign_in } = rules;
+    let Rules { topology, policy, config } = rules;
     let whose = match found {
         Found::Ambiguous(_) => Whose::Ambiguous,
         Found::Answer(None) => Whose::Unknown,
@@ -263,11 +305,15 @@ fn explain_answer(
     let request = Request { protocol: question.protocol, path: &question.path, eas_version: question.eas_version };
     let decision = decide(&request, whose, topology, policy);
 
+    let is_mail = question.protocol.is_mail();
     let mut steps = vec![
         ("request", request_lines(question)),
         ("user", identity_lines(question, identity)),
         ("directory", directory_lines(found)),
     ];
+    if is_mail {
+        steps.insert(1, ("listener", mail::listener_lines(question.protocol, rules)));
+    }
     steps.extend(mailbox.map(|mailbox| ("home server", home_lines(mailbox, home))));
     steps.extend(home.map(|home| ("site", vec![site_line(home, topology, policy)])));
     let pools = pools_considered(&decision, question.protocol, home, policy);
@@ -275,9 +321,14 @@ fn explain_answer(
     let servers = considered.map(|id| topology.server(*id)).chain(home);
     let servers = servers.map(|server| server.name.to_lowercase()).collect();
     steps.extend(pools.into_iter().map(|pool| ("considered", considered_lines(pool, topology, policy))));
-    steps.push(("decision", vec![in_words(&decision, mailbox, topology, policy)]));
+    steps.push(("decision", vec![in_words(&decision, question.protocol, mailbox, topology, policy)]));
     steps.push(("because", vec![reason(&decision)]));
-    if let Some(sign_in) = sign_in {
+    if is_mail {
+        steps.push(("server", mail::server_lines(&decision, question.protocol, rules)));
+        steps.push(("client sees", mail::client_sees(&decision, question.protocol)));
+        return Explanation { decision, steps, servers };
+    }
+    if let Some(sign_in) = &config.sign_in {
         let principal = own.unwrap_or(found).principal();
         steps.push(("sign-in", sign_in_lines(&decision, question.protocol, principal, sign_in, rules)));
     }
@@ -286,6 +337,9 @@ fn explain_answer(
 }
 
 fn request_lines(question: &Question) -> Vec<String> {
+    if question.protocol.is_mail() {
+        return vec![format!("a logon over {}", question.protocol)];
+    }
     let query = question.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let version =
         question.eas_version.map(|EasVersion(tenths)| format!(", protocol version {}.{}", tenths / 10, tenths % 10));
@@ -300,6 +354,9 @@ fn identity_lines(question: &Question, identity: &Identity) -> Vec<String> {
         MailboxName::Guid(_) => "a mailbox's GUID",
     };
     let mut lines = vec![format!("`{}`, read as {form}: {}", question.user_as_given, question.user)];
+    if let Some(mailbox) = &question.mailbox {
+        lines.push(format!("and after the user {mailbox}, whose mailbox it is about"));
+    }
     if let Some(target) = &identity.target {
         let source = match target.source {
             TargetSource::ActiveSyncUser => "the User of the query",
@@ -358,7 +415,9 @@ fn pools_considered(decision: &Decision, protocol: Protocol, home: Option<&Serve
     match decision {
         Decision::Proxy(pool, Rule::ProxyToNeighbour) => of_mailbox.into_iter().chain([*pool]).collect(),
         Decision::Proxy(pool, _) => vec![*pool],
-        Decision::LinkPage(..) | Decision::MovedDevice(..) => of_mailbox.into_iter().collect(),
+        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::ConnectTo(..) => {
+            of_mailbox.into_iter().collect()
+        }
         Decision::BackEnd(..) | Decision::SameHost(..) => Vec::new(),
         Decision::Refuse(refusal) => match refusal {
             Refusal::NotServedLocally => vec![Pool { site: policy.local_site, protocol, generation: None }],
@@ -420,7 +479,13 @@ pub(crate) fn version(server: &Server) -> String {
     }
 }
 
-fn in_words(decision: &Decision, mailbox: Option<&Mailbox>, topology: &Topology, policy: &Policy) -> String {
+fn in_words(
+    decision: &Decision,
+    protocol: Protocol,
+    mailbox: Option<&Mailbox>,
+    topology: &Topology,
+    policy: &Policy,
+) -> String {
     match decision {
         Decision::Proxy(pool, _) => {
             let site = &topology.site(pool.site).name;
@@ -435,10 +500,14 @@ fn in_words(decision: &Decision, mailbox: Option<&Mailbox>, topology: &Topology,
                 _ => format!("proxied to {} in {site}", list(&names)),
             }
         }
-        Decision::BackEnd(server, _) => format!("passed straight to {} over http", topology.server(*server).fqdn),
+        Decision::BackEnd(server, _) => {
+            let by = if protocol.is_mail() { "" } else { " over http" };
+            format!("passed straight to {}{by}", topology.server(*server).fqdn)
+        }
         Decision::LinkPage(url, _) => format!("redirected to {url} by a page with a link"),
         Decision::MovedDevice(url, _) => format!("redirected to {url} by a 451"),
         Decision::SameHost(path, _) => format!("redirected to {path} on the same host"),
+        Decision::ConnectTo(host, _) => format!("told to connect to {host}"),
         Decision::Refuse(_) => "refused".to_owned(),
     }
 }
@@ -454,7 +523,11 @@ fn sign_in_lines(
     let servers: Vec<_> = match decision {
         Decision::Proxy(pool, _) => members(*pool, rules.topology, rules.policy).map(|(_, server)| server).collect(),
         Decision::BackEnd(server, _) => vec![rules.topology.server(*server)],
-        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => Vec::new(),
+        Decision::LinkPage(..)
+        | Decision::MovedDevice(..)
+        | Decision::SameHost(..)
+        | Decision::ConnectTo(..)
+        | Decision::Refuse(_) => Vec::new(),
     };
     let width = servers.iter().map(|server| server.name.chars().count()).max().unwrap_or_default();
     let lines_of = |server: &&Server| {
@@ -511,7 +584,8 @@ fn reason(decision: &Decision) -> String {
         | Decision::BackEnd(_, rule)
         | Decision::LinkPage(_, rule)
         | Decision::MovedDevice(_, rule)
-        | Decision::SameHost(_, rule) => format!("{}: {}", rule.name(), rule.sentence()),
+        | Decision::SameHost(_, rule)
+        | Decision::ConnectTo(_, rule) => format!("{}: {}", rule.name(), rule.sentence()),
         Decision::Refuse(refusal) => format!("{}: {}", refusal.name(), refusal.sentence()),
     }
 }
@@ -524,6 +598,7 @@ fn client_sees(decision: &Decision, protocol: Protocol) -> Vec<String> {
         Decision::LinkPage(url, _) => format!("200, a page with a link to {url}"),
         Decision::MovedDevice(url, _) => format!("451 with X-MS-Location: {url}"),
         Decision::SameHost(path, _) => format!("302 with Location: {path}"),
+        Decision::ConnectTo(host, _) => format!("that {host} must be connected to"), // of mail alone
         Decision::Refuse(refusal) => respond::described(*refusal, protocol),
     };
     let proof = "only after the right password: until then a 401, which tells nothing of the mailbox";
@@ -552,9 +627,9 @@ fn path_and_query(url: &str) -> Result<(String, Option<String>), QuestionError> 
 }
 
 impl Explanation {
-    /// Whether the request would be refused.
+    /// Whether the request would be refused, as a logon is that has to be made elsewhere.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.decision, Decision::Refuse(_))
+        matches!(self.decision, Decision::Refuse(_) | Decision::ConnectTo(..))
     }
 }
 
@@ -573,6 +648,8 @@ impl fmt::Display for Explanation {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail by panicking
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::{
         directory::{ldif, organisation::Organisation},
@@ -598,8 +675,19 @@ mod tests {
         }
     }
 
+    /// The configuration of an edge in Lisbon, with this added.
+    fn config(more: &str) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("firstcas.toml");
+        let ldif = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/contoso.ldif");
+        let text = format!("[[listener]]\naddress = \"127.0.0.1:80\"\n[directory]\nldif = {ldif:?}\n{more}");
+        std::fs::write(&file, text).unwrap();
+        Config::load(&file).unwrap()
+    }
+
     fn rules<'a>(topology: &'a Topology, policy: &'a Policy) -> Rules<'a> {
-        Rules { topology, policy, sign_in: None }
+        static CONFIG: LazyLock<Config> = LazyLock::new(|| config(""));
+        Rules { topology, policy, config: &CONFIG }
     }
 
     fn sign_in(by: &[SignInBy]) -> config::SignIn {
@@ -616,7 +704,8 @@ mod tests {
     /// The step that tells how servers are told who the user is.
     async fn signed_in(user: &str, url: &str, sign_in: &config::SignIn) -> Vec<String> {
         let (directory, topology, policy) = contoso().await;
-        let rules = Rules { sign_in: Some(sign_in), ..rules(&topology, &policy) };
+        let config = Config { sign_in: Some(sign_in.clone()), ..config("") };
+        let rules = Rules { config: &config, ..rules(&topology, &policy) };
         let explanation = explain(&question(user, url), &directory, rules).await.unwrap();
         let step = explanation.steps.into_iter().find(|(title, _)| *title == "sign-in");
         step.map(|(_, lines)| lines).unwrap_or_default()
@@ -665,7 +754,8 @@ mod tests {
         }
         let topology = Topology::new(parts);
         let sign_in = sign_in(&[SignInBy::Password]);
-        let rules = Rules { sign_in: Some(&sign_in), ..rules(&topology, &policy) };
+        let config = Config { sign_in: Some(sign_in), ..config("") };
+        let rules = Rules { config: &config, ..rules(&topology, &policy) };
         let bruno = directory.find(&MailboxName::parse("bruno").unwrap()).await.unwrap().unwrap();
         let linked = Found::Answer(Some(Entry { principal: None, ..bruno }));
         let question = question("bruno", "/owa/");
@@ -784,6 +874,100 @@ client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
         }
     }
 
+    async fn logon(user: &str, protocol: Protocol, config: &Config) -> Explanation {
+        let (directory, topology, policy) = contoso().await;
+        let rules = Rules { topology: &topology, policy: &policy, config };
+        let parts = QuestionParts { user, protocol: Some(protocol), ..QuestionParts::default() };
+        explain(&Question::new(parts, &routing()).unwrap(), &directory, rules).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_logon_to_a_mailbox_of_2003_is_told_from_the_listener_to_the_port_behind() {
+        let config = config(
+            "[[listener]]\naddress = \"127.0.0.1:143\"\nprotocol = \"imap4\"\nallow_plain_logon = true\n\
+             [resolve]\n\"ex03-opo.contoso.com\" = \"127.0.2.3\"\n",
+        );
+        assert_eq!(
+            logon("duarte", Protocol::Imap4, &config).await.to_string(),
+            "\
+request      a logon over imap4
+listener     127.0.0.1:143, plain imap4; a password may be sent without TLS
+user         `duarte`, read as an account's name or an alias: duarte
+directory    duarte@contoso.com
+             CN=Duarte Dias,CN=Users,DC=contoso,DC=com
+home server  ex03-opo.contoso.com, Exchange 2003 (6.5.6944)
+             /o=contoso/ou=first administrative group/cn=configuration/cn=servers/cn=ex03-opo
+site         none; the edge stands in Lisbon
+decision     passed straight to ex03-opo.contoso.com
+because      back-end-2003: An Exchange 2003 mailbox is served straight from the back-end server it lives on, whatever its site.
+server       ex03-opo  ex03-opo.contoso.com port 143, 127.0.2.3:143 by [resolve]
+                       without TLS: name and password pass in clear
+client sees  what that server says to the same name and password, once the directory has found the password right
+             a wrong password: NO [AUTHENTICATIONFAILED] The user name or the password is not right, or the account is locked. Try again, or ask your administrator.
+"
+        );
+    }
+
+    #[tokio::test]
+    async fn whoever_has_to_connect_elsewhere_is_told_so_only_after_the_right_password() {
+        let explanation = logon("bruno", Protocol::Pop3, &config("")).await;
+        assert!(explanation.is_refusal());
+        let text = explanation.to_string();
+        assert!(text.contains("\nlistener     none speaks pop3, so nobody can log on; "), "{text}");
+        assert!(text.contains("\nconsidered   cas-opo-1  kept:    it can take the request\n"), "{text}");
+        let told = "\nclient sees  -ERR [SYS/PERM] Your mailbox is at another address. In the settings of your mail program, set the incoming \
+                    mail server (POP3) to cas-opo-1.contoso.com\n             only after the right password, ";
+        assert!(text.contains(told), "{text}");
+        assert!(text.ends_with("             -ERR [AUTH] The user name or the password is not right, or the account is locked. Try again, or ask your administrator.\n"), "{text}");
+        let nobody = logon("nobody", Protocol::Pop3, &config("")).await.to_string();
+        assert!(nobody.contains("\nclient sees  -ERR [AUTH] The user name or the password is not right"), "{nobody}");
+        assert!(
+            nobody.ends_with("             whatever the password is: a wrong one has no other answer\n"),
+            "{nobody}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_mailbox_named_after_the_user_is_the_one_explained() {
+        let config = config("");
+        let text = logon("CONTOSO/ana/duarte", Protocol::Imap4, &config).await.to_string();
+        assert!(text.contains("`CONTOSO/ana/duarte`, read as a domain and an account in it: contoso\\ana\n"), "{text}");
+        assert!(text.contains("\n             and after the user duarte, whose mailbox it is about\n"), "{text}");
+        assert!(text.contains("\ndecision     passed straight to ex03-opo.contoso.com\n"), "{text}");
+        let parts = QuestionParts { user: "a/b/c/d", protocol: Some(Protocol::Pop3), ..QuestionParts::default() };
+        let mistake = Question::new(parts, &routing()).unwrap_err().to_string();
+        assert!(mistake.starts_with("--user: the name has too many slashes"), "{mistake}");
+    }
+
+    #[tokio::test]
+    async fn nothing_of_the_web_is_told_of_mail() {
+        let config = Config { sign_in: Some(sign_in(&[SignInBy::Password])), ..config("") };
+        for user in ["ana", "bruno", "carla", "duarte", "elsa", "filipe", "gil", "helena", "nobody"] {
+            for protocol in [Protocol::Pop3, Protocol::Imap4] {
+                let text = logon(user, protocol, &config).await.to_string();
+                for of_the_web in ["://", "/owa", "InternalURL", "ExternalURL", "401", "403", "http", "HTTP", "a page"]
+                {
+                    assert!(!text.contains(of_the_web), "{of_the_web} in\n{text}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_told_whether_windows_authentication_reaches_the_mailbox() {
+        let config = config(
+            "[[listener]]\naddress = \"127.0.0.1:143\"\nprotocol = \"imap4\"\nallow_plain_logon = true\n[mail]\nntlm_server = \"EX03-LIS\"\n[mail.back_ends]\ntls = \"start_tls\"\n",
+        );
+        let elsa = logon("elsa", Protocol::Pop3, &config).await.to_string();
+        assert!(elsa.contains("  TLS by STLS, without which no password is sent\n"), "{elsa}");
+        assert!(elsa.contains("             Windows authentication (NTLM) is passed on to EX03-LIS\n"), "{elsa}");
+        let duarte = logon("duarte", Protocol::Pop3, &config).await.to_string();
+        assert!(duarte.contains("(NTLM) refused as a wrong password is: it is passed on to EX03-LIS"), "{duarte}");
+        let ana = logon("ana", Protocol::Imap4, &config).await.to_string();
+        assert!(ana.contains("cas-lis-1.contoso.com port 993, an address found by DNS\n"), "{ana}");
+        assert!(ana.contains("  TLS at once\n"), "{ana}");
+    }
+
     #[tokio::test]
     async fn a_topology_without_servers_is_explained_too() {
         let (directory, topology, _) = contoso().await;
@@ -812,5 +996,11 @@ client sees  200, a page with a link to https://mail.madrid.contoso.com/owa
         assert!(matches!(asked("ana", None, Some("ftp://mail.contoso.com/owa/")), Err(QuestionError::Url(_))));
         assert!(matches!(asked("version", Some(Protocol::ActiveSync), None), Err(QuestionError::EasVersion(_))));
         assert_eq!(asked("ana", None, Some("/PowerShell/")).unwrap().protocol, Protocol::Opened);
+        for protocol in [Protocol::Pop3, Protocol::Imap4] {
+            let with_url = QuestionError::NotOfMail { option: "--url", protocol };
+            assert_eq!(asked("ana", Some(protocol), Some("imap://mail.contoso.com/INBOX")), Err(with_url));
+            let with_version = QuestionError::NotOfMail { option: "--eas-version", protocol };
+            assert_eq!(asked("version", Some(protocol), None), Err(with_version));
+        }
     }
 }

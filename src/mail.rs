@@ -11,9 +11,20 @@
 //!
 //! Nothing is shared between sessions: each has a server connection of its own, which ends with it.
 
+mod at_server;
 pub mod dialogue;
 pub mod imap4;
+mod judge;
+mod ntlm;
+mod offered;
 pub mod pop3;
+pub mod refusal;
 pub mod sasl;
+pub mod server;
+mod session;
 pub mod sign_in;
 pub mod splice;
+mod story;
+
+pub use offered::Offered;
+pub use session::Mail;

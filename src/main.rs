@@ -99,7 +99,8 @@ enum Command {
     ///
     /// Asks the directory of the configuration, as the edge would: who the user is, where the mailbox lives, which
     /// servers were considered and why each was kept or dropped, what is decided by which rule, and what the client
-    /// sees. Exit status: 0 if the request is served, 1 if it is refused.
+    /// sees. Of POP3 and IMAP4 it is a logon that is decided, and one that has to be made at another server is refused.
+    /// Exit status: 0 if the request is served, 1 if it is refused.
     #[command(after_help = EXPLAIN_EXAMPLES, verbatim_doc_comment)]
     Explain(Question),
     /// List the events that an administrator should know of: what they mean, and their cure.
@@ -152,7 +153,7 @@ struct Question {
     /// What the client speaks; may be left out where --url tells it.
     #[arg(short, long, value_parser = protocol_parser(), required_unless_present = "url")]
     protocol: Option<Protocol>,
-    /// The URL asked for, whole or from its path on; it may name another mailbox.
+    /// The URL asked for, whole or from its path on; it may name another mailbox. POP3 and IMAP4 have none.
     #[arg(long)]
     url: Option<String>,
     /// The ActiveSync protocol version of the device, such as 12.1.
@@ -210,7 +211,8 @@ const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   firstcas explain -c conf/firstcas.toml --user 'CONTOSO\\bruno' --protocol owa
   firstcas explain -c conf/firstcas.toml --user carla@contoso.com --protocol activesync --eas-version 12.1
-  firstcas explain -c conf/firstcas.toml --user ana --url /owa/bruno@contoso.com/";
+  firstcas explain -c conf/firstcas.toml --user ana --url /owa/bruno@contoso.com/
+  firstcas explain -c conf/firstcas.toml --user duarte --protocol imap4";
 
 const MAN_EXAMPLES: &str = "\
 Examples:

@@ -1,6 +1,8 @@
 //! What requests are counted by. A request pays some atomic additions and allocates nothing; whoever reads the numbers
 //! pays for the rest. No user's name, path or address is ever part of a number's name.
 
+pub mod mail;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -24,6 +26,8 @@ pub struct Metrics {
     upstream_new: AtomicU64,
     upstream_reused: AtomicU64,
     sign_ins: [[AtomicU64; TicketsOutcome::ALL.len()]; TicketsBy::ALL.len()],
+    /// Those of POP3 and IMAP4.
+    pub mail: Arc<mail::Mail>,
 }
 
 /// What became of a request, by the kind of its decision.
@@ -39,6 +43,8 @@ pub enum Outcome {
     RedirectPage,
     /// Answered with a 451 that names another site.
     MovedDevice,
+    /// Refused with the name of another site's server.
+    OtherServer,
     /// Answered with another path of the same host.
     SameHost,
     /// Refused by a rule, or because of how it was asked.
@@ -137,6 +143,7 @@ impl Metrics {
             upstream_new: AtomicU64::new(0),
             upstream_reused: AtomicU64::new(0),
             sign_ins: Default::default(),
+            mail: Arc::default(),
         }
     }
 
@@ -152,6 +159,12 @@ impl Metrics {
         self.servers.get(server).fetch_add(1, Relaxed);
         let counter = if reused { &self.upstream_reused } else { &self.upstream_new };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// A session of POP3 or IMAP4 is open at this server. Its connection is nobody else's, so it is none that could have
+    /// been there already.
+    pub fn session_at(&self, server: &str) {
+        self.servers.get(server).fetch_add(1, Relaxed);
     }
 
     /// A user's tickets were asked for.
@@ -193,9 +206,9 @@ impl Metrics {
         spoken(&self.first_bytes)
     }
 
-    /// Requests under way, by protocol.
+    /// Requests under way, by protocol of the web.
     pub fn in_flight(&self) -> impl Iterator<Item = (Protocol, u64)> {
-        let all = Protocol::ALL.into_iter().chain([Protocol::Opened]);
+        let all = Protocol::ALL.into_iter().chain([Protocol::Opened]).filter(|protocol| !protocol.is_mail());
         all.map(|protocol| (protocol, self.in_flight[index(Some(protocol))].load(Relaxed)))
     }
 
@@ -210,7 +223,7 @@ impl Metrics {
         all.map(|(by, outcome)| (by, outcome, self.sign_ins[by as usize][outcome as usize].load(Relaxed)))
     }
 
-    /// Requests that a server of this name was given.
+    /// Requests, and sessions of mail, that a server of this name was given.
     pub fn given_to(&self, server: &str) -> u64 {
         self.servers.0.load().get(server).map_or(0, |count| count.load(Relaxed))
     }
@@ -224,12 +237,13 @@ impl Default for Metrics {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 8] = [
+    pub const ALL: [Outcome; 9] = [
         Outcome::Local,
         Outcome::Proxy,
         Outcome::BackEnd,
         Outcome::RedirectPage,
         Outcome::MovedDevice,
+        Outcome::OtherServer,
         Outcome::SameHost,
         Outcome::Refused,
         Outcome::EdgeAnswer,
@@ -243,6 +257,7 @@ impl Outcome {
             Decision::BackEnd(..) => Outcome::BackEnd,
             Decision::LinkPage(..) => Outcome::RedirectPage,
             Decision::MovedDevice(..) => Outcome::MovedDevice,
+            Decision::ConnectTo(..) => Outcome::OtherServer,
             Decision::SameHost(..) => Outcome::SameHost,
             Decision::Refuse(_) => Outcome::Refused,
         }
@@ -256,6 +271,7 @@ impl Outcome {
             Outcome::BackEnd => "back_end",
             Outcome::RedirectPage => "redirect_page",
             Outcome::MovedDevice => "moved_device",
+            Outcome::OtherServer => "other_server",
             Outcome::SameHost => "same_host",
             Outcome::Refused => "refused",
             Outcome::EdgeAnswer => "edge_answer",
@@ -416,7 +432,7 @@ mod tests {
             let name = protocol.name();
             assert!(found.contains(&(name.into(), name, Outcome::Refused, "5xx", 1)), "{found:?}");
         }
-        assert_eq!(found.len(), 13);
+        assert_eq!(found.len(), 15);
     }
 
     #[test]

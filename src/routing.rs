@@ -60,7 +60,7 @@ pub struct Request<'a> {
 pub enum Decision {
     /// Pass it to a Client Access Server of this pool.
     Proxy(Pool, Rule),
-    /// Pass it straight to the Exchange 2003 server that holds the mailbox, over http.
+    /// Pass it straight to the Exchange 2003 server that holds the mailbox, over http; or POP3 or IMAP4 as they are.
     BackEnd(ServerId, Rule),
     /// Answer with a page that has a link to this URL.
     LinkPage(Url, Rule),
@@ -68,6 +68,8 @@ pub enum Decision {
     MovedDevice(Url, Rule),
     /// Answer 302 to this path on the same host.
     SameHost(&'static str, Rule),
+    /// Answer that this host must be connected to instead.
+    ConnectTo(String, Rule),
     /// Answer that it cannot be served, and why.
     Refuse(Refusal),
 }
@@ -97,12 +99,27 @@ impl Policy {
 }
 
 impl Decision {
+    /// The rule that led to it; `None`: a refusal.
+    pub fn rule(&self) -> Option<Rule> {
+        match self {
+            Decision::Proxy(_, rule)
+            | Decision::BackEnd(_, rule)
+            | Decision::LinkPage(_, rule)
+            | Decision::MovedDevice(_, rule)
+            | Decision::SameHost(_, rule)
+            | Decision::ConnectTo(_, rule) => Some(*rule),
+            Decision::Refuse(_) => None,
+        }
+    }
+
     /// Whether the answer gives away that a mailbox exists, or where: then it must wait for a proven identity. Passing
     /// a request on gives nothing away, because the server it reaches asks for the proof itself.
     pub fn tells_about_mailbox(&self) -> bool {
         match self {
             Decision::Proxy(..) | Decision::BackEnd(..) | Decision::SameHost(_, Rule::RootToOwa) => false,
-            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) => true,
+            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::ConnectTo(..) | Decision::SameHost(..) => {
+                true
+            }
             Decision::Refuse(refusal) => refusal.tells_about_mailbox(),
         }
     }
@@ -115,8 +132,14 @@ pub fn decide(request: &Request<'_>, whose: Whose<'_>, topology: &Topology, poli
         Protocol::Autodiscover | Protocol::Oab | Protocol::OutlookAnywhere | Protocol::Opened => {
             return from_local_site(request.protocol, Rule::LocalService, topology, policy);
         }
-        Protocol::Owa | Protocol::LegacyOwa | Protocol::Ecp | Protocol::ActiveSync | Protocol::Ews | Protocol::Mapi => {
-        }
+        Protocol::Owa
+        | Protocol::LegacyOwa
+        | Protocol::Ecp
+        | Protocol::ActiveSync
+        | Protocol::Ews
+        | Protocol::Mapi
+        | Protocol::Pop3
+        | Protocol::Imap4 => {}
     }
     let mailbox = match whose {
         Whose::Nobody => return from_local_site(request.protocol, Rule::LocalChallenge, topology, policy),
@@ -151,6 +174,9 @@ pub fn decide(request: &Request<'_>, whose: Whose<'_>, topology: &Topology, poli
     if site == policy.local_site {
         return from_site(pool, Rule::LocalSite, topology, policy);
     }
+    if request.protocol.is_mail() && generation == Generation::Exchange2007 {
+        return own_site_server(pool, topology, policy);
+    }
     match redirect_target(request, pool, topology, policy) {
         Some(url) if request.protocol == Protocol::ActiveSync => {
             Decision::MovedDevice(url.clone(), Rule::ActiveSyncRedirect)
@@ -174,11 +200,14 @@ fn from_local_site(protocol: Protocol, rule: Rule, topology: &Topology, policy: 
     }
 }
 
-/// Exchange 2003 mailboxes: their own server speaks Outlook Web Access at `/exchange` and `ActiveSync`, nothing else.
+/// Exchange 2003 mailboxes: their own server speaks Outlook Web Access at `/exchange`, `ActiveSync`, POP3 and IMAP4,
+/// nothing else.
 fn on_2003(protocol: Protocol, home: ServerId) -> Decision {
     match protocol {
         Protocol::Owa | Protocol::Ecp => Decision::SameHost("/exchange/", Rule::OwaTo2003),
-        Protocol::LegacyOwa | Protocol::ActiveSync => Decision::BackEnd(home, Rule::BackEnd2003),
+        Protocol::LegacyOwa | Protocol::ActiveSync | Protocol::Pop3 | Protocol::Imap4 => {
+            Decision::BackEnd(home, Rule::BackEnd2003)
+        }
         Protocol::Ews
         | Protocol::Mapi
         | Protocol::Root
@@ -235,6 +264,8 @@ fn redirect_target<'t>(request: &Request<'_>, pool: Pool, topology: &'t Topology
         | Protocol::Oab
         | Protocol::OutlookAnywhere
         | Protocol::Mapi
+        | Protocol::Pop3
+        | Protocol::Imap4
         | Protocol::Opened => false,
     };
     if !client_follows || !redirects(pool) {
@@ -244,6 +275,24 @@ fn redirect_target<'t>(request: &Request<'_>, pool: Pool, topology: &'t Topology
         .filter(|(_, cas)| of_fitting_version(cas, pool))
         .filter_map(|(_, cas)| external_url(cas, pool))
         .find(|url| is_http(url, policy.allow_http_external_url) && !is_own_address(url, topology, policy))
+}
+
+/// The server of the mailbox's site that a client of POP3 or IMAP4 must connect to. An Internet-facing site is known to
+/// its users by the name in its `ExternalURL`; in another the server has only its own name.
+fn own_site_server(pool: Pool, topology: &Topology, policy: &Policy) -> Decision {
+    if let Err(refusal) = best_verdict(pool, topology, policy) {
+        return Decision::Refuse(refusal);
+    }
+    let of_site = || members(pool, topology, policy).map(|(_, cas)| cas);
+    let external_url = |cas: &Server| {
+        let urls = cas.virtual_directories.iter().flatten().filter_map(|directory| directory.external_url.as_ref());
+        let mut urls = urls.filter(|url| !is_own_address(url, topology, policy));
+        urls.find_map(|url| url.host_str().map(str::to_owned))
+    };
+    match of_site().find_map(external_url).or_else(|| of_site().map(|cas| cas.fqdn.clone()).next()) {
+        Some(host) => Decision::ConnectTo(host, Rule::OwnSiteServer),
+        None => Decision::Refuse(Refusal::NoClientAccessServer),
+    }
 }
 
 /// A site that repeats the local site's `ExternalURL` is not Internet-facing on its own: a redirection there would lead

@@ -19,12 +19,12 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use pingora_core::{
-    apps::ServerApp,
     listeners::{L4BufferSettings, ListenerConfig},
     server::{ListenFds, configuration::ServerConf},
-    services::{Service as _, listening::Service},
+    services::{Service as Serving, listening::Service},
 };
 use tokio::{
     runtime::Runtime,
@@ -43,7 +43,7 @@ use crate::{
     edge::{
         Edge,
         affinity::Affinity,
-        arrival::{Arrival, Porch},
+        arrival::{Arrival, Porch, Reception},
         door::{Door, Places},
         health,
         in_force::{InForce, Shared},
@@ -53,6 +53,7 @@ use crate::{
         seal::{NoKey, Seal},
     },
     events::{Event, whole_chain},
+    mail::{Mail, Offered},
     service_manager,
 };
 use following::{Beginning, Follower, Keeper, Wake};
@@ -196,14 +197,19 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
     let (in_flight, connections) = (TaskTracker::new(), TaskTracker::new());
     let edge = Edge::new(in_force.clone(), in_flight.clone());
     let places = Arc::new(Places::new(config.limits.client_connections));
+    let offered = Arc::<Offered>::default();
     let (stop, stopped) = watch::channel(false);
     let (idle_end, end) = (CancellationToken::new(), CancellationToken::new());
     let unless_started = end.clone().drop_guard();
     for number in 0..config.threads {
-        let door = door(&config, edge.clone(), idle_end.clone());
         let arrival = Arrival::new(in_force.clone());
-        let porch = Porch::new(arrival.clone(), door, places.clone(), connections.clone());
-        let serving = service(arrival, porch, &addresses, &certificates)?;
+        let reception = Reception::new(arrival.clone(), places.clone(), connections.clone());
+        let porch = Porch::new(reception.clone(), door(&config, edge.clone(), idle_end.clone()));
+        let web = service(arrival, porch, &listeners(&config, &addresses, &certificates, false))?;
+        let of_mail = listeners(&config, &addresses, &certificates, true);
+        let mail =
+            Mail::new(in_force.clone(), reception, &of_mail, offered.clone(), in_flight.clone(), idle_end.clone())?;
+        let serving: Vec<Box<dyn Serving>> = vec![Box::new(web), Box::new(mail_service(mail, &of_mail))];
         serve(format!("edge-{number}"), serving, own(&listening)?, stopped.clone(), end.clone())?;
     }
     tell_where(&config, &addresses);
@@ -327,16 +333,27 @@ fn door(config: &Config, edge: Edge, idle_end: CancellationToken) -> Door {
     Door::new(pingora_proxy::http_proxy(&Arc::new(server), edge), in_force, idle_end)
 }
 
-/// What one thread serves: all listeners.
+/// The listeners of the web, or of mail, with what they show.
+fn listeners(
+    config: &Config,
+    addresses: &[SocketAddr],
+    certificates: &[Option<Arc<ListenerCertificates>>],
+    of_mail: bool,
+) -> Vec<(SocketAddr, Option<Arc<ListenerCertificates>>)> {
+    let listeners = config.listeners.iter().zip(addresses).zip(certificates);
+    let wanted = listeners.filter(|((listener, _), _)| listener.mail.is_some() == of_mail);
+    wanted.map(|((_, address), certificates)| (*address, certificates.clone())).collect()
+}
+
+/// What one thread serves of the web.
 fn service(
     arrival: Arrival,
     porch: Porch,
-    addresses: &[SocketAddr],
-    certificates: &[Option<Arc<ListenerCertificates>>],
+    listeners: &[(SocketAddr, Option<Arc<ListenerCertificates>>)],
 ) -> Result<Service<Porch>, StartError> {
     let mut serving = Service::new("edge".into(), porch);
     serving.endpoints().set_pre_tls_callback(Arc::new(arrival));
-    for (certificates, address) in certificates.iter().zip(addresses) {
+    for (address, certificates) in listeners {
         // Unbuffered towards the client: Pingora flushes a body of announced length only at its end, and a channel of
         // Outlook Anywhere announces 1 GB and sends a few hundred bytes now and then, which the client waits for.
         let mut endpoint = ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::default().write(0));
@@ -346,6 +363,16 @@ fn service(
         serving.add_listener(endpoint);
     }
     Ok(serving)
+}
+
+/// What one thread serves of mail. TLS may begin later than the connection, so Pingora has no part in it; and thousands of
+/// idle sessions would each keep a buffer of Pingora's.
+fn mail_service(mail: Mail, listeners: &[(SocketAddr, Option<Arc<ListenerCertificates>>)]) -> Service<Mail> {
+    let mut serving = Service::new("mail".into(), mail);
+    for (address, _) in listeners {
+        serving.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::unbuffered()));
+    }
+    serving
 }
 
 /// What each listener shows its clients; `None`: it speaks plain http.
@@ -359,16 +386,17 @@ fn certificates(config: &Config) -> Result<Vec<Option<Arc<ListenerCertificates>>
 /// A client and its server connections stay on one thread. Pingora watches an idle connection by a task, and takes it back
 /// with a check that fails now and then when that task runs on another thread (cloudflare/pingora issue 998); the
 /// connection is then dropped, and whoever was signed in over it has to sign in again.
-fn serve<A: ServerApp + Send + Sync + 'static>(
+fn serve(
     name: String,
-    mut serving: Service<A>,
+    mut serving: Vec<Box<dyn Serving>>,
     sockets: ListenFds,
     stopped: watch::Receiver<bool>,
     end: CancellationToken,
 ) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = async move {
-        serving.start_service(Some(sockets), stopped, 1).await;
+        let serving = serving.iter_mut().map(|it| it.start_service(Some(sockets.clone()), stopped.clone(), 1));
+        join_all(serving).await;
         std::future::pending::<()>().await;
     };
     std::thread::Builder::new().name(name).spawn(move || {
@@ -384,7 +412,10 @@ fn with_tls(addresses: &[SocketAddr], certificates: &[Option<Arc<ListenerCertifi
 
 fn tell_where(config: &Config, addresses: &[SocketAddr]) {
     for (listener, address) in config.listeners.iter().zip(addresses) {
-        log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" });
+        match listener.mail {
+            None => log::info!("listening on {}://{address}", if listener.tls.is_some() { "https" } else { "http" }),
+            Some(_) => log::info!("listening on {address}, {}", listener.speaks()),
+        }
     }
 }
 
@@ -398,7 +429,7 @@ fn serve_page(
     let address = socket.1;
     let mut serving = Service::new("admin".into(), page);
     serving.add_listener(ListenerConfig::tcp(address.to_string()));
-    serve("admin".to_owned(), serving, own(&[socket])?, stopped, end.clone())?;
+    serve("admin".to_owned(), vec![Box::new(serving)], own(&[socket])?, stopped, end.clone())?;
     log::info!("the administrators' page is at http://{address}/");
     Ok(())
 }

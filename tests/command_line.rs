@@ -101,6 +101,7 @@ fn a_good_configuration_is_called_good_in_every_spelling_of_check() {
         assert_eq!((answer.status, answer.stderr.as_str()), (0, ""), "{arguments:?}");
         assert!(answer.stdout.starts_with("conf/firstcas.toml: configuration is good\n"), "{}", answer.stdout);
         assert!(answer.stdout.contains("https://127.0.0.1:8443\n"), "{}", answer.stdout);
+        assert!(answer.stdout.contains("127.0.0.1:8143, imap4 with TLS by command\n"), "{}", answer.stdout);
         assert!(answer.stdout.contains("5 sites, 13 servers, 6 of them Client Access Servers\n"), "{}", answer.stdout);
         assert!(answer.stdout.contains("local site Lisbon\n"), "{}", answer.stdout);
     }
@@ -261,6 +262,18 @@ fn explain_tells_the_decision_and_fails_if_it_is_a_refusal() {
     let gil = explain(&["--user", "gil", "--protocol", "availability"]);
     assert_eq!((gil.status, gil.stderr.as_str()), (1, ""));
     assert!(gil.stdout.contains("because      no-integrated-authentication: "), "{}", gil.stdout);
+
+    let duarte = explain(&["--user", "duarte", "--protocol", "imap4"]);
+    assert_eq!((duarte.status, duarte.stderr.as_str()), (0, ""));
+    assert!(duarte.stdout.contains("\nserver       ex03-opo  ex03-opo.contoso.com port 143, "), "{}", duarte.stdout);
+
+    let elsewhere = explain(&["--user", "bruno", "--protocol", "pop3"]);
+    assert_eq!((elsewhere.status, elsewhere.stderr.as_str()), (1, ""));
+    assert!(
+        elsewhere.stdout.contains("\nclient sees  -ERR [SYS/PERM] Your mailbox is at another address."),
+        "{}",
+        elsewhere.stdout
+    );
 }
 
 #[test]
@@ -276,6 +289,8 @@ fn wrong_usage_has_its_own_exit_status() {
         &["explain", "-c", "conf/firstcas.toml", "--user", "a:b", "--protocol", "owa"],
         &["explain", "-c", "conf/firstcas.toml", "--user", "ana", "--protocol", "ews", "--url", "/owa/"],
         &["explain", "-c", "conf/firstcas.toml", "--user", "ana", "--protocol", "owa", "--eas-version", "x"],
+        &["explain", "-c", "conf/firstcas.toml", "--user", "ana", "--protocol", "imap4", "--url", "/owa/"],
+        &["explain", "-c", "conf/firstcas.toml", "--user", "ana", "--protocol", "pop3", "--eas-version", "12.1"],
     ] {
         let answer = place.firstcas(arguments);
         assert_eq!((answer.status, answer.stdout.as_str()), (2, ""), "{arguments:?}");

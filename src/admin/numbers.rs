@@ -59,6 +59,7 @@ impl Collector for Numbers {
         let mut sheet = Sheet(encoder);
         self.requests(&mut sheet)?;
         self.connections(&mut sheet)?;
+        self.mail(&mut sheet)?;
         self.sign_ins(&mut sheet)?;
         self.cache(&mut sheet)?;
         self.directory(&mut sheet)?;
@@ -121,6 +122,36 @@ impl Numbers {
             alone(pinned),
         )?;
         sheet.gauge("firstcas_pinned_connections_max", "As many as there may be", alone(pinned_max))
+    }
+
+    fn mail(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+        let mail = &self.in_force.shared.metrics.mail;
+        let mut logons = Vec::new();
+        mail.each_logon(|protocol, site, outcome, logon, count| {
+            let labels: [(_, Cow<'static, str>); 4] = [
+                ("protocol", protocol.into()),
+                ("site", site.to_owned().into()),
+                ("decision", outcome.name().into()),
+                ("outcome", logon.name().into()),
+            ];
+            logons.push((labels, count));
+        });
+        logons.sort_unstable();
+        sheet.counter("firstcas_mail_logons", "Logons over POP3 and IMAP4, by what came of them", logons)?;
+        sheet.histogram(
+            "firstcas_mail_logon_duration_seconds",
+            "How long logons over POP3 and IMAP4 took that ended at a server",
+            mail.durations(),
+        )?;
+        let sessions = mail.sessions();
+        let sessions =
+            sessions.map(|(protocol, state, count)| ([("protocol", protocol.name()), ("state", state.name())], count));
+        sheet.gauge("firstcas_mail_sessions", "Sessions of POP3 and IMAP4: before the logon, and open", sessions)?;
+        let begun = mail.begun().map(|(protocol, count)| ([("protocol", protocol.name())], count));
+        sheet.counter("firstcas_mail_sessions_begun", "Sessions of POP3 and IMAP4 that have begun", begun)?;
+        let passed = mail.passed();
+        let passed = passed.map(|(protocol, way, bytes)| ([("protocol", protocol.name()), ("way", way.name())], bytes));
+        sheet.counter("firstcas_mail_bytes", "Bytes passed on in sessions of POP3 and IMAP4 that have ended", passed)
     }
 
     fn sign_ins(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
@@ -192,7 +223,11 @@ impl Numbers {
         let in_flight = by_name().map(|(labels, server)| (labels, server.in_flight));
         sheet.gauge("firstcas_server_requests_in_flight", "Requests that a server has now", in_flight)?;
         let requests = by_name().map(|(labels, server)| (labels, server.requests));
-        sheet.counter("firstcas_server_requests", "Requests that a server was given", requests)?;
+        sheet.counter(
+            "firstcas_server_requests",
+            "Requests, and sessions of POP3 and IMAP4, that a server was given",
+            requests,
+        )?;
         let directories = by_name().flat_map(|([name, site], server)| {
             let sample = move |it: &DirectoryReport| ([name, site, ("protocol", it.protocol)], u32::from(it.alive));
             server.virtual_directories.iter().map(sample)

@@ -22,7 +22,10 @@ use crate::{
     },
     events::{self, Severity},
     explain,
-    metrics::Outcome,
+    metrics::{
+        Outcome,
+        mail::{Logon, State},
+    },
 };
 
 /// The whole of it.
@@ -38,6 +41,8 @@ pub struct Status {
     pub configuration: Configuration,
     /// How many requests there were, and are.
     pub requests: Requests,
+    /// POP3 and IMAP4; null: no listener speaks them.
+    pub mail: Option<Mail>,
     /// Connections of clients and to servers.
     pub connections: Connections,
     /// The directory, and what is remembered of it.
@@ -89,6 +94,21 @@ pub struct Requests {
     pub in_flight: u64,
     /// Those of them whose protocols' servers hold them on purpose.
     pub held: u64,
+}
+
+/// Sessions of POP3 and IMAP4, and their logons since the process began.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Mail {
+    /// Sessions in which nobody has logged on yet.
+    pub logging_on: u64,
+    /// Those that are open at a server.
+    pub open: u64,
+    /// Logons that ended at a server.
+    pub signed_in: u64,
+    /// Those that were refused, wrong passwords included.
+    pub refused: u64,
+    /// Those that came to nothing because something does not work.
+    pub failed: u64,
 }
 
 /// Connections.
@@ -239,6 +259,7 @@ impl Status {
                 last_reload: last_reload.map(|last| Reload { at: unix(last.at), problem: last.problem }),
             },
             requests,
+            mail: Mail::of(in_force),
             connections: Connections { clients, clients_max, pinned, pinned_max, upstream_new, upstream_reused },
             directory: Directory::of(in_force),
             sites: sites(in_force, &of_sites),
@@ -253,6 +274,27 @@ impl Status {
                 cpu_seconds: process.cpu.as_secs_f64(),
             },
         }
+    }
+}
+
+impl Mail {
+    fn of(in_force: &InForce) -> Option<Self> {
+        if !in_force.config.listeners.iter().any(|listener| listener.mail.is_some()) {
+            return None;
+        }
+        let (counts, mut all) = (&in_force.shared.metrics.mail, Mail::default());
+        for (_, state, count) in counts.sessions() {
+            match state {
+                State::Logon => all.logging_on += count,
+                State::Open => all.open += count,
+            }
+        }
+        counts.each_logon(|_, _, _, logon, count| match logon {
+            Logon::SignedIn => all.signed_in += count,
+            Logon::WrongPassword | Logon::Denied | Logon::ServerRefused => all.refused += count,
+            Logon::Failed => all.failed += count,
+        });
+        Some(all)
     }
 }
 
@@ -311,7 +353,9 @@ fn requests(in_force: &InForce) -> (Requests, HashMap<String, (u64, u64)>) {
         all.failed += failed;
         match outcome {
             Outcome::Refused => all.refused += count,
-            Outcome::RedirectPage | Outcome::MovedDevice | Outcome::SameHost => all.redirected += count,
+            Outcome::RedirectPage | Outcome::MovedDevice | Outcome::SameHost | Outcome::OtherServer => {
+                all.redirected += count;
+            }
             Outcome::Local | Outcome::Proxy | Outcome::BackEnd | Outcome::EdgeAnswer => {}
         }
         let (site_all, site_failed) = of_sites.entry(site.to_owned()).or_default();

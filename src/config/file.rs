@@ -19,8 +19,8 @@ use toml::de::DeValue;
 
 use super::{
     Admin, Affinity, CertificateFiles, ClientCertificates, Config, Directory, EventOutlet, Health, Limits, Listener,
-    ListenerTls, Log, LogFormat, LogonForm, Pins, Resolve, Routing, SignIn, SignInBy, Timeouts, Trust, USERS_MAX,
-    Upgrade, Upstream, UpstreamTls, UserName,
+    ListenerTls, Log, LogFormat, LogonForm, Mail, MailListener, MailServers, MailTls, Pins, Resolve, Routing, SignIn,
+    SignInBy, Timeouts, Trust, USERS_MAX, Upgrade, Upstream, UpstreamTls, UserName,
     files::{self, Surroundings},
     mistake::{ConfigErrors, Mistake, closest},
     section::{Document, Section, Wrong, wrong},
@@ -67,6 +67,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
     let affinity = affinity(&root.section("affinity"), surroundings);
     let logon_form = logon_form(&root.section("logon_form"), surroundings);
     let keytab = keytab(&root.section("kerberos"), surroundings);
+    let mail = mail(&root.section("mail"), &listeners);
     let sign_in = sign_in(&root.section("sign_in"), directory.as_ref(), surroundings);
     let admin = admin(&root.section("admin"), &listeners);
     let log = log(&root.section("log"));
@@ -94,6 +95,7 @@ pub fn read(path: &Path, text: &str, surroundings: &Surroundings) -> Result<Conf
         affinity,
         logon_form,
         keytab,
+        mail,
         sign_in,
         admin,
         log,
@@ -178,9 +180,111 @@ fn listener(section: &Section<'_>, surroundings: &Surroundings) -> Option<Listen
         let cure = "add tls, or the trusted_proxies that end TLS in front and say so in X-Forwarded-Proto";
         section.note_at("logon_form", wrong(problem, cure));
     }
+    let mail = mail_listener(section, &tls);
     let tls = if tls.is_present() { Some(listener_tls(&tls, surroundings)?) } else { None };
     let trusted_proxies = trusted_proxies.unwrap_or_default();
-    Some(Listener { address: address?, tls, redirect_to_https, proxy_protocol, trusted_proxies, logon_form })
+    Some(Listener {
+        address: address?,
+        tls,
+        redirect_to_https,
+        proxy_protocol,
+        trusted_proxies,
+        logon_form,
+        mail: mail?,
+    })
+}
+
+/// `Some(None)`: it speaks http.
+#[allow(clippy::option_option)] // a mistake, or nothing to say
+fn mail_listener<'d>(section: &Section<'d>, tls: &Section<'d>) -> Option<Option<MailListener>> {
+    let protocol = section.get("protocol", |value| match text(value)? {
+        "http" => Ok(None),
+        "pop3" => Ok(Some(Protocol::Pop3)),
+        "imap4" => Ok(Some(Protocol::Imap4)),
+        other => Err(wrong(format!("`{other}` is not known"), "write \"http\", \"pop3\" or \"imap4\"")),
+    });
+    if section.has("protocol") && protocol.is_none() {
+        return None;
+    }
+    let start_tls = tls.get("start_tls", switch).unwrap_or(false);
+    let allow_plain_logon = section.get("allow_plain_logon", switch).unwrap_or(false);
+    let Some(protocol) = protocol.flatten() else {
+        for (section, key) in [(tls, "start_tls"), (section, "allow_plain_logon")] {
+            if section.has(key) {
+                let cure = "remove this line, or write protocol = \"pop3\" or \"imap4\"";
+                section.note_at(key, wrong("http knows nothing of the kind", cure));
+            }
+        }
+        return Some(None);
+    };
+    for (section, key) in [(section, "redirect_to_https"), (section, "logon_form"), (tls, "http2"), (tls, "client_ca")]
+    {
+        if section.has(key) {
+            section.note_at(key, wrong(format!("{protocol} knows nothing of the kind"), "remove this line"));
+        }
+    }
+    if !tls.is_present() && !allow_plain_logon {
+        let problem = "nobody could log on: there is no TLS, and passwords may not be sent without";
+        section
+            .note_at("protocol", wrong(problem, "add tls, or allow_plain_logon = true if the network may read them"));
+    }
+    Some(Some(MailListener { protocol, start_tls, allow_plain_logon }))
+}
+
+fn mail(section: &Section<'_>, listeners: &[Listener]) -> Mail {
+    let short = || duration(Duration::from_secs(1)..=HOUR);
+    let capabilities = |key: &'static str, default: &[&str]| -> Arc<[String]> {
+        let default = || default.iter().map(|name| (*name).to_owned()).collect();
+        section.list(key, capability).unwrap_or_else(default).into()
+    };
+    if section.is_present() && listeners.iter().all(|listener| listener.mail.is_none()) {
+        let problem = "no listener speaks POP3 or IMAP4";
+        section.note(wrong(problem, "add protocol = \"imap4\" or \"pop3\" to a [[listener]], or remove this"));
+    }
+    Mail {
+        host: section.get("host", owned_text),
+        back_ends: mail_servers(&section.section("back_ends"), MailTls::None),
+        client_access_servers: mail_servers(&section.section("client_access_servers"), MailTls::AtOnce),
+        logon_timeout: section.get("logon_timeout", short()).unwrap_or(Duration::from_secs(60)),
+        pop3_idle_timeout: section.get("pop3_idle_timeout", duration(MAIL_IDLE)).unwrap_or(Duration::from_secs(600)),
+        imap4_idle_timeout: section.get("imap4_idle_timeout", duration(MAIL_IDLE)).unwrap_or(Duration::from_secs(1860)),
+        refusal_delay: section
+            .get("refusal_delay", duration(Duration::ZERO..=Duration::from_secs(60)))
+            .unwrap_or(Duration::from_secs(2)),
+        pop3_capabilities: capabilities("pop3_capabilities", &["TOP", "UIDL"]),
+        imap4_capabilities: capabilities("imap4_capabilities", &["IDLE", "NAMESPACE", "LITERAL+"]),
+        ntlm_server: section.get("ntlm_server", owned_text),
+    }
+}
+
+fn mail_servers(section: &Section<'_>, tls: MailTls) -> MailServers {
+    let tls = section
+        .get("tls", |value| match text(value)? {
+            "none" => Ok(MailTls::None),
+            "start_tls" => Ok(MailTls::StartTls),
+            "at_once" => Ok(MailTls::AtOnce),
+            other => Err(wrong(format!("`{other}` is not known"), "write \"none\", \"start_tls\" or \"at_once\"")),
+        })
+        .unwrap_or(tls);
+    let port = |key, clear: u16, of_tls: u16| {
+        let usual = if tls == MailTls::AtOnce { of_tls } else { clear };
+        section.get(key, number(1..=65_535)).map_or(usual, |port| u16::try_from(port).unwrap_or(usual))
+    };
+    MailServers { tls, pop3_port: port("pop3_port", 110, 995), imap4_port: port("imap4_port", 143, 993) }
+}
+
+/// What a server says it can do, as it says it.
+fn capability(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let name = text(value)?;
+    let own = ["STARTTLS", "STLS", "LOGINDISABLED", "IMAP4REV1", "USER", "SASL"];
+    let is_own = own.iter().any(|own| name.eq_ignore_ascii_case(own)) || name.to_ascii_uppercase().starts_with("AUTH=");
+    if is_own {
+        return Err(wrong(format!("the edge says itself whether there is {name}"), "remove it"));
+    }
+    if name.bytes().all(|byte| byte.is_ascii_graphic() && !b"(){%*\"\\]".contains(&byte)) && name.len() <= 64 {
+        return Ok(name.to_owned());
+    }
+    Err(wrong(format!("`{name}` is not a capability"), "write it as servers do, such as \"IDLE\""))
 }
 
 /// An address, or a network with its length.
@@ -917,6 +1021,10 @@ const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"]
 const WATCH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(10);
 
 const DNS_PORT: u16 = 53;
+
+/// How long a client of POP3 or IMAP4 may be silent: for as long as its protocol lets it (RFC 1939 section 3: 10 minutes, RFC 3501
+/// section 5.4: 30 minutes), or less where the administrator knows better.
+const MAIL_IDLE: RangeInclusive<Duration> = Duration::from_secs(10)..=DAY;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

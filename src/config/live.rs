@@ -60,12 +60,24 @@ impl Listener {
             kept.push(format!("{} is still listened on", self.address));
             return self.clone();
         };
-        if new.tls.is_some() == self.tls.is_some() {
+        let speaks =
+            |listener: &Listener| (listener.tls.is_some(), listener.mail.map(|mail| (mail.protocol, mail.start_tls)));
+        if speaks(new) == speaks(self) {
             return new.clone();
         }
-        let what = if self.tls.is_some() { "speaks TLS" } else { "speaks plain http" };
-        kept.push(format!("{} still {what}", self.address));
+        kept.push(format!("{} still speaks {}", self.address, self.speaks()));
         self.clone()
+    }
+
+    /// In words.
+    pub(crate) fn speaks(&self) -> String {
+        match (self.mail, &self.tls) {
+            (None, None) => "plain http".to_owned(),
+            (None, Some(_)) => "https".to_owned(),
+            (Some(mail), None) => format!("plain {}", mail.protocol),
+            (Some(mail), Some(_)) if mail.start_tls => format!("{} with TLS by command", mail.protocol),
+            (Some(mail), Some(_)) => format!("{} over TLS", mail.protocol),
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use pingora_core::{
     server::ShutdownWatch,
     upstreams::peer::Tracer,
 };
-use tokio::{io::AsyncRead, time::timeout};
-use tokio_util::task::TaskTracker;
+use tokio::{io::AsyncRead, sync::OwnedSemaphorePermit, time::timeout};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
     callers::{Caller, Staying},
@@ -32,12 +32,25 @@ pub struct Arrival {
     in_force: Arc<ArcSwap<InForce>>,
 }
 
-/// A door that finds out first who is there, and counts who is in. Pingora has a hook for the one before a TLS handshake only.
-pub struct Porch {
+/// Finds out who is there before they are let in, and counts who is in.
+#[derive(Clone)]
+pub struct Reception {
     arrival: Arrival,
-    door: Arc<Door>,
     places: Arc<Places>,
     connections: TaskTracker,
+}
+
+/// A client that is in, counted until this is dropped.
+pub struct Guest {
+    _counted: TaskTrackerToken,
+    _caller: Option<Caller>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A door with a reception. Pingora has a hook for one before a TLS handshake only.
+pub struct Porch {
+    reception: Reception,
+    door: Arc<Door>,
 }
 
 /// The connection is not taken; why has been told.
@@ -132,22 +145,35 @@ impl PreTlsProcess for Arrival {
     }
 }
 
+impl Reception {
+    /// With so many places for clients; `connections` are those that are open.
+    pub fn new(arrival: Arrival, places: Arc<Places>, connections: TaskTracker) -> Self {
+        Reception { arrival, places, connections }
+    }
+
+    /// Lets somebody in, or not.
+    pub async fn admit(&self, stream: &mut Stream) -> Option<Guest> {
+        let _counted = self.connections.token();
+        let _caller = match stream.get_ssl_digest() {
+            Some(_) => None, // it has been counted since before its handshake
+            None => self.arrival.take(&mut **stream).await.ok()?,
+        };
+        let _place = self.places.take()?; // until the connection ends, however many requests come over it
+        Some(Guest { _counted, _caller, _place })
+    }
+}
+
 impl Porch {
-    /// In front of this door, with so many places for clients; `connections` are those that are open.
-    pub fn new(arrival: Arrival, door: Door, places: Arc<Places>, connections: TaskTracker) -> Self {
-        Porch { arrival, door: Arc::new(door), places, connections }
+    /// In front of this door.
+    pub fn new(reception: Reception, door: Door) -> Self {
+        Porch { reception, door: Arc::new(door) }
     }
 }
 
 #[async_trait]
 impl ServerApp for Porch {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _counted = self.connections.token();
-        let _caller = match stream.get_ssl_digest() {
-            Some(_) => None, // it has been counted since before its handshake
-            None => self.arrival.take(&mut *stream).await.ok()?,
-        };
-        let _place = self.places.take()?; // until the connection ends, however many requests come over it
+        let _guest = self.reception.admit(&mut stream).await?;
         self.door.process_new(stream, shutdown).await
     }
 

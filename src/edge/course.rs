@@ -72,7 +72,7 @@ impl Speaker<'_> {
 }
 
 /// What is known of the one who asks.
-pub(super) enum Proof {
+pub(crate) enum Proof {
     /// The directory accepted the password.
     Proven(Entry),
     /// It would not let anybody sign in to the account.
@@ -389,19 +389,21 @@ impl InForce {
                 Next::Stays
             }
             Decision::Proxy(..) | Decision::BackEnd(..) => Next::Elsewhere(mailbox),
-            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
-                Next::Decided(decision, lookup.clone())
-            }
+            Decision::LinkPage(..)
+            | Decision::MovedDevice(..)
+            | Decision::SameHost(..)
+            | Decision::ConnectTo(..)
+            | Decision::Refuse(_) => Next::Decided(decision, lookup.clone()),
         };
         Some((person, next))
     }
 
-    pub(super) async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
+    pub(crate) async fn find(&self, name: &MailboxName) -> Result<Arc<Lookup>, Denial> {
         self.in_time("a mailbox look-up", self.directory.find(name)).await
     }
 
     /// Verifies the credential of a request whose answer tells something about a mailbox.
-    pub(super) async fn prove(&self, credential: &Credential) -> Result<Proof, Denial> {
+    pub(crate) async fn prove(&self, credential: &Credential) -> Result<Proof, Denial> {
         let Credential::Basic { user, password } = credential else {
             return Ok(Proof::Absent);
         };
@@ -482,7 +484,11 @@ fn destination(decision: &Decision, whose: Whose<'_>, context: &Context) -> Opti
     match decision {
         Decision::Proxy(pool, _) => Some(Destination::Pool { pool: *pool, key }),
         Decision::BackEnd(server, _) => Some(Destination::BackEnd(*server)),
-        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => None,
+        Decision::LinkPage(..)
+        | Decision::MovedDevice(..)
+        | Decision::SameHost(..)
+        | Decision::ConnectTo(..)
+        | Decision::Refuse(_) => None,
     }
 }
 
@@ -548,7 +554,7 @@ fn of_absolute_form(target: &str) -> Option<&str> {
 
 const NOT_A_PATH: Denial = Denial::BadPath(path::PathError::NotAPath);
 
-pub(super) fn whose(lookup: &Lookup) -> Whose<'_> {
+pub(crate) fn whose(lookup: &Lookup) -> Whose<'_> {
     match lookup {
         Lookup::Found(Entry { mailbox: Some(mailbox), .. }) => Whose::Mailbox(mailbox),
         Lookup::Found(Entry { mailbox: None, .. }) => Whose::WithoutMailbox,
@@ -574,7 +580,11 @@ fn leads_to_any(decision: &Decision, organisation: &Organisation, is_it: impl Fn
             members.any(|(member, _)| is_it(member))
         }
         Decision::BackEnd(home, _) => is_it(*home),
-        Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => false,
+        Decision::LinkPage(..)
+        | Decision::MovedDevice(..)
+        | Decision::SameHost(..)
+        | Decision::ConnectTo(..)
+        | Decision::Refuse(_) => false,
     }
 }
 
@@ -596,7 +606,7 @@ fn local_challenge(request: &Request<'_>, organisation: &Organisation) -> Decisi
 }
 
 /// Events that go with a decision.
-pub(super) fn report(decision: &Decision, name: Option<&MailboxName>, lookup: Option<&Lookup>) {
+pub(crate) fn report(decision: &Decision, name: Option<&MailboxName>, lookup: Option<&Lookup>) {
     let name = || name.map_or_else(|| "-".to_owned(), ToString::to_string);
     match decision {
         Decision::MovedDevice(url, _) => {
@@ -614,7 +624,11 @@ pub(super) fn report(decision: &Decision, name: Option<&MailboxName>, lookup: Op
             let sentence = refusal.sentence();
             Event::of_refusal(*refusal).report(format_args!("{} ({whom}) was refused: {sentence}", name()));
         }
-        Decision::Proxy(..) | Decision::BackEnd(..) | Decision::LinkPage(..) | Decision::SameHost(..) => {}
+        Decision::Proxy(..)
+        | Decision::BackEnd(..)
+        | Decision::LinkPage(..)
+        | Decision::ConnectTo(..)
+        | Decision::SameHost(..) => {}
     }
 }
 

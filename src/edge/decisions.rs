@@ -10,7 +10,9 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::metrics::Outcome;
+use url::form_urlencoded;
+
+use crate::{identity::MailboxName, metrics::Outcome, routing::protocol::Protocol};
 
 /// Some of the last decisions.
 pub struct Decisions {
@@ -55,6 +57,35 @@ pub struct Decided {
     pub explain: Option<String>,
 }
 
+impl Decided {
+    /// One that ends now, of which nothing else is known but whom and what to explain it for.
+    pub fn now(name: Option<&MailboxName>, protocol: Option<Protocol>) -> Decided {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let dash = || "-".to_owned();
+        Decided {
+            at: unix_now(),
+            number: NUMBER.fetch_add(1, Relaxed),
+            client: dash(),
+            protocol: "-",
+            user: dash(),
+            proven: false,
+            target: dash(),
+            site: dash(),
+            decision: "-",
+            rule: "-",
+            server: dash(),
+            status: 0,
+            duration_ms: 0,
+            explain: name.zip(protocol).map(|(name, protocol)| {
+                let explain = "/explain?";
+                let mut query = form_urlencoded::Serializer::for_suffix(explain.to_owned(), explain.len());
+                query.append_pair("user", &name.to_string()).append_pair("protocol", protocol.name());
+                query.finish()
+            }),
+        }
+    }
+}
+
 struct Ring {
     a_second_max: u64,
     /// The second, counted from the beginning, above how many of it were taken.
@@ -83,6 +114,7 @@ impl Decisions {
             Outcome::RedirectPage
             | Outcome::MovedDevice
             | Outcome::SameHost
+            | Outcome::OtherServer
             | Outcome::Refused
             | Outcome::EdgeAnswer => &self.told,
         };

@@ -25,7 +25,7 @@ use pingora_core::{
     server::ShutdownWatch,
 };
 use pingora_proxy::HttpProxy;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Edge, client::Client, in_force::InForce};
@@ -44,7 +44,7 @@ pub struct Door {
 
 /// Places for clients, of all doors together.
 pub struct Places {
-    free: Semaphore,
+    free: Arc<Semaphore>,
     in_all: usize,
     was_full: AtomicBool,
 }
@@ -78,7 +78,7 @@ impl Door {
 impl Places {
     /// So many.
     pub fn new(in_all: usize) -> Self {
-        Places { free: Semaphore::new(in_all), in_all, was_full: AtomicBool::new(false) }
+        Places { free: Arc::new(Semaphore::new(in_all)), in_all, was_full: AtomicBool::new(false) }
     }
 
     /// Places that are taken, and how many there are.
@@ -87,8 +87,8 @@ impl Places {
     }
 
     /// A place for one more client; `None`: all are taken. Said once, and again only after a twentieth became free.
-    pub(super) fn take(&self) -> Option<SemaphorePermit<'_>> {
-        let place = self.free.try_acquire().ok();
+    pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.free.clone().try_acquire_owned().ok();
         if place.is_none() && !self.was_full.swap(true, Relaxed) {
             Event::TooManyClients.report(format_args!("all {} places for clients are taken", self.in_all));
         }

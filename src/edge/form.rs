@@ -499,6 +499,8 @@ fn is_browsers(protocol: Protocol) -> bool {
         | Protocol::Oab
         | Protocol::OutlookAnywhere
         | Protocol::Mapi
+        | Protocol::Pop3
+        | Protocol::Imap4
         | Protocol::Opened => false,
     }
 }

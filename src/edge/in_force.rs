@@ -67,11 +67,11 @@ pub struct Shared {
     pub(super) pins: Arc<Semaphore>,
     pub(super) notices: Arc<Notices>,
     pub(super) sent: Sent,
-    pub(super) lately: Lately,
+    pub(crate) lately: Lately,
     pub(super) numbers: Numbers,
     is_leaving: AtomicBool,
     pub(super) callers: Arc<Callers>,
-    pub(super) logons: Logons,
+    pub(crate) logons: Logons,
     pub(super) logged_off: LoggedOff,
     /// Requests of each `ActiveSync` device.
     pub(super) devices: Tally,
@@ -159,10 +159,16 @@ impl InForce {
 
     /// The listener that a client came to.
     pub(super) fn listener(&self, came_to: &SocketAddr) -> Option<&Listener> {
+        self.listener_at(came_to).map(|(listener, _)| listener)
+    }
+
+    /// The same, with the address that it stands at.
+    pub(crate) fn listener_at(&self, came_to: &SocketAddr) -> Option<(&Listener, SocketAddr)> {
         let is_it = |bound: &SocketAddr| {
             bound.port() == came_to.port() && (bound.ip().is_unspecified() || bound.ip() == came_to.ip())
         };
-        self.config.listeners.iter().zip(&self.addresses).find(|(_, bound)| is_it(bound)).map(|(listener, _)| listener)
+        let mut listeners = self.config.listeners.iter().zip(&self.addresses);
+        listeners.find(|(_, bound)| is_it(bound)).map(|(listener, bound)| (listener, *bound))
     }
 
     /// Of a leaving edge every pin has reached its bounds: a handshake is let finish, nothing else goes on.

@@ -24,7 +24,7 @@ use super::{
 use crate::{config::Limits, identity::MailboxName, secret::Secret};
 
 /// Failed logons, those that are not judged yet, and who is familiar where.
-pub(super) struct Logons {
+pub(crate) struct Logons {
     failed: Tally,
     familiar: Cache<Key, Passwords>,
     pending: Arc<Pending>,
@@ -32,7 +32,7 @@ pub(super) struct Logons {
 
 /// Somebody signs in from somewhere.
 #[derive(Clone, Copy)]
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     client: Key,
     /// `None`: nobody can read who it is.
     person: Option<Person>,
@@ -56,7 +56,7 @@ struct Passwords([Option<Key>; 2]);
 
 /// Limits that have just been reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Reached {
+pub(crate) struct Reached {
     pub(super) user: bool,
     pub(super) client: bool,
 }
@@ -74,7 +74,7 @@ struct Attempts {
 }
 
 /// An attempt that is under way, until it is judged or this is dropped.
-pub(super) struct Turn {
+pub(crate) struct Turn {
     person: Person,
     pending: Arc<Pending>,
 }
@@ -101,7 +101,7 @@ impl Logons {
     }
 
     /// Somebody's attempt; of a password that is sent, a keyed hash is kept.
-    pub(super) fn attempt(&self, user: Option<&MailboxName>, password: Option<&Secret>, client: IpAddr) -> Attempt {
+    pub(crate) fn attempt(&self, user: Option<&MailboxName>, password: Option<&Secret>, client: IpAddr) -> Attempt {
         let (keys, client) = (&self.failed, network(client));
         let person = user.map(Account).map(|user| Person {
             user: keys.key((1, &user)),
@@ -113,7 +113,7 @@ impl Logons {
     }
 
     /// Lets an attempt go on, once those before it are judged; `Err`: it must wait so long.
-    pub(super) async fn enter(&self, attempt: Attempt, limits: &Limits) -> Result<Option<Turn>, Duration> {
+    pub(crate) async fn enter(&self, attempt: Attempt, limits: &Limits) -> Result<Option<Turn>, Duration> {
         const PATIENCE: Duration = Duration::from_secs(3);
         let turn = async {
             loop {
@@ -159,7 +159,7 @@ impl Logons {
     }
 
     /// The password was wrong.
-    pub(super) fn failed(&self, attempt: Attempt, limits: &Limits, now: Instant) -> Reached {
+    pub(crate) fn failed(&self, attempt: Attempt, limits: &Limits, now: Instant) -> Reached {
         let count = |key| self.failed.count(key, now, limits.failed_logons_window);
         let is_new = |password: Option<Key>| password.is_none_or(|password| count(password) == 1);
         let (of_user, of_client) = (limits.failed_logons_per_user, limits.failed_logons_per_client);
@@ -183,7 +183,7 @@ impl Logons {
     }
 
     /// It was right. What somebody else has tried elsewhere is still counted.
-    pub(super) fn succeeded(&self, attempt: Attempt) {
+    pub(crate) fn succeeded(&self, attempt: Attempt) {
         let Some(person) = attempt.person else { return };
         let known = self.familiar.get(&person.both);
         if known.is_some() {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use pingora_core::{
-    protocols::ALPN,
+    protocols::{ALPN, tls::CustomALPN},
     tls::x509::X509,
     upstreams::peer::{HttpPeer, PeerOptions},
 };
@@ -25,7 +25,7 @@ use super::{
     pin,
 };
 use crate::{
-    config::{Config, Trust, UpstreamTls},
+    config::{self, Config, MailTls, Trust, UpstreamTls},
     events::Event,
     routing::{
         self, Policy, Pool, Verdict,
@@ -45,16 +45,52 @@ pub struct Organisation {
     pub health: Health,
     /// By server, then by origin. A server usually has one origin for all its virtual directories.
     origins: Vec<Vec<Origin>>,
+    /// How servers are reached for POP3 and IMAP4.
+    mail: config::Mail,
 }
 
 /// A place a server is reached at.
 struct Origin {
-    tls: bool,
+    scheme: Scheme,
     host: String,
     port: u16,
     /// `None`: its name could not be resolved.
     peer: Option<HttpPeer>,
     trust: Arc<UpstreamTls>,
+}
+
+/// What is spoken at an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Web { tls: bool },
+    Mail { protocol: Protocol, tls: MailTls },
+}
+
+impl Scheme {
+    /// Whether a connection begins with TLS.
+    fn tls(self) -> bool {
+        matches!(self, Scheme::Web { tls: true } | Scheme::Mail { tls: MailTls::AtOnce, .. })
+    }
+
+    /// What is spoken under TLS, as servers are told, so that one of another protocol does not answer (RFC 7301).
+    fn alpn(self) -> ALPN {
+        match self {
+            Scheme::Web { .. } => ALPN::H1, // Windows authentication and Exchange 2007 to 2010 know HTTP/1.1 only
+            Scheme::Mail { protocol: Protocol::Pop3, .. } => ALPN::Custom(CustomALPN::new(b"pop3".to_vec())),
+            Scheme::Mail { .. } => ALPN::Custom(CustomALPN::new(b"imap".to_vec())),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Scheme::Web { tls: false } => "http",
+            Scheme::Web { tls: true } => "https",
+            Scheme::Mail { protocol: Protocol::Pop3, tls: MailTls::AtOnce } => "pop3s",
+            Scheme::Mail { protocol: Protocol::Pop3, .. } => "pop3",
+            Scheme::Mail { tls: MailTls::AtOnce, .. } => "imaps",
+            Scheme::Mail { .. } => "imap",
+        }
+    }
 }
 
 /// The ways in which servers are trusted, numbered. A connection that was opened in one way must not be used by a
@@ -95,6 +131,8 @@ pub struct Target<'o> {
     pub peer: &'o HttpPeer,
     /// What its certificate is checked by beyond the peer's own options.
     pub trust: &'o UpstreamTls,
+    /// Whether TLS begins by a command: of mail alone.
+    pub start_tls: bool,
 }
 
 /// Why the organisation cannot be served at all.
@@ -125,11 +163,12 @@ impl Organisation {
         let of_sites = config.sites.iter().map(|(site, tls)| Ok((site.as_str(), Trusted::by(tls)?)));
         let of_sites: HashMap<_, _> = of_sites.collect::<Result<_, OrganisationError>>()?;
         let mut origins = Vec::with_capacity(topology.servers().len());
-        let addresses = resolve_all(&topology, config).await;
+        let spoken = spoken(config);
+        let addresses = resolve_all(&topology, config, &spoken).await;
         for server in topology.servers() {
             let mut of_server: Vec<Origin> = Vec::new();
-            for (tls, host, port) in addresses_of(server) {
-                if of_server.iter().any(|known| known.is(tls, &host, port)) {
+            for (scheme, host, port) in addresses_of(server, &config.mail, &spoken) {
+                if of_server.iter().any(|known| known.is(scheme, &host, port)) {
                     continue;
                 }
                 let site = server.site.map(|id| topology.site(id).name.to_lowercase());
@@ -138,7 +177,7 @@ impl Organisation {
                 let address = match addresses.get(&(host.clone(), port)).cloned().unwrap_or_else(unasked) {
                     Ok(address) => Some(address),
                     Err(problem) => {
-                        let kept = previous.and_then(|previous| previous.address(tls, &host, port));
+                        let kept = previous.and_then(|previous| previous.address(scheme, &host, port));
                         let kept = kept.or_else(|| kept_addresses.get(&(host.clone(), port)).copied());
                         let so = if kept.is_some() { "; its last address stays in force" } else { "" };
                         Event::ServerUnreachable.report(format_args!("{} ({host}): {problem}{so}", server.name));
@@ -146,11 +185,11 @@ impl Organisation {
                     }
                 };
                 let peer = address.map(|address| HttpPeer {
-                    options: options(config, trusted),
+                    options: options(config, trusted, scheme),
                     group_key: trusted.number,
-                    ..HttpPeer::new(address, tls, host.clone())
+                    ..HttpPeer::new(address, scheme.tls(), host.clone())
                 });
-                of_server.push(Origin { tls, host, port, peer, trust: trusted.tls.clone() });
+                of_server.push(Origin { scheme, host, port, peer, trust: trusted.tls.clone() });
             }
             origins.push(of_server);
         }
@@ -158,11 +197,11 @@ impl Organisation {
             name: server.name.clone(),
             hash_seed: server.hash_seed,
             places: origins.iter().map(ToString::to_string).collect(),
-            ways: ways(server, origins, &topology, &policy),
+            ways: ways(server, origins, &config.mail, &topology, &policy),
         });
         let known = previous.map(|previous| &previous.health);
         let health = Health::new(config.health.clone(), config.upstream.retry_dead_after, members.collect(), known);
-        Ok(Organisation { topology, policy, health, origins })
+        Ok(Organisation { topology, policy, health, origins, mail: config.mail.clone() })
     }
 
     /// Whether some server's name could not be resolved, so that it is worth trying again soon.
@@ -188,7 +227,9 @@ impl Organisation {
     pub fn serves(&self, server: ServerId, protocol: Protocol) -> bool {
         let server = self.topology.server(server);
         match server.version.generation() {
-            Some(Generation::Exchange2003) => matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync),
+            Some(Generation::Exchange2003) => {
+                matches!(protocol, Protocol::LegacyOwa | Protocol::ActiveSync) || protocol.is_mail()
+            }
             _ => protocol.virtual_directory().is_none() || server.virtual_directory(protocol).is_some(),
         }
     }
@@ -203,16 +244,17 @@ impl Organisation {
         self.topology.servers().iter().position(|server| server.name == name).map(ServerId)
     }
 
-    fn address(&self, tls: bool, host: &str, port: u16) -> Option<SocketAddr> {
-        let known = self.origins.iter().flatten().find(|origin| origin.is(tls, host, port))?;
+    fn address(&self, scheme: Scheme, host: &str, port: u16) -> Option<SocketAddr> {
+        let known = self.origins.iter().flatten().find(|origin| origin.is(scheme, host, port))?;
         known.peer.as_ref()?._address.as_inet().copied()
     }
 
     /// How a server is reached for a protocol; `None` if its name does not resolve.
     pub fn target(&self, server: ServerId, protocol: Protocol) -> Option<Target<'_>> {
-        let (tls, host, port) = address_of(self.topology.server(server), protocol);
-        let origin = self.origins[server.0].iter().find(|origin| origin.is(tls, host, port))?;
-        Some(Target { peer: origin.peer.as_ref()?, trust: &origin.trust })
+        let (scheme, host, port) = address_of(self.topology.server(server), protocol, &self.mail);
+        let origin = self.origins[server.0].iter().find(|origin| origin.is(scheme, host, port))?;
+        let start_tls = matches!(scheme, Scheme::Mail { tls: MailTls::StartTls, .. });
+        Some(Target { peer: origin.peer.as_ref()?, trust: &origin.trust, start_tls })
     }
 
     /// [`Server::accepts`](crate::routing::topology::Server::accepts), by number.
@@ -227,7 +269,7 @@ impl Organisation {
 
     /// What `Host` calls a server where it serves a protocol.
     pub fn authority(&self, server: ServerId, protocol: Protocol) -> String {
-        let (tls, host, port) = address_of(self.topology.server(server), protocol);
+        let (tls, host, port) = web_address_of(self.topology.server(server), protocol);
         if port == if tls { 443 } else { 80 } { host.to_owned() } else { format!("{host}:{port}") }
     }
 
@@ -238,23 +280,29 @@ impl Organisation {
 }
 
 impl Origin {
-    fn is(&self, tls: bool, host: &str, port: u16) -> bool {
-        self.tls == tls && self.port == port && self.host == host
+    fn is(&self, scheme: Scheme, host: &str, port: u16) -> bool {
+        self.scheme == scheme && self.port == port && self.host == host
     }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", if self.tls { "https" } else { "http" }, self.host, self.port)
+        write!(f, "{}://{}:{}", self.scheme.name(), self.host, self.port)
     }
 }
 
 /// Of each protocol, which of the server's origins serves it, and whether clients could be sent to its virtual directory.
-fn ways(server: &Server, origins: &[Origin], topology: &Topology, policy: &Policy) -> [(usize, bool); WAYS] {
+fn ways(
+    server: &Server,
+    origins: &[Origin],
+    mail: &config::Mail,
+    topology: &Topology,
+    policy: &Policy,
+) -> [(usize, bool); WAYS] {
     let mut ways = [(0, false); WAYS];
     for protocol in Protocol::ALL.into_iter().chain([Protocol::Opened]) {
-        let (tls, host, port) = address_of(server, protocol);
-        let origin = origins.iter().position(|origin| origin.is(tls, host, port)).unwrap_or(0);
+        let (scheme, host, port) = address_of(server, protocol, mail);
+        let origin = origins.iter().position(|origin| origin.is(scheme, host, port)).unwrap_or(0);
         ways[protocol as usize] = (origin, may_be_sent_to(server, protocol, topology, policy));
     }
     ways
@@ -275,13 +323,13 @@ pub fn may_be_sent_to(server: &Server, protocol: Protocol, topology: &Topology, 
 
 /// See [`Organisation::service`].
 pub fn service_of(server: &Server, protocol: Protocol) -> String {
-    format!("HTTP/{}", address_of(server, protocol).1)
+    format!("HTTP/{}", web_address_of(server, protocol).1)
 }
 
 /// Where a server serves a protocol: the virtual directory's InternalURL; else, for the services of the local pool that
 /// have none, https on the server's own name. Exchange 2003 back-ends speak http on port 80, without SSL ([S74] in the
 /// project's reference: SSL must be off on their virtual directories).
-fn address_of(server: &Server, protocol: Protocol) -> (bool, &str, u16) {
+fn web_address_of(server: &Server, protocol: Protocol) -> (bool, &str, u16) {
     if server.version.generation() == Some(Generation::Exchange2003) {
         return (false, &server.fqdn, 80);
     }
@@ -289,12 +337,32 @@ fn address_of(server: &Server, protocol: Protocol) -> (bool, &str, u16) {
     internal_url.and_then(origin_of).unwrap_or((true, &server.fqdn, 443))
 }
 
+/// The same of every protocol: POP3 and IMAP4 are spoken under the server's own name, by the ports of the configuration.
+fn address_of<'s>(server: &'s Server, protocol: Protocol, mail: &config::Mail) -> (Scheme, &'s str, u16) {
+    if protocol.is_mail() {
+        let servers = mail.servers(server.version.generation());
+        return (Scheme::Mail { protocol, tls: servers.tls }, &server.fqdn, servers.port(protocol));
+    }
+    let (tls, host, port) = web_address_of(server, protocol);
+    (Scheme::Web { tls }, host, port)
+}
+
+/// The protocols that servers may be asked for: those of mail only where the edge listens for them.
+fn spoken(config: &Config) -> Vec<Protocol> {
+    let is_spoken = |protocol: &Protocol| !protocol.is_mail() || config.listens_for(*protocol);
+    Protocol::ALL.into_iter().chain([Protocol::Opened]).filter(is_spoken).collect()
+}
+
 /// Every place the server is reached at. None for a mailbox server: no client's request ever goes there.
-fn addresses_of(server: &Server) -> impl Iterator<Item = (bool, String, u16)> + '_ {
+fn addresses_of<'s>(
+    server: &'s Server,
+    mail: &'s config::Mail,
+    spoken: &'s [Protocol],
+) -> impl Iterator<Item = (Scheme, String, u16)> + 's {
     let takes_clients = server.client_access || server.version.generation() == Some(Generation::Exchange2003);
-    Protocol::ALL.into_iter().chain([Protocol::Opened]).filter(move |_| takes_clients).map(|protocol| {
-        let (tls, host, port) = address_of(server, protocol);
-        (tls, host.to_owned(), port)
+    spoken.iter().filter(move |_| takes_clients).map(|protocol| {
+        let (scheme, host, port) = address_of(server, *protocol, mail);
+        (scheme, host.to_owned(), port)
     })
 }
 
@@ -304,10 +372,14 @@ fn origin_of(url: &Url) -> Option<(bool, &str, u16)> {
 
 /// The addresses of all names, or what is wrong with them. Asked at once: where DNS does not answer, hundreds of servers
 /// cost one time-out and not hundreds.
-async fn resolve_all(topology: &Topology, config: &Config) -> HashMap<(String, u16), Result<SocketAddr, String>> {
+async fn resolve_all(
+    topology: &Topology,
+    config: &Config,
+    spoken: &[Protocol],
+) -> HashMap<(String, u16), Result<SocketAddr, String>> {
     let mut known = HashMap::new();
     let mut lookups = JoinSet::new();
-    for (_, host, port) in topology.servers().iter().flat_map(addresses_of) {
+    for (_, host, port) in topology.servers().iter().flat_map(|server| addresses_of(server, &config.mail, spoken)) {
         let place = (host, port);
         if known.contains_key(&place) {
             continue;
@@ -340,12 +412,12 @@ async fn resolve(host: &str, port: u16, patience: Duration) -> Result<SocketAddr
     }
 }
 
-fn options(config: &Config, trusted: &Trusted) -> PeerOptions {
+fn options(config: &Config, trusted: &Trusted, scheme: Scheme) -> PeerOptions {
     let mut options = PeerOptions::new();
     options.connection_timeout = Some(config.upstream.connect_timeout);
     options.total_connection_timeout = Some(config.upstream.total_connect_timeout);
     options.idle_timeout = Some(config.upstream.idle_timeout);
-    options.alpn = ALPN::H1; // Windows authentication and Exchange 2007 to 2010 know HTTP/1.1 only
+    options.alpn = scheme.alpn();
     options.ca.clone_from(&trusted.authorities);
     match &trusted.tls.trust {
         Trust::System | Trust::CertificateAuthorities(_) => {}

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
+use pingora_core::{
+    protocols::{Digest, tls::SslDigest},
+    upstreams::peer::HttpPeer,
+};
 
 use super::{
     Destination,
@@ -15,7 +18,7 @@ use crate::{
 
 /// Picks the server: among those that are well, the one the key belongs to; where none is, one that at least answers; now
 /// and then one to probe, sooner one that accepts connections. `None`: none is left.
-pub(super) fn choose<'o>(
+pub(crate) fn choose<'o>(
     destination: Destination,
     protocol: Protocol,
     organisation: &'o Organisation,
@@ -53,7 +56,12 @@ pub(super) fn distrust(tls: &UpstreamTls, peer: &HttpPeer, digest: Option<&Diges
     if !peer.is_tls() {
         return None;
     }
-    let Some(session) = digest.and_then(|digest| digest.ssl_digest.as_ref()) else {
+    distrust_of(tls, digest.and_then(|digest| digest.ssl_digest.as_deref()))
+}
+
+/// The same of a connection that has to have TLS.
+pub(crate) fn distrust_of(tls: &UpstreamTls, session: Option<&SslDigest>) -> Option<String> {
+    let Some(session) = session else {
         return Some("the connection has no TLS".into());
     };
     if !tls.allow_tls_1_0 && matches!(&*session.version, "TLSv1" | "TLSv1.1" | "SSLv3") {

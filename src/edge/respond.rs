@@ -156,7 +156,7 @@ impl Denial {
 /// The answer to a decision that does not pass the request on; `None` for one that does.
 pub fn decided(decision: &Decision, protocol: Protocol) -> Option<Answer> {
     match decision {
-        Decision::Proxy(..) | Decision::BackEnd(..) => None,
+        Decision::Proxy(..) | Decision::BackEnd(..) | Decision::ConnectTo(..) => None, // the last is of mail alone
         Decision::LinkPage(url, _) => Some(link_page(url)),
         Decision::MovedDevice(url, _) => Some(moved_device(url)),
         Decision::SameHost(path, _) => Some(found(path)),
@@ -180,6 +180,8 @@ pub fn denied(denial: Denial, protocol: Option<Protocol>) -> Answer {
             | Protocol::Oab
             | Protocol::OutlookAnywhere
             | Protocol::Mapi
+            | Protocol::Pop3
+            | Protocol::Imap4
             | Protocol::Opened,
         )
         | None => page(words.status, words.title, &format!("<p>{}</p>", html_escape::encode_text(&words.text))),

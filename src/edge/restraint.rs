@@ -1,6 +1,9 @@
 //! Who is told to wait: whoever guesses passwords, and devices that repeat themselves as fast as they can.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use parking_lot::Mutex;
@@ -17,7 +20,7 @@ use super::{
 };
 use crate::{
     events::Event,
-    identity::{Credential, Facts, Identity, activesync},
+    identity::{Credential, Facts, Identity, MailboxName, activesync},
     routing::protocol::Protocol,
 };
 
@@ -132,15 +135,20 @@ impl InForce {
 
     fn failed(&self, context: &Context) {
         let Some(credentials) = &context.attempt else { return };
+        self.count_failed(credentials.attempt, context.story.user.as_ref(), context.sender.ip);
+    }
+
+    /// Counts a logon that has failed, and tells of limits that it reaches.
+    pub(crate) fn count_failed(&self, attempt: Attempt, user: Option<&MailboxName>, client: Option<IpAddr>) {
         let limits = &self.config.limits;
-        let reached = self.shared.logons.failed(credentials.attempt, limits, Instant::now());
+        let reached = self.shared.logons.failed(attempt, limits, Instant::now());
         if reached.user {
-            let user = context.story.user.as_ref().map_or_else(|| "somebody".to_owned(), ToString::to_string);
+            let user = user.map_or_else(|| "somebody".to_owned(), ToString::to_string);
             let max = limits.failed_logons_per_user;
             Event::FailedLogonsOfUser.report(format_args!("{max} logons of {user} have failed"));
         }
         if reached.client {
-            let client = context.sender.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+            let client = client.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
             let max = limits.failed_logons_per_client;
             Event::FailedLogonsOfClient.report(format_args!("{max} logons from {client} have failed"));
         }
@@ -148,7 +156,7 @@ impl InForce {
 }
 
 /// Whole seconds, rounded up: who comes when they are over comes in time.
-fn seconds(wait: Option<Duration>) -> u16 {
+pub(crate) fn seconds(wait: Option<Duration>) -> u16 {
     wait.map_or(0, |wait| u16::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u16::MAX))
 }
 
@@ -167,6 +175,8 @@ fn asks_for_password(protocol: Protocol, path: &str) -> bool {
         | Protocol::Ecp
         | Protocol::Autodiscover
         | Protocol::Oab
+        | Protocol::Pop3
+        | Protocol::Imap4
         | Protocol::Opened => &[],
     };
     end_points.iter().any(|end_point| path.eq_ignore_ascii_case(end_point))

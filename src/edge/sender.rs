@@ -91,6 +91,7 @@ mod tests {
             proxy_protocol: false,
             trusted_proxies: ["10.0.0.0/8", "2001:db8:1::/48"].map(|it| it.parse().expect("a network")).to_vec(),
             logon_form: false,
+            mail: None,
         };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {

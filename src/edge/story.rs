@@ -1,29 +1,18 @@
 //! The access log: one line a request that tells who, where, why, and over which connection.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Instant,
-};
+use std::time::Instant;
 
 use log::kv::ToValue;
 use pingora_proxy::Session;
 
-use url::form_urlencoded;
-
 use super::{
-    Context,
-    acceptance::REPLACED,
-    course::Speaker,
-    decisions::{self, Decided},
-    on_behalf::OnBehalf,
-    respond::Denial,
-    tracing,
+    Context, acceptance::REPLACED, course::Speaker, decisions::Decided, on_behalf::OnBehalf, respond::Denial, tracing,
 };
 use crate::{
     identity::{Credential, Identity, MailboxName, token::Shows},
     metrics::{End, Outcome},
     routing::{
-        Decision,
+        Decision, Rule,
         mailbox::Whose,
         protocol::Protocol,
         topology::{ServerId, SiteId, Topology},
@@ -124,16 +113,15 @@ impl Story {
             self.site = topology.home_server(mailbox).and_then(|home| topology.server(home).site);
         }
         self.outcome = Some(Outcome::of(decision));
+        self.rule = decision.rule().map(Rule::name).or(self.rule);
         match decision {
-            Decision::Proxy(pool, rule) => {
-                self.site = self.site.or(Some(pool.site));
-                self.rule = Some(rule.name());
-            }
-            Decision::BackEnd(_, rule)
-            | Decision::LinkPage(_, rule)
-            | Decision::MovedDevice(_, rule)
-            | Decision::SameHost(_, rule) => self.rule = Some(rule.name()),
+            Decision::Proxy(pool, _) => self.site = self.site.or(Some(pool.site)),
             Decision::Refuse(refusal) => self.denial = Some(Denial::Routing(*refusal)),
+            Decision::BackEnd(..)
+            | Decision::LinkPage(..)
+            | Decision::MovedDevice(..)
+            | Decision::SameHost(..)
+            | Decision::ConnectTo(..) => {}
         }
     }
 }
@@ -171,13 +159,10 @@ fn count(session: &Session, context: &Context, now: Instant) {
         duration,
     });
     in_force.shared.decisions.note(outcome, now, || {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let dash = || "-".to_owned();
         let shown = |name: &Option<MailboxName>| name.as_ref().map_or_else(dash, ToString::to_string);
         let user = story.user.as_ref().or(story.hint.as_ref());
         Decided {
-            at: decisions::unix_now(),
-            number: NUMBER.fetch_add(1, Relaxed),
             client: client(session, context).unwrap_or_else(dash),
             protocol: story.protocol.map_or("-", Protocol::name),
             user: story.proven.clone().unwrap_or_else(|| user.map_or_else(dash, ToString::to_string)),
@@ -189,12 +174,7 @@ fn count(session: &Session, context: &Context, now: Instant) {
             server: story.server.map_or_else(dash, |server| topology.server(server).name.clone()),
             status,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            explain: story.target.as_ref().or(user).zip(story.protocol).map(|(name, protocol)| {
-                let explain = "/explain?";
-                let mut query = form_urlencoded::Serializer::for_suffix(explain.to_owned(), explain.len());
-                query.append_pair("user", &name.to_string()).append_pair("protocol", protocol.name());
-                query.finish()
-            }),
+            ..Decided::now(story.target.as_ref().or(user), story.protocol)
         }
     });
 }

@@ -30,6 +30,8 @@ fn url(facts: &Facts<'_>) -> Option<Target> {
         | Protocol::Ews
         | Protocol::Autodiscover
         | Protocol::Oab
+        | Protocol::Pop3
+        | Protocol::Imap4
         | Protocol::Opened => return None,
     };
     Some(Target { name, source })

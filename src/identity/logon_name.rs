@@ -65,8 +65,9 @@ impl LogonName {
 fn named(text: &str) -> Result<LogonName, LogonNameError> {
     // An address is one part, an account two; what comes after either is the mailbox.
     let starts_with_address = text.split(SEPARATORS).next().is_some_and(|first| first.contains('@'));
-    let last_of_user = if starts_with_address { 0 } else { 1 };
-    let (user_text, mailbox) = match text.match_indices(SEPARATORS).nth(last_of_user) {
+    let mut separators = text.match_indices(SEPARATORS);
+    let before_mailbox = if starts_with_address { separators.next() } else { separators.nth(1) };
+    let (user_text, mailbox) = match before_mailbox {
         Some((at, _)) => (&text[..at], Some(&text[at + 1..])),
         None => (text, None),
     };

@@ -77,7 +77,7 @@ pub(super) fn message_type(message: &[u8]) -> Option<MessageType> {
 
 impl Challenge {
     /// Reads a `CHALLENGE_MESSAGE`; `None`: it is none.
-    pub(super) fn read(message: &[u8]) -> Option<Challenge> {
+    pub(crate) fn read(message: &[u8]) -> Option<Challenge> {
         let is_challenge = message_type(message) == Some(MessageType::Challenge);
         is_challenge.then_some(Challenge { unicode: u32_at(message, 20)? & UNICODE != 0 })
     }
@@ -90,7 +90,7 @@ impl Authenticate {
 
     /// Reads an `AUTHENTICATE_MESSAGE`. `None`: it is none, or its fields lie outside it, on its header or on each
     /// other.
-    pub(super) fn read(message: &[u8]) -> Option<Authenticate> {
+    pub(crate) fn read(message: &[u8]) -> Option<Authenticate> {
         if message_type(message) != Some(MessageType::Authenticate) {
             return None;
         }

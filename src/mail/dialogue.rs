@@ -9,6 +9,7 @@ use crate::secret::Secret;
 
 /// What a client meets with before it has logged on.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Terms {
     /// The name in the greeting, such as `mail.contoso.com`.
     pub host: Arc<str>,
@@ -71,7 +72,7 @@ pub enum End {
 }
 
 /// Somebody logs on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Logon {
     /// The name as the client wrote it, whatever its encoding.
     pub user: Vec<u8>,

@@ -198,10 +198,8 @@ impl Pop3 {
 
     fn mistake(&mut self, why: &str) -> Step {
         self.mistakes += 1;
-        if self.mistakes > MISTAKES_MAX {
-            return self.end("-ERR There were too many commands that are none.", End::TooManyMistakes);
-        }
-        say(&format!("-ERR {why}"))
+        let answer = format!("-ERR {why}");
+        if self.mistakes < MISTAKES_MAX { say(&answer) } else { self.end(&answer, End::TooManyMistakes) }
     }
 
     fn end(&mut self, words: &str, end: End) -> Step {
@@ -276,22 +274,16 @@ impl Dialogue for Pop3 {
     }
 
     fn challenge(&mut self, message: &[u8]) -> Vec<u8> {
-        self.state = match std::mem::replace(&mut self.state, COMMANDS) {
-            State::Judged(Some(exchange)) => State::Sasl(exchange),
-            other => other,
-        };
+        if let State::Judged(Some(exchange)) = std::mem::replace(&mut self.state, COMMANDS) {
+            self.state = State::Sasl(exchange);
+        }
         line(&format!("+ {}", sasl::encode(message)))
     }
 
     fn refuse(&mut self, words: &Words) -> Vec<u8> {
         self.refused_logons += 1;
         self.state = if self.refused_logons < LOGONS_MAX { COMMANDS } else { State::Over(End::TooManyLogons) };
-        // RFC 3206.
-        let code = match words.code {
-            Some("AUTHENTICATIONFAILED") => "[AUTH] ",
-            Some("UNAVAILABLE") => "[SYS/TEMP] ",
-            _ => "",
-        };
+        let code = words.pop3_code().map(|code| format!("[{code}] ")).unwrap_or_default();
         let text: String = words.text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
         let mut words = format!("-ERR {code}{text}");
         words.truncate(ANSWER_MAX_BYTES - 2);
@@ -335,11 +327,9 @@ mod tests {
         ] {
             let mut pop3 = Pop3::new(terms());
             pop3.receive(said);
-            let logon = loop {
-                match pop3.next() {
-                    Step::LogOn(logon) => break logon,
-                    step => assert!(matches!(step, Step::Send(_)), "{step:?}"),
-                }
+            let mut steps = std::iter::repeat_with(|| pop3.next()).take(4);
+            let Some(Step::LogOn(logon)) = steps.find(|step| !matches!(step, Step::Send(_))) else {
+                panic!("{} is no logon", said.escape_ascii())
             };
             assert_eq!((logon.way, &logon.user[..], logon.password.expose()), (way, &b"ana"[..], &b"Pass-word1"[..]));
         }
@@ -381,11 +371,16 @@ mod tests {
         let mut pieces = pieces.into_iter();
         loop {
             let step = pop3.next();
-            course += &match &step {
-                Step::Send(answer) => answer.escape_ascii().to_string(), // as one stream
-                Step::Read => String::new(),
-                _ => format!("{step:?}"),
-            };
+            match &step {
+                Step::Read => {}
+                Step::Send(answer) => course += &answer.escape_ascii().to_string(), // as one stream
+                Step::LogOn(Logon { user, password, .. }) => {
+                    course += &[user, password.expose()].concat().escape_ascii().to_string();
+                }
+                Step::StartTls(bytes) | Step::Ntlm(bytes) | Step::End(bytes, _) => {
+                    course += &bytes.escape_ascii().to_string();
+                }
+            }
             match step {
                 Step::Read => match pieces.next() {
                     Some(piece) => pop3.receive(piece),

@@ -1,8 +1,8 @@
-//! Which client protocol a URL path belongs to, and which virtual directory serves it.
+//! The client protocols: which one a URL path belongs to, and which virtual directory serves it.
 
 use std::{fmt, str::FromStr};
 
-/// A client protocol, told by the first segment of the URL path.
+/// A client protocol: of the web, told by the first segment of the URL path, or of mail, told by the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// `/`: the bare name typed into a browser.
@@ -25,6 +25,10 @@ pub enum Protocol {
     OutlookAnywhere,
     /// `/mapi`: MAPI over HTTP of Exchange 2013 SP1 and later.
     Mapi,
+    /// POP3.
+    Pop3,
+    /// IMAP4.
+    Imap4,
     /// A path that the configuration opened by name; served by the local pool.
     Opened,
 }
@@ -56,8 +60,8 @@ impl VirtualDirectoryKind {
 }
 
 impl Protocol {
-    /// Every protocol a client can ask for by path, in the order `--help` lists them.
-    pub const ALL: [Protocol; 10] = [
+    /// Every protocol of Exchange's, in the order `--help` lists them.
+    pub const ALL: [Protocol; 12] = [
         Protocol::Root,
         Protocol::Owa,
         Protocol::LegacyOwa,
@@ -68,7 +72,14 @@ impl Protocol {
         Protocol::Oab,
         Protocol::OutlookAnywhere,
         Protocol::Mapi,
+        Protocol::Pop3,
+        Protocol::Imap4,
     ];
+
+    /// Whether it is POP3 or IMAP4, which have neither paths nor virtual directories.
+    pub fn is_mail(self) -> bool {
+        matches!(self, Protocol::Pop3 | Protocol::Imap4)
+    }
 
     /// The protocol of a percent-decoded URL path. IIS compares paths without case, so this does too.
     /// `None`: a path that no Exchange client protocol uses.
@@ -101,7 +112,7 @@ impl Protocol {
             Protocol::Oab => Some(VirtualDirectoryKind::Oab),
             Protocol::OutlookAnywhere => Some(VirtualDirectoryKind::OutlookAnywhere),
             Protocol::Mapi => Some(VirtualDirectoryKind::Mapi),
-            Protocol::Root | Protocol::LegacyOwa | Protocol::Opened => None,
+            Protocol::Root | Protocol::LegacyOwa | Protocol::Pop3 | Protocol::Imap4 | Protocol::Opened => None,
         }
     }
 
@@ -113,7 +124,9 @@ impl Protocol {
             | Protocol::Ecp
             | Protocol::ActiveSync
             | Protocol::Ews
-            | Protocol::Mapi => true,
+            | Protocol::Mapi
+            | Protocol::Pop3
+            | Protocol::Imap4 => true,
             Protocol::Root | Protocol::Autodiscover | Protocol::Oab | Protocol::OutlookAnywhere | Protocol::Opened => {
                 false
             }
@@ -133,6 +146,8 @@ impl Protocol {
             Protocol::Oab => "oab",
             Protocol::OutlookAnywhere => "rpc",
             Protocol::Mapi => "mapi",
+            Protocol::Pop3 => "pop3",
+            Protocol::Imap4 => "imap4",
             Protocol::Opened => "opened",
         }
     }
@@ -144,7 +159,7 @@ impl Protocol {
         path.get(..end).unwrap_or(path)
     }
 
-    /// The path a client of this protocol asks for when nothing more is known.
+    /// The path a client of this protocol asks for when nothing more is known. The protocols of mail have none.
     pub fn default_path(self) -> &'static str {
         match self {
             Protocol::Root | Protocol::Opened => "/",
@@ -157,6 +172,7 @@ impl Protocol {
             Protocol::Oab => "/OAB/",
             Protocol::OutlookAnywhere => "/rpc/rpcproxy.dll",
             Protocol::Mapi => "/mapi/emsmdb/",
+            Protocol::Pop3 | Protocol::Imap4 => "",
         }
     }
 }
@@ -218,7 +234,9 @@ mod tests {
                 "/Autodiscover",
                 "/OAB",
                 "/rpc",
-                "/mapi"
+                "/mapi",
+                "",
+                ""
             ]
         );
     }
@@ -227,7 +245,7 @@ mod tests {
     fn every_protocol_is_found_by_its_own_name_and_path() {
         for protocol in Protocol::ALL {
             assert_eq!(protocol.name().parse(), Ok(protocol));
-            assert_eq!(Protocol::of_path(protocol.default_path()), Some(protocol));
+            assert!(protocol.is_mail() || Protocol::of_path(protocol.default_path()) == Some(protocol));
         }
     }
 }

@@ -41,6 +41,9 @@ pub enum Rule {
     OwaRedirect,
     /// `ActiveSync` is redirected by a 451. (S1, S9)
     ActiveSyncRedirect,
+    /// POP3 and IMAP4 are not proxied between Exchange 2007 servers, and cannot be redirected: the client is told the
+    /// server of its mailbox's site. (S1)
+    OwnSiteServer,
     /// An Exchange 2003 mailbox is served by its own server, whatever its site. (S1, S3)
     BackEnd2003,
     /// An Exchange 2003 mailbox was asked for at `/owa`, where Exchange 2007 finds no mailbox (S15), or at `/ecp`, which
@@ -111,7 +114,7 @@ pub enum Verdict {
 
 impl Rule {
     /// Every rule, in the order of their meeting.
-    pub const ALL: [Rule; 12] = [
+    pub const ALL: [Rule; 13] = [
         Rule::RootToOwa,
         Rule::LocalChallenge,
         Rule::LocalService,
@@ -120,6 +123,7 @@ impl Rule {
         Rule::ProxyToNeighbour,
         Rule::OwaRedirect,
         Rule::ActiveSyncRedirect,
+        Rule::OwnSiteServer,
         Rule::BackEnd2003,
         Rule::OwaTo2003,
         Rule::EcpToOwa,
@@ -137,6 +141,7 @@ impl Rule {
             Rule::ProxyToNeighbour => "proxy-to-neighbour",
             Rule::OwaRedirect => "owa-redirect",
             Rule::ActiveSyncRedirect => "activesync-redirect",
+            Rule::OwnSiteServer => "own-site-server",
             Rule::BackEnd2003 => "back-end-2003",
             Rule::OwaTo2003 => "owa-to-2003",
             Rule::EcpToOwa => "ecp-to-owa",
@@ -162,6 +167,9 @@ impl Rule {
             }
             Rule::ActiveSyncRedirect => {
                 "The mailbox's site is Internet-facing, so the device is told its ExternalURL with a 451."
+            }
+            Rule::OwnSiteServer => {
+                "Exchange 2007 does not proxy POP3 and IMAP4 between sites, so the user is told the server to connect to."
             }
             Rule::BackEnd2003 => {
                 "An Exchange 2003 mailbox is served straight from the back-end server it lives on, whatever its site."

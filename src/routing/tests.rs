@@ -225,6 +225,8 @@ fn an_exchange_2003_mailbox_is_served_by_its_own_back_end_in_any_site() {
                 Decision::SameHost("/exchange/", Rule::OwaTo2003),
             ),
             ("/ecp follows /owa", ask(Protocol::Ecp), On(home), Decision::SameHost("/exchange/", Rule::OwaTo2003)),
+            ("the article: POP3 is proxied to a 2003 back-end (S1)", ask(Protocol::Pop3), On(home), back_end()),
+            ("... and IMAP4", ask(Protocol::Imap4), On(home), back_end()),
             ("there are no Web Services on 2003", ask(Protocol::Ews), On(home), not_there()),
             ("there is no MAPI over HTTP on 2003", ask(Protocol::Mapi), On(home), not_there()),
         ]);
@@ -426,6 +428,49 @@ fn exchange_2013_and_later_are_always_proxied() {
             On("mbx-mad"),
             of(E2013, proxied(MADRID, protocol, Rule::ProxyToSite)),
         )]);
+    }
+}
+
+#[test]
+fn mail_is_proxied_to_2003_and_from_2010_on_and_of_2007_told_its_own_server() {
+    for protocol in [Protocol::Pop3, Protocol::Imap4] {
+        let told = |host: &str| Decision::ConnectTo(host.to_owned(), Rule::OwnSiteServer);
+        contoso().decides([
+            ("the local site serves its own", ask(protocol), On("mbx-lis"), proxied(LISBON, protocol, Rule::LocalSite)),
+            (
+                "2007 does not proxy between its servers (S1); the server's own name where users know no other",
+                ask(protocol),
+                On("mbx-opo"),
+                told("cas-opo-1.contoso.com"),
+            ),
+            (
+                "... and the name that users know where there is one",
+                ask(protocol),
+                On("mbx-mad"),
+                told("mail.madrid.contoso.com"),
+            ),
+            (
+                "by which authentication its web services are reached is nothing to these protocols",
+                ask(protocol),
+                On("mbx-bra"),
+                told("cas-bra-1.contoso.com"),
+            ),
+            (
+                "nobody could serve it there either",
+                ask(protocol),
+                On("mbx-far"),
+                Decision::Refuse(Refusal::NoClientAccessServer),
+            ),
+        ]);
+        for (major, generation) in [(14, Generation::Exchange2010), (15, Generation::Exchange2013)] {
+            let pool = Pool { site: PORTO, protocol, generation: Some(generation) };
+            contoso_of_version(major).decides([(
+                "2010 and later proxy to the mailbox's site (S5, S25b)",
+                ask(protocol),
+                On("mbx-opo"),
+                Decision::Proxy(pool, Rule::ProxyToSite),
+            )]);
+        }
     }
 }
 
@@ -671,6 +716,7 @@ fn only_answers_that_give_a_mailbox_away_wait_for_a_proof() {
         Decision::SameHost("/exchange/", Rule::OwaTo2003),
         Decision::SameHost("/owa/", Rule::LegacyToOwa),
         Decision::SameHost("/owa/", Rule::EcpToOwa),
+        Decision::ConnectTo("cas-opo-1.contoso.com".to_owned(), Rule::OwnSiteServer),
     ];
     let not_told = [
         Decision::SameHost("/owa/", Rule::RootToOwa),

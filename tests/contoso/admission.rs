@@ -122,6 +122,8 @@ fn configured(host: &Host, protocol: Protocol) -> Option<AuthenticationMethods> 
         | Protocol::Autodiscover
         | Protocol::Oab
         | Protocol::Mapi
+        | Protocol::Pop3
+        | Protocol::Imap4
         | Protocol::Opened => of(protocol.virtual_directory()?),
     }
 }

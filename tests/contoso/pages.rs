@@ -19,9 +19,13 @@ pub fn page(host: &Host, visit: &Visit, head: &Parts) -> Response<Body> {
         Protocol::Oab => of_type("text/xml", OAB),
         Protocol::OutlookAnywhere => of_type("application/rpc", ""),
         Protocol::Mapi => of_type("application/mapi-http", "PROCESSING\r\nDONE\r\n\r\n"),
-        Protocol::Root | Protocol::Owa | Protocol::LegacyOwa | Protocol::Ecp | Protocol::Opened => {
-            of_type("text/html; charset=utf-8", html(host, visit, head.uri.path()))
-        }
+        Protocol::Root
+        | Protocol::Owa
+        | Protocol::LegacyOwa
+        | Protocol::Ecp
+        | Protocol::Pop3
+        | Protocol::Imap4
+        | Protocol::Opened => of_type("text/html; charset=utf-8", html(host, visit, head.uri.path())),
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Plan {
     pub further: String,
     /// Addresses that take a server of contoso's place, by `host:port`.
     pub instead: Vec<(&'static str, SocketAddr)>,
+    /// Further addresses, by `host:port`.
+    pub resolve: Vec<(&'static str, SocketAddr)>,
     /// Entries that the directory has besides `conf/contoso.ldif`.
     pub people: String,
     /// A last word on what `conf/contoso.ldif` says.
@@ -255,6 +257,9 @@ pub fn config_file(contoso: &Contoso, folder: &TempDir, plan: &Plan) -> PathBuf 
     for (host, address) in contoso.resolve() {
         let address =
             plan.instead.iter().find(|(name, _)| *name == host).map_or(address, |(_, other)| other.to_string());
+        writeln!(text, "\"{host}\" = \"{address}\"").expect("a String grows");
+    }
+    for (host, address) in &plan.resolve {
         writeln!(text, "\"{host}\" = \"{address}\"").expect("a String grows");
     }
     let file = folder.path().join("firstcas.toml");

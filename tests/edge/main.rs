@@ -9,6 +9,7 @@ mod connections;
 #[path = "../contoso/mod.rs"]
 mod contoso;
 mod directory;
+mod dovecot;
 mod drain;
 mod faults;
 mod form;
@@ -25,6 +26,8 @@ mod kdc;
 mod line;
 mod load;
 mod logging;
+mod mail;
+mod mail_servers;
 mod malformed;
 mod on_behalf;
 #[allow(dead_code)] // its TLS is for tests/directory.rs

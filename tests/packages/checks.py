@@ -135,13 +135,17 @@ def system_calls(group):
 
 
 def demo(place):
-    """The demo's configuration on free ports, without TLS, with Kerberos for users."""
+    """The demo's configuration on free ports, without https, with Kerberos for users."""
     text = (CONF / "firstcas.toml").read_text()
     before, rest = text.split("# https, TLS 1.2 and 1.3.")
     text = before.replace("127.0.0.1:8080", "127.0.0.1:0") + rest.split("#http2 = false")[1]
     text = text.replace("127.0.0.1:8090", "127.0.0.1:0").replace("\n#[sign_in]\n", "\n[sign_in]\n")
+    for port in [8143, 8993, 8110, 8995]:
+        text = text.replace(f"127.0.0.1:{port}", "127.0.0.1:0")
     shutil.copy(CONF / "contoso.ldif", place.folder)
     (place.folder / "state/demo").mkdir(parents=True)
+    for kind in ["pem", "key"]:  # of the listeners for mail
+        shutil.copy(place.own_files / kind, place.folder / f"state/demo/edge.{kind}")
     text = text.replace("conf/contoso.ldif", "contoso.ldif").replace('ca = "state/demo/ca.pem"', "insecure = true")
     return place.file("demo.toml", text)
 
@@ -316,9 +320,12 @@ def _(place):
                      kinds["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]]:
         assert selector.items() <= labels, selector
     ports = {it["name"]: it["containerPort"] for it in container["ports"]}
-    for name, table in [("https", r"\[\[listener\]\]"), ("admin", r"\[admin\]")]:
-        assert re.search(rf'{table}\naddress = "0.0.0.0:{ports[name]}"', config), name
-    assert kinds["Service"]["spec"]["ports"][0]["targetPort"] in ports
+    listener = r"\[\[listener\]\]"
+    for name, table, protocol in [("https", listener, ""), ("imaps", listener, "imap4"), ("pop3s", listener, "pop3"),
+                                  ("admin", r"\[admin\]", "")]:
+        protocol = protocol and f'\nprotocol = "{protocol}"'
+        assert re.search(rf'{table}\naddress = "0.0.0.0:{ports[name]}"{protocol}', config), name
+    assert {it["targetPort"] for it in kinds["Service"]["spec"]["ports"]} == ports.keys() - {"admin"}
     for probe in ["readinessProbe", "livenessProbe", "startupProbe"]:
         assert container[probe]["httpGet"]["port"] == "admin"
     grace = pod["spec"]["terminationGracePeriodSeconds"]

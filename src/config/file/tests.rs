@@ -99,7 +99,11 @@ fn the_sample_file_loads_as_it_is_shipped() {
     let config = place.read(SAMPLE).unwrap();
 
     let addresses: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
-    assert_eq!(addresses, ["127.0.0.1:8080", "127.0.0.1:8443"]);
+    let ports = [8080, 8443, 8143, 8993, 8110, 8995];
+    assert_eq!(addresses, ports.map(|port| format!("127.0.0.1:{port}")));
+    let speak: Vec<_> = config.listeners.iter().map(Listener::speaks).collect();
+    let mail = ["imap4 with TLS by command", "imap4 over TLS", "pop3 with TLS by command", "pop3 over TLS"];
+    assert_eq!(speak, [&["plain http", "https"][..], &mail].concat());
     let tls = config.listeners[1].tls.as_ref().unwrap();
     assert_eq!(tls.certificates[0].certificate, place.path("state/demo/edge.pem"));
     assert_eq!((tls.certificates.len(), &tls.clients), (1, &None));
@@ -131,6 +135,10 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
         assert_eq!(explicit.pins, only_active.pins);
         assert_eq!(explicit.log, only_active.log);
     }
+    let mail = from("[mail]").replace("\nntlm_server", "\n#").replace("\nhost", "\n#");
+    let listener = "[[listener]]\naddress = '127.0.0.1:0'\nprotocol = 'imap4'\nallow_plain_logon = true\n";
+    let explicit = place.read(&format!("directory.ldif = 'conf/contoso.ldif'\n{listener}[mail]{mail}")).unwrap();
+    assert_eq!((&explicit.mail, explicit.listeners[0].mail.unwrap().allow_plain_logon), (&only_active.mail, true));
     let explicit = place.with(&format!("[upstream]{}", from("[upstream]").split("\n[sites.").next().unwrap())).unwrap();
     assert_eq!(format!("{:?}", explicit.upstream), format!("{:?}", only_active.upstream));
 }
@@ -204,7 +212,12 @@ fn the_sample_file_loads_with_every_commented_option_in_use() {
     assert_eq!(config.affinity.keys.len(), 2);
     assert_eq!(config.keytab.as_ref().unwrap().keys().len(), 1);
     assert_eq!(config.client_keytab(), Some(&*place.path("firstcas.keytab")));
-    assert_eq!(config.listeners.iter().map(|listener| listener.logon_form).collect::<Vec<_>>(), [false, true]);
+    let forms = config.listeners.iter().map(|listener| listener.logon_form);
+    assert_eq!(forms.collect::<Vec<_>>(), [false, true, false, false, false, false]);
+    let mail: Vec<_> = config.listeners.iter().filter_map(|listener| listener.mail).collect();
+    assert_eq!(mail.iter().map(|mail| mail.start_tls).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!(config.mail.host.as_deref(), Some("mail.contoso.com"));
+    assert_eq!(config.mail.ntlm_server.as_deref(), Some("ex03-lis"));
     assert_eq!((config.logon_form.keys.len(), config.logon_form.user_name), (2, UserName::WithDomain));
     assert_eq!(config.logon_form.default_domain.as_deref(), Some("CONTOSO"));
 }

@@ -200,7 +200,8 @@ fn the_random_organisations_reach_every_rule_and_every_refusal() {
             | Decision::BackEnd(_, rule)
             | Decision::LinkPage(_, rule)
             | Decision::MovedDevice(_, rule)
-            | Decision::SameHost(_, rule) => rule.name(),
+            | Decision::SameHost(_, rule)
+            | Decision::ConnectTo(_, rule) => rule.name(),
             Decision::Refuse(refusal) => refusal.name(),
         });
     }
@@ -255,9 +256,11 @@ impl Case {
                 (decision, names, chosen)
             }
             Decision::BackEnd(id, rule) => (Decision::BackEnd(ServerId(0), rule), vec![name(id)], None),
-            Decision::LinkPage(..) | Decision::MovedDevice(..) | Decision::SameHost(..) | Decision::Refuse(_) => {
-                (decision, Vec::new(), None)
-            }
+            Decision::LinkPage(..)
+            | Decision::MovedDevice(..)
+            | Decision::SameHost(..)
+            | Decision::ConnectTo(..)
+            | Decision::Refuse(_) => (decision, Vec::new(), None),
         }
     }
 
@@ -270,13 +273,16 @@ impl Case {
     /// codes put it ("none of them is ..."), until nobody is left.
     fn lacking(&self, site: SiteId, topology: &Topology) -> Option<Refusal> {
         let version = self.home(topology)?.version.generation();
-        let local = site == self.policy.local_site;
+        // Nor is anything of a virtual directory lacking where a protocol has none.
+        let local = site == self.policy.local_site || self.protocol.is_mail();
         let url_of = |cas: &Server| cas.virtual_directory(self.protocol)?.internal_url.clone();
         let mut left: Vec<&Server> =
             topology.servers().iter().filter(|server| server.client_access && server.site == Some(site)).collect();
         let filters: [(Refusal, Filter<'_>); 6] = [
             (Refusal::NoClientAccessServer, &|_| true),
-            (Refusal::NoVirtualDirectory, &|cas| cas.virtual_directory(self.protocol).is_some()),
+            (Refusal::NoVirtualDirectory, &|cas| {
+                self.protocol.is_mail() || cas.virtual_directory(self.protocol).is_some()
+            }),
             (Refusal::NoInternalUrl, &|cas| local || url_of(cas).is_some()),
             (Refusal::NoIntegratedAuthentication, &|cas| {
                 let methods = cas.virtual_directory(self.protocol).map(|it| it.internal_authentication.0);

@@ -1,0 +1,291 @@
+//! One client's session: drives the dialogue and the sign-in over their sockets, and then passes on what comes.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora_core::{
+    apps::ServerApp,
+    protocols::{Stream, l4::stream::Stream as L4Stream, tls::server::handshake},
+    server::ShutdownWatch,
+    tls::ssl::SslAcceptor,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    dialogue::{Dialogue, INPUT_MAX_BYTES, Step, Terms, Words},
+    imap4::Imap4,
+    judge::Refused,
+    ntlm::Passing,
+    offered::Offered,
+    pop3::Pop3,
+    server::ServerStream,
+    splice::{self, Passed, splice},
+    story::{Ended, Story},
+};
+use crate::{
+    certificates::{CertificateError, ListenerCertificates},
+    config::MailListener,
+    edge::{
+        arrival::{Guest, Reception},
+        health::InFlight,
+        in_force::InForce,
+    },
+    routing::protocol::Protocol,
+};
+
+/// Where clients of POP3 and IMAP4 are received.
+pub struct Mail {
+    pub(super) in_force: Arc<ArcSwap<InForce>>,
+    listeners: Vec<Place>,
+    pub(super) offered: Arc<Offered>,
+    reception: Reception,
+    in_flight: TaskTracker,
+    /// Of an edge that stops, quiet sessions end now and the others when they are.
+    idle_end: CancellationToken,
+}
+
+/// A listener's TLS.
+struct Place {
+    address: SocketAddr,
+    certificates: Arc<ListenerCertificates>,
+    acceptor: SslAcceptor,
+}
+
+/// A session that has begun.
+pub(super) struct Session<'m> {
+    pub(super) mail: &'m Mail,
+    pub(super) in_force: Arc<InForce>,
+    pub(super) protocol: Protocol,
+    pub(super) client: IpAddr,
+    pub(super) story: Story,
+}
+
+/// A client that is logged on.
+struct Open {
+    client: Stream,
+    server: Opened,
+    /// What the client has said already.
+    first_to_server: Vec<u8>,
+}
+
+/// A server that somebody is signed in at.
+pub(super) struct Opened {
+    pub(super) stream: ServerStream,
+    /// For the client.
+    pub(super) words: Vec<u8>,
+    /// The server's, as long as the session lasts.
+    pub(super) in_flight: InFlight,
+}
+
+impl Mail {
+    /// For the listeners that stand at these addresses; those without certificates speak no TLS.
+    pub fn new(
+        in_force: Arc<ArcSwap<InForce>>,
+        reception: Reception,
+        listeners: &[(SocketAddr, Option<Arc<ListenerCertificates>>)],
+        offered: Arc<Offered>,
+        in_flight: TaskTracker,
+        idle_end: CancellationToken,
+    ) -> Result<Self, CertificateError> {
+        let place = |(address, certificates): &(SocketAddr, Option<Arc<ListenerCertificates>>)| {
+            let certificates = certificates.clone()?;
+            Some(certificates.clone().acceptor().map(|acceptor| Place { address: *address, certificates, acceptor }))
+        };
+        let listeners = listeners.iter().filter_map(place).collect::<Result<_, _>>()?;
+        Ok(Mail { in_force, reception, listeners, offered, in_flight, idle_end })
+    }
+
+    fn place(&self, address: SocketAddr) -> Option<&Place> {
+        self.listeners.iter().find(|place| place.address == address)
+    }
+}
+
+#[async_trait]
+impl ServerApp for Mail {
+    /// Pingora's task for a connection has the size of a handshake; a session lasts for hours and has one of its own.
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, _: &ShutdownWatch) -> Option<Stream> {
+        let mail = self.clone();
+        tokio::spawn(async move {
+            let received = Box::pin(mail.receive(&mut stream)).await;
+            if let Some((guest, listener, session)) = received {
+                session.last(stream, listener).await;
+                drop(guest);
+            }
+        });
+        None
+    }
+}
+
+impl Mail {
+    async fn receive(&self, stream: &mut Stream) -> Option<(Guest, (MailListener, SocketAddr), Session<'_>)> {
+        let guest = self.reception.admit(stream).await?;
+        let in_force = self.in_force.load_full();
+        let digest = stream.get_socket_digest()?;
+        let came_to = *digest.local_addr()?.as_inet()?;
+        let client = digest.peer_addr()?.as_inet()?.ip().to_canonical();
+        let (listener, address) = in_force.listener_at(&came_to)?;
+        let listener = listener.mail?;
+        let story = Story::new(listener.protocol, client, &in_force.shared.metrics);
+        Some((guest, (listener, address), Session { mail: self, in_force, protocol: listener.protocol, client, story }))
+    }
+}
+
+impl Session<'_> {
+    /// From the greeting to the end.
+    async fn last(mut self, stream: Stream, (listener, address): (MailListener, SocketAddr)) {
+        let mail = self.mail;
+        let _counted = mail.in_flight.token();
+        // On the heap, to be gone when it is over.
+        let log_on = Box::pin(timeout(
+            self.in_force.config.mail.logon_timeout,
+            self.log_on(stream, listener, mail.place(address)),
+        ));
+        let ended = match mail.idle_end.run_until_cancelled(log_on).await {
+            Some(Ok(Ok(open))) => self.pass_on(open).await,
+            Some(Ok(Err(ended))) => ended,
+            Some(Err(_)) => Ended::TooSlow,
+            None => Ended::Drained,
+        };
+        self.story.tell_end(&ended, &self.in_force);
+    }
+
+    /// Speaks with the client until somebody has logged on.
+    async fn log_on(&mut self, stream: Stream, listener: MailListener, place: Option<&Place>) -> Result<Open, Ended> {
+        let mut client = stream;
+        let at_once = place.filter(|_| !listener.start_tls);
+        if let Some(place) = at_once {
+            client = begin_tls(client, place).await?;
+        }
+        let mail = &self.in_force.config.mail;
+        let terms = Terms {
+            host: self.host(place),
+            is_tls: at_once.is_some(),
+            may_start_tls: place.is_some() && listener.start_tls,
+            allow_plain_logon: listener.allow_plain_logon,
+            offers_ntlm: self.ntlm_server().is_some(),
+            capabilities: self.mail.offered.of(self.protocol, mail),
+        };
+        let mut dialogue: Box<dyn Dialogue> = match self.protocol {
+            Protocol::Pop3 => Box::new(Pop3::new(terms)),
+            _ => Box::new(Imap4::new(terms)),
+        };
+        let mut passing: Option<Passing> = None;
+        let mut input = [0; INPUT_MAX_BYTES];
+        let greeting = dialogue.greeting();
+        say(&mut client, &greeting).await?;
+        loop {
+            let asked_at = Instant::now();
+            let opened = match dialogue.next() {
+                Step::Read => {
+                    let read = client.read(&mut input).await.map_err(|_| Ended::Client)?;
+                    if read == 0 {
+                        return Err(Ended::Client);
+                    }
+                    dialogue.receive(&input[..read]);
+                    continue;
+                }
+                Step::Send(words) => {
+                    say(&mut client, &words).await?;
+                    continue;
+                }
+                Step::StartTls(words) => {
+                    say(&mut client, &words).await?;
+                    let Some(place) = place else { return Err(Ended::Tls) }; // it was not offered
+                    client = begin_tls(client, place).await?;
+                    dialogue.tls_has_begun();
+                    continue;
+                }
+                Step::End(words, why) => {
+                    let _ = say(&mut client, &words).await; // it may be gone already
+                    let _ = client.shutdown().await;
+                    return Err(Ended::Dialogue(why));
+                }
+                Step::LogOn(logon) => self.judge(&logon).await,
+                Step::Ntlm(message) => match passing.take() {
+                    None => match self.begin_ntlm(message, dialogue.tag()).await {
+                        Ok((begun, challenge)) => {
+                            passing = Some(begun);
+                            let words = dialogue.challenge(&challenge);
+                            say(&mut client, &words).await?;
+                            continue;
+                        }
+                        Err(refused) => Err(refused),
+                    },
+                    Some(begun) => self.end_ntlm(begun, &message).await,
+                },
+            };
+            match opened {
+                Ok(server) => {
+                    self.story.tell_logon(&self.in_force);
+                    say(&mut client, &server.words).await?;
+                    return Ok(Open { client, server, first_to_server: dialogue.rest() });
+                }
+                Err(refused) => {
+                    self.story.tell_logon(&self.in_force);
+                    // At one and the same time whatever the reason, so that the time tells nothing.
+                    sleep_until(asked_at + self.in_force.config.mail.refusal_delay).await;
+                    let words = refuse(&mut *dialogue, refused);
+                    say(&mut client, &words).await?;
+                }
+            }
+        }
+    }
+
+    /// Passes on everything, both ways, until one has gone.
+    async fn pass_on(&mut self, open: Open) -> Ended {
+        let Open { mut client, server: Opened { mut stream, in_flight: _in_flight, .. }, first_to_server } = open;
+        let config = &self.in_force.config;
+        let idle_timeout = match self.protocol {
+            Protocol::Pop3 => config.mail.pop3_idle_timeout,
+            _ => config.mail.imap4_idle_timeout,
+        };
+        let settings = splice::Settings {
+            idle_timeout,
+            write_timeout: config.timeouts.client,
+            half_closed_timeout: config.timeouts.client,
+        };
+        let passed = Passed::default();
+        let ending = splice(&mut client, &mut stream, first_to_server, &settings, &passed, &self.mail.idle_end).await;
+        self.story.passed(&passed);
+        Ended::Passed(ending)
+    }
+
+    fn host(&self, place: Option<&Place>) -> Arc<str> {
+        let of_certificate = || place?.certificates.in_force().first()?.names.first().cloned();
+        let configured = self.in_force.config.mail.host.clone();
+        configured.or_else(of_certificate).unwrap_or_else(|| "mail".to_owned()).into()
+    }
+}
+
+/// The client's words for a refusal, by which its dialogue goes on.
+fn refuse(dialogue: &mut dyn Dialogue, refused: Refused) -> Vec<u8> {
+    match refused {
+        Refused::By(denial) => dialogue.refuse(&denial.words()),
+        Refused::InOwnWords(words) => {
+            dialogue.refuse(&Words { code: None, text: String::new() });
+            words
+        }
+    }
+}
+
+async fn say(client: &mut Stream, words: &[u8]) -> Result<(), Ended> {
+    let said = async {
+        client.write_all(words).await?;
+        client.flush().await
+    };
+    said.await.map_err(|_| Ended::Client)
+}
+
+async fn begin_tls(stream: Stream, place: &Place) -> Result<Stream, Ended> {
+    let Ok(stream) = stream.into_any().downcast::<L4Stream>() else { return Err(Ended::Tls) }; // under TLS already
+    let stream = handshake(&place.acceptor, *stream).await.map_err(|_| Ended::Tls)?;
+    Ok(Box::new(stream))
+}
