@@ -3,7 +3,7 @@
 //! A mail client stays for hours and says nothing: a session that waits owns no buffer. What comes is read onto the stack and
 //! written at once; only what the other side does not take is kept, and until it has, no more is read for it.
 //!
-//! What an idle session costs beside, in KiB of this process, 2,000 of them (BoringSSL keeps no buffer while it waits):
+//! What an idle session's connections and task cost (`loadtest/mail` measures whole sessions), in KiB of this process, 2,000 of them (BoringSSL keeps no buffer while it waits):
 //!
 //! | client, server | Pingora's read buffer of 64 KiB | no buffers | and in a task of its own |
 //! |---|---|---|---|
