@@ -164,10 +164,10 @@ impl Organisation {
         let of_sites: HashMap<_, _> = of_sites.collect::<Result<_, OrganisationError>>()?;
         let mut origins = Vec::with_capacity(topology.servers().len());
         let spoken = spoken(config);
-        let addresses = resolve_all(&topology, config, &spoken).await;
+        let addresses = resolve_all(&topology, &policy, config, &spoken).await;
         for server in topology.servers() {
             let mut of_server: Vec<Origin> = Vec::new();
-            for (scheme, host, port) in addresses_of(server, &config.mail, &spoken) {
+            for (scheme, host, port) in addresses_of(server, &policy, &config.mail, &spoken) {
                 if of_server.iter().any(|known| known.is(scheme, &host, port)) {
                     continue;
                 }
@@ -353,14 +353,19 @@ fn spoken(config: &Config) -> Vec<Protocol> {
     Protocol::ALL.into_iter().chain([Protocol::Opened]).filter(is_spoken).collect()
 }
 
-/// Every place the server is reached at. None for a mailbox server: no client's request ever goes there.
+/// Every place the server is reached at. None for a mailbox server: no client's request ever goes there. None of mail for
+/// Exchange 2007 in another site: the clients of its mailboxes are told to go there themselves.
 fn addresses_of<'s>(
     server: &'s Server,
+    policy: &Policy,
     mail: &'s config::Mail,
     spoken: &'s [Protocol],
 ) -> impl Iterator<Item = (Scheme, String, u16)> + 's {
-    let takes_clients = server.client_access || server.version.generation() == Some(Generation::Exchange2003);
-    spoken.iter().filter(move |_| takes_clients).map(|protocol| {
+    let generation = server.version.generation();
+    let takes_clients = server.client_access || generation == Some(Generation::Exchange2003);
+    let takes_mail = generation != Some(Generation::Exchange2007) || server.site == Some(policy.local_site);
+    let is_asked = move |protocol: &&Protocol| takes_clients && (takes_mail || !protocol.is_mail());
+    spoken.iter().filter(is_asked).map(|protocol| {
         let (scheme, host, port) = address_of(server, *protocol, mail);
         (scheme, host.to_owned(), port)
     })
@@ -374,12 +379,14 @@ fn origin_of(url: &Url) -> Option<(bool, &str, u16)> {
 /// cost one time-out and not hundreds.
 async fn resolve_all(
     topology: &Topology,
+    policy: &Policy,
     config: &Config,
     spoken: &[Protocol],
 ) -> HashMap<(String, u16), Result<SocketAddr, String>> {
     let mut known = HashMap::new();
     let mut lookups = JoinSet::new();
-    for (_, host, port) in topology.servers().iter().flat_map(|server| addresses_of(server, &config.mail, spoken)) {
+    let places = topology.servers().iter().flat_map(|server| addresses_of(server, policy, &config.mail, spoken));
+    for (_, host, port) in places {
         let place = (host, port);
         if known.contains_key(&place) {
             continue;

@@ -270,6 +270,12 @@ def _(it):
 
 # ---- What is told ----------------------------------------------------------------------------------------------------
 
+@check("no alarm is raised about servers that no client is sent to by these protocols")
+def _(it):
+    alarms = [alarm for edge in it.edges for alarm in edge.events("FC110") if "cas-lis-" not in alarm and "ex03-" not in alarm]
+    assert not alarms, alarms
+
+
 @check("the access log tells who was served where, by what, and why not")
 def _(it):
     since = it.main.mark()
