@@ -34,7 +34,9 @@ pub enum Denial {
         /// After so many seconds they are forgotten.
         retry_after: u16,
     },
-    /// As many sessions as may be are open.
+    /// The server let them in by Windows authentication, but their mailbox is at another, to which only a password leads.
+    PasswordNeeded,
+    /// As many as may be wait for the same.
     TooManySessions,
     /// Something went wrong in the edge itself.
     Internal,
@@ -67,6 +69,7 @@ impl Denial {
             Denial::ServerAway => "server-away",
             Denial::ServerFailed => "server-failed",
             Denial::TooManyFailedLogons { .. } => "too-many-failed-logons",
+            Denial::PasswordNeeded => "password-needed",
             Denial::TooManySessions => "too-many-sessions",
             Denial::Internal => "internal",
         }
@@ -87,6 +90,7 @@ impl Denial {
             | Denial::ConnectTo { .. }
             | Denial::Routing(_)
             | Denial::TooManyFailedLogons { .. }
+            | Denial::PasswordNeeded
             | Denial::TooManySessions => Logon::Denied,
         }
     }
@@ -109,6 +113,7 @@ impl Denial {
                 | Unusable::LogonRestricted,
             )
             | Denial::ConnectTo { .. }
+            | Denial::PasswordNeeded
             | Denial::Routing(_)
             | Denial::ServerAway
             | Denial::ServerFailed => true,
@@ -168,6 +173,11 @@ impl Denial {
                 );
                 words("UNAVAILABLE", &text)
             }
+            Denial::PasswordNeeded => words(
+                "CANNOT",
+                "Windows authentication does not lead to your mailbox. In the settings of your mail program, choose a password \
+                 as the method of authentication.",
+            ),
             Denial::TooManySessions => {
                 words("UNAVAILABLE", "Too many people are signed in right now. Try again in a minute.")
             }
@@ -257,6 +267,7 @@ mod tests {
             Denial::ServerAway,
             Denial::ServerFailed,
             Denial::TooManyFailedLogons { retry_after: u16::MAX },
+            Denial::PasswordNeeded,
             Denial::TooManySessions,
             Denial::Internal,
         ];
