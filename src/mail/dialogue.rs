@@ -121,6 +121,19 @@ pub struct Words {
     pub text: String,
 }
 
+impl Words {
+    /// POP3's response code (RFC 3206), without brackets, where it has one for this: `AUTH` if other credentials are needed,
+    /// else whether waiting helps.
+    pub fn pop3_code(&self) -> Option<&'static str> {
+        match self.code? {
+            "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "EXPIRED" => Some("AUTH"),
+            "UNAVAILABLE" => Some("SYS/TEMP"),
+            "CONTACTADMIN" | "SERVERBUG" => Some("SYS/PERM"),
+            _ => None,
+        }
+    }
+}
+
 /// The edge's half of a protocol, until somebody has logged on.
 pub trait Dialogue: Send {
     /// The first thing the client is told.

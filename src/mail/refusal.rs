@@ -188,19 +188,6 @@ impl Denial {
     }
 }
 
-impl Words {
-    /// POP3's response code (RFC 3206), without brackets, where it has one for this: `AUTH` if other credentials are needed,
-    /// else whether waiting helps.
-    pub fn pop3_code(&self) -> Option<&'static str> {
-        match self.code? {
-            "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "EXPIRED" => Some("AUTH"),
-            "UNAVAILABLE" => Some("SYS/TEMP"),
-            "CONTACTADMIN" | "SERVERBUG" => Some("SYS/PERM"),
-            _ => None,
-        }
-    }
-}
-
 /// Of those that need one, the person is proven.
 fn of_refusal(refusal: Refusal) -> Words {
     let for_administrators = |text: &str| Words { code: Some("CONTACTADMIN"), text: text.to_owned() };
