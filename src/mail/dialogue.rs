@@ -128,7 +128,7 @@ impl Words {
         match self.code? {
             "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "EXPIRED" => Some("AUTH"),
             "UNAVAILABLE" => Some("SYS/TEMP"),
-            "CONTACTADMIN" | "SERVERBUG" => Some("SYS/PERM"),
+            "CONTACTADMIN" | "SERVERBUG" | "CANNOT" => Some("SYS/PERM"),
             _ => None,
         }
     }
