@@ -200,7 +200,7 @@ impl Pop3 {
     fn mistake(&mut self, why: &str) -> Step {
         self.mistakes += 1;
         let answer = format!("-ERR {why}");
-        if self.mistakes < MISTAKES_MAX { say(&answer) } else { self.end(&answer, End::TooManyMistakes) }
+        if self.mistakes <= MISTAKES_MAX { say(&answer) } else { self.end(&answer, End::TooManyMistakes) }
     }
 
     fn end(&mut self, words: &str, end: End) -> Step {
