@@ -388,7 +388,7 @@ async fn a_held_request_is_cut_off_when_the_old_processs_time_is_over() {
     edge.upgraded(&[]).await;
     assert_eq!(ping.rest().await, "");
     let said = edge.process.says("FC166").await;
-    assert!(said.contains("1 requests were cut off"), "{said}");
+    assert!(said.contains("1 requests and sessions of mail were cut off"), "{said}");
     let status = within("the old process's end", edge.process.child.wait()).await.expect("it ran");
     assert!(status.success());
     assert_eq!(edge.ask_bruno().await, 200);
