@@ -383,7 +383,7 @@ async fn whoever_is_there_already_is_served_to_the_end_by_the_old_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_request_is_cut_off_when_the_old_processs_time_is_over() {
-    let mut edge = Edge::with("process.upgrade_drain_timeout = \"1s\"").await;
+    let mut edge = Edge::with("process.upgrade_drain_timeout = \"1s\"\nprocess.drain_timeout = \"1s\"").await;
     let mut ping = edge.held_ping("bruno", 600_000).await;
     edge.upgraded(&[]).await;
     assert_eq!(ping.rest().await, "");
