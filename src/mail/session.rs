@@ -17,7 +17,7 @@ use pingora_core::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Semaphore,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -174,7 +174,7 @@ impl Session<'_> {
         let mut client = stream;
         let at_once = place.filter(|_| !listener.start_tls);
         if let Some(place) = at_once {
-            client = begin_tls(client, place).await?;
+            client = begin_tls(client, place, deadline).await?;
         }
         let mail = &self.in_force.config.mail;
         let terms = Terms {
@@ -217,7 +217,7 @@ impl Session<'_> {
                     passing = None;
                     say(&mut client, &words).await?;
                     let Some(place) = place else { return Err(Ended::Tls) }; // it was not offered
-                    client = begin_tls(client, place).await?;
+                    client = begin_tls(client, place, deadline).await?;
                     dialogue.tls_has_begun();
                     continue;
                 }
@@ -319,10 +319,10 @@ async fn say(client: &mut Stream, words: &[u8]) -> Result<(), Ended> {
     said.await.map_err(|_| Ended::Client)
 }
 
-async fn begin_tls(stream: Stream, place: &Place) -> Result<Stream, Ended> {
+async fn begin_tls(stream: Stream, place: &Place, deadline: Instant) -> Result<Stream, Ended> {
     let Ok(stream) = stream.into_any().downcast::<L4Stream>() else { return Err(Ended::Tls) }; // under TLS already
-    let stream = handshake(&place.acceptor, *stream).await.map_err(|_| Ended::Tls)?;
-    Ok(Box::new(stream))
+    let stream = timeout_at(deadline, handshake(&place.acceptor, *stream)).await.map_err(|_| Ended::TooSlow)?;
+    Ok(Box::new(stream.map_err(|_| Ended::Tls)?))
 }
 
 #[cfg(test)]
