@@ -363,6 +363,8 @@ pub struct Mail {
     pub client_access_servers: MailServers,
     /// How long a client may take to log on.
     pub logon_timeout: Duration,
+    /// How long a server may take to let somebody in, or not.
+    pub server_timeout: Duration,
     /// How long a logged-on POP3 client may be silent.
     pub pop3_idle_timeout: Duration,
     /// The same in IMAP4.

@@ -162,21 +162,19 @@ impl Question {
     /// A logon.
     fn of_mail(parts: QuestionParts<'_>, protocol: Protocol) -> Result<Question, QuestionError> {
         let given = [("--url", parts.url), ("--eas-version", parts.eas_version)];
-        match given.into_iter().find(|(_, value)| value.is_some()) {
-            Some((option, _)) => Err(QuestionError::NotOfMail { option, protocol }),
-            None => {
-                let LogonName { user, mailbox } = LogonName::parse(parts.user.as_bytes(), None)?;
-                Ok(Question {
-                    user_as_given: parts.user.to_owned(),
-                    user,
-                    mailbox,
-                    protocol,
-                    path: String::new(),
-                    query: None,
-                    eas_version: None,
-                })
-            }
+        if let Some((option, _)) = given.into_iter().find(|(_, value)| value.is_some()) {
+            return Err(QuestionError::NotOfMail { option, protocol });
         }
+        let LogonName { user, mailbox } = LogonName::parse(parts.user.as_bytes(), None)?;
+        Ok(Question {
+            user_as_given: parts.user.to_owned(),
+            user,
+            mailbox,
+            protocol,
+            path: String::new(),
+            query: None,
+            eas_version: None,
+        })
     }
 
     /// Whose mailbox it is about.

@@ -629,7 +629,9 @@ impl Running {
         self.wait_for(async {
             let gone = async { tokio::join!(self.connections.wait(), tokio::time::sleep(HANDSHAKE_MAX)) };
             tokio::select! {
-                _ = timeout(longest, gone) => {}
+                left = timeout(longest, gone) => if left.is_err() {
+                    self.finish().await; // who stays for days, as mail programs do, goes when nothing is on its way
+                },
                 () = hurry.cancelled() => self.finish().await,
             }
         });

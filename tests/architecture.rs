@@ -43,6 +43,24 @@ fn identity_is_pure_and_uses_only_routing_and_secrets() {
 }
 
 #[test]
+fn dialogues_of_mail_have_neither_sockets_nor_clocks() {
+    let outside: Vec<_> = OUTSIDE.into_iter().filter(|word| *word != "fs").collect(); // their suite is files
+    let forbidden = [&FRAMEWORKS[..], &outside, &CLOCK].concat();
+    for dialogue in ["mail/dialogue", "mail/imap4", "mail/pop3", "mail/sasl", "mail/sign_in"] {
+        assert_eq!(breaches(dialogue, &["mail", "secret"], &forbidden), NONE);
+    }
+}
+
+#[test]
+fn the_web_knows_nothing_of_mail() {
+    let ours = top_level_modules();
+    let ours: Vec<_> = ours.iter().map(String::as_str).filter(|module| *module != "mail").collect();
+    for module in ["routing", "identity", "directory", "edge"] {
+        assert_eq!(breaches(module, &ours, &[]), NONE);
+    }
+}
+
+#[test]
 fn the_directory_knows_nothing_of_the_edge() {
     let pingora = ["pingora", "pingora_core", "pingora_proxy", "pingora_http"];
     assert_eq!(breaches("directory", &["directory", "error_chain", "identity", "routing", "secret"], &pingora), NONE);

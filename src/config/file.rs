@@ -223,6 +223,10 @@ fn mail_listener<'d>(section: &Section<'d>, tls: &Section<'d>) -> Option<Option<
             section.note_at(key, wrong(format!("{protocol} knows nothing of the kind"), "remove this line"));
         }
     }
+    if section.has("trusted_proxies") && !section.has("proxy_protocol") {
+        let problem = format!("{protocol} has no X-Forwarded-For, so everybody would be the balancer");
+        section.note_at("trusted_proxies", wrong(problem, "add proxy_protocol = true, or remove this line"));
+    }
     if !tls.is_present() && !allow_plain_logon {
         let problem = "nobody could log on: there is no TLS, and passwords may not be sent without";
         section
@@ -241,16 +245,26 @@ fn mail(section: &Section<'_>, listeners: &[Listener]) -> Mail {
         let problem = "no listener speaks POP3 or IMAP4";
         section.note(wrong(problem, "add protocol = \"imap4\" or \"pop3\" to a [[listener]], or remove this"));
     }
+    let logon_timeout = section.get("logon_timeout", short()).unwrap_or(Duration::from_secs(60));
+    let server_timeout =
+        section.get("server_timeout", short()).unwrap_or(Duration::from_secs(15).min(logon_timeout / 2));
+    let refusal_delay = section.get("refusal_delay", duration(Duration::ZERO..=Duration::from_secs(60)));
+    let refusal_delay = refusal_delay.unwrap_or(Duration::from_secs(2).min(logon_timeout / 2));
+    for (key, time) in [("server_timeout", server_timeout), ("refusal_delay", refusal_delay)] {
+        if time >= logon_timeout {
+            let problem = "the client is let go before, by logon_timeout";
+            section.note_at(key, wrong(problem, "lower it, or raise logon_timeout"));
+        }
+    }
     Mail {
         host: section.get("host", owned_text),
         back_ends: mail_servers(&section.section("back_ends"), MailTls::None),
         client_access_servers: mail_servers(&section.section("client_access_servers"), MailTls::AtOnce),
-        logon_timeout: section.get("logon_timeout", short()).unwrap_or(Duration::from_secs(60)),
+        logon_timeout,
+        server_timeout,
         pop3_idle_timeout: section.get("pop3_idle_timeout", duration(MAIL_IDLE)).unwrap_or(Duration::from_secs(600)),
         imap4_idle_timeout: section.get("imap4_idle_timeout", duration(MAIL_IDLE)).unwrap_or(Duration::from_secs(1860)),
-        refusal_delay: section
-            .get("refusal_delay", duration(Duration::ZERO..=Duration::from_secs(60)))
-            .unwrap_or(Duration::from_secs(2)),
+        refusal_delay,
         pop3_capabilities: capabilities("pop3_capabilities", &["TOP", "UIDL"]),
         imap4_capabilities: capabilities("imap4_capabilities", &["IDLE", "NAMESPACE", "LITERAL+"]),
         ntlm_server: section.get("ntlm_server", owned_text),

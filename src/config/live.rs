@@ -37,6 +37,8 @@ impl Config {
         if idle.0 != idle.1 && in_force.listeners.iter().any(speaks_http2) {
             kept.push("over HTTP/2 timeouts.client_keepalive stays as it was at the start".to_owned());
         }
+        let old_mail = in_force.mail.clone();
+        let wants_mail = self.listeners.iter().any(|listener| listener.mail.is_some());
         let wanted = std::mem::take(&mut self.listeners);
         let in_force = numbered(&in_force.listeners);
         let mut wanted = numbered(&wanted);
@@ -49,6 +51,12 @@ impl Config {
         kept.extend(wanted.iter().map(|(_, new)| format!("nothing listens on {} yet", new.address)));
         let (listeners, as_wanted) = listeners.into_iter().unzip();
         self.listeners = listeners;
+        let is_kept = |listeners: &[Listener]| listeners.iter().any(|listener| listener.mail.is_some());
+        if is_kept(&self.listeners) && !wants_mail {
+            // Without it these would sign in by the defaults, which may be without TLS.
+            kept.push("[mail] stays as it is".to_owned());
+            self.mail.clone_from(&old_mail);
+        }
         Kept { waits: kept, listeners: as_wanted }
     }
 }

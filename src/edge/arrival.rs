@@ -153,13 +153,13 @@ impl Reception {
 
     /// Lets somebody in, or not.
     pub async fn admit(&self, stream: &mut Stream) -> Option<Guest> {
-        let _counted = self.connections.token();
-        let _caller = match stream.get_ssl_digest() {
+        let counted = self.connections.token();
+        let caller = match stream.get_ssl_digest() {
             Some(_) => None, // it has been counted since before its handshake
             None => self.arrival.take(&mut **stream).await.ok()?,
         };
-        let _place = self.places.take()?; // until the connection ends, however many requests come over it
-        Some(Guest { _counted, _caller, _place })
+        let place = self.places.take()?; // until the connection ends, however many requests come over it
+        Some(Guest { _counted: counted, _caller: caller, _place: place })
     }
 }
 

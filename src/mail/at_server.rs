@@ -1,6 +1,9 @@
 //! Signs somebody in at one server, over a connection of their own.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use super::{
     dialogue::INPUT_MAX_BYTES,
@@ -19,7 +22,7 @@ use crate::{
 
 /// A sign-in under way.
 pub(super) struct Sitting {
-    sign_in: SignIn,
+    sign_in: Box<SignIn>,
     stream: ServerStream,
     server: ServerId,
     in_flight: InFlight,
@@ -42,16 +45,17 @@ pub(super) enum Came {
 impl Session<'_> {
     /// Connects, and signs in as far as it goes.
     pub(super) async fn sign_in_at(&mut self, server: ServerId, target: &Target<'_>, sign_in: SignIn) -> Came {
-        self.story.at(server);
         let organisation = self.in_force.organisation.clone();
+        self.story.at(&organisation.topology.server(server).name);
         let stream = match server::connect(target).await {
             Ok(stream) => stream,
             Err(fault) => return self.is_away(server, fault.as_ref()),
         };
-        organisation.health.accepted(server, self.protocol);
-        self.in_force.shared.metrics.connected(&organisation.topology.server(server).name, false);
+        if !target.start_tls {
+            organisation.health.accepted(server, self.protocol);
+        }
         let in_flight = organisation.health.enter(server);
-        self.go_on(Sitting { sign_in, stream, server, in_flight }, target).await
+        self.go_on(Sitting { sign_in: Box::new(sign_in), stream, server, in_flight }, target).await
     }
 
     /// The client's answer to the server's challenge.
@@ -69,15 +73,19 @@ impl Session<'_> {
 
     async fn go_on(&self, sitting: Sitting, target: &Target<'_>) -> Came {
         let server = sitting.server;
-        let patience = self.in_force.config.timeouts.web;
-        let came = tokio::time::timeout(patience, self.converse(sitting, target)).await;
-        let why = match came {
+        let patience = self.in_force.config.mail.server_timeout;
+        let came = timeout(patience, self.converse(sitting, target)).await;
+        let (why, is_out) = match came {
             Ok(Ok(came)) => return came,
-            Ok(Err(Trouble::Sign(failure))) => failure.to_string(),
+            Ok(Err(Trouble::Sign(failure))) => (failure.to_string(), failure.is_of_server()),
             Ok(Err(Trouble::Tls(fault))) => return self.is_away(server, fault.as_ref()),
-            Ok(Err(Trouble::Ended)) => "it ended the connection".to_owned(),
-            Err(_) => format!("it did not answer within {} s", patience.as_secs()),
+            Ok(Err(Trouble::Ended { unheard })) => ("it ended the connection".to_owned(), unheard),
+            Err(_) => (format!("it did not answer within {} s", patience.as_secs()), true),
         };
+        if is_out {
+            // The next client goes to another of the pool, and need not wait for this one.
+            self.in_force.organisation.health.refused(server, self.protocol, &Fault::Unreachable(why.clone()));
+        }
         let name = &self.in_force.organisation.topology.server(server).name;
         if self.in_force.shared.lately.is_news(Event::MailServerFailed, name).await {
             Event::MailServerFailed.report(format_args!("no {} sign-in at {name}: {why}", self.protocol));
@@ -88,13 +96,15 @@ impl Session<'_> {
     async fn converse(&self, sitting: Sitting, target: &Target<'_>) -> Result<Came, Trouble> {
         let Sitting { mut sign_in, mut stream, server, in_flight } = sitting;
         let mut input = [0; INPUT_MAX_BYTES];
+        let mut unheard = true;
         loop {
             match sign_in.next() {
                 Step::Read => {
                     let read = stream.read(&mut input).await.unwrap_or_default();
                     if read == 0 {
-                        return Err(Trouble::Ended);
+                        return Err(Trouble::Ended { unheard });
                     }
+                    unheard = false;
                     sign_in.receive(&input[..read]);
                 }
                 Step::Send(words) => {
@@ -102,10 +112,11 @@ impl Session<'_> {
                         stream.write_all(&words).await?;
                         stream.flush().await
                     };
-                    sent.await.map_err(|_: std::io::Error| Trouble::Ended)?;
+                    sent.await.map_err(|_: std::io::Error| Trouble::Ended { unheard })?;
                 }
                 Step::StartTls => {
                     stream = server::start_tls(stream, target).await.map_err(Trouble::Tls)?;
+                    self.in_force.organisation.health.accepted(server, self.protocol);
                     sign_in.tls_has_begun();
                 }
                 Step::Challenge(message) => {
@@ -129,5 +140,8 @@ enum Trouble {
     Sign(Failure),
     /// `None`: nothing was learned of the server.
     Tls(Option<Fault>),
-    Ended,
+    Ended {
+        /// It had not said anything.
+        unheard: bool,
+    },
 }

@@ -3,7 +3,7 @@
 //! A [`Dialogue`] is given the bytes that come and asked what to do [`next`](Dialogue::next), until that is
 //! [`Step::Read`]. It has no clock and no socket. Bytes may come cut anywhere; what it says does not depend on where.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use crate::secret::Secret;
 
@@ -38,7 +38,6 @@ impl Terms {
 }
 
 /// What is to be done next.
-#[derive(Debug)]
 pub enum Step {
     /// Nothing, until more bytes have come.
     Read,
@@ -54,6 +53,20 @@ pub enum Step {
     Ntlm(Vec<u8>),
     /// Send this and close.
     End(Vec<u8>, End),
+}
+
+/// What a client has sent may be guessed a password from.
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Read => f.write_str("Read"),
+            Step::Send(words) => write!(f, "Send({})", words.escape_ascii()),
+            Step::StartTls(words) => write!(f, "StartTls({})", words.escape_ascii()),
+            Step::LogOn(logon) => write!(f, "{logon:?}"),
+            Step::Ntlm(_) => f.write_str("Ntlm(<secret>)"),
+            Step::End(words, why) => write!(f, "End({}, {why:?})", words.escape_ascii()),
+        }
+    }
 }
 
 /// Why a dialogue is over before anybody has logged on.
@@ -106,6 +119,19 @@ pub struct Words {
     pub code: Option<&'static str>,
     /// For the user, without line ends.
     pub text: String,
+}
+
+impl Words {
+    /// POP3's response code (RFC 3206), without brackets, where it has one for this: `AUTH` if other credentials are needed,
+    /// else whether waiting helps.
+    pub fn pop3_code(&self) -> Option<&'static str> {
+        match self.code? {
+            "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "EXPIRED" => Some("AUTH"),
+            "UNAVAILABLE" => Some("SYS/TEMP"),
+            "CONTACTADMIN" | "SERVERBUG" => Some("SYS/PERM"),
+            _ => None,
+        }
+    }
 }
 
 /// The edge's half of a protocol, until somebody has logged on.

@@ -2,22 +2,21 @@
 //! `AUTHENTICATE`, `ID`, `NOOP`, `LOGOUT`.
 //!
 //! ```text
-//!              greeting
-//!                 v             a line         +---------+  STARTTLS
-//!   +------> Line::First --------------------->|         |-----------> BeginsTls, then Line::First, everything anew
-//!   |                          {6} at its end  |         |
-//!   |        Literal <-------------------------|         |  LOGIN
-//!   |           v              a line          | command |-----------> Judged ------ accepted: the rest is the server's
-//!   |        Line::Rest ---------------------->|         |                ^  |
-//!   |                                          |         |  AUTHENTICATE  |  +------- refused
-//!   |        Line::Sasl <----------------------|         |                |              |
-//!   |          ^ | a line                      +---------+                |              |
-//!   |          | +--> PLAIN and LOGIN are whole --- | -------------------+              |
-//!   |  server's| +--> NTLM: PassedOn ---- accepted: the rest is the server's            |
-//!   | challenge+----------+  |                      |                                   |
-//!   |                        v                      v                                   v
-//!   +----------------------- refused, cancelled --- answered ------------- the third: Ending, as from every bound
+//!                  a line              STARTTLS
+//! Line::First -------------> command ------------> BeginsTls ---> Line::First, everything anew
+//!  ^   |                     ^   | |
+//!  |   | it ends in {6}      |   | | AUTHENTICATE
+//!  |   v            a line   |   | +------> Line::Sasl ---- NTLM ----> PassedOn
+//!  | Literal ---> Line::Rest +   |          |        ^                  |  |  |
+//!  |   ^              |          | LOGIN    |        +---- challenge ---+  |  |
+//!  |   +----- {10} ---+          v          v                              |  |
+//!  +------------- refused ------ Judged <---+                              |  |
+//!  |                             +---------------- accepted ---------------+--|----> the rest is the server's
+//!  +------------- refused ----------------------------------------------------+
 //! ```
+//!
+//! Whatever is answered or cancelled leads back to `Line::First`, whatever goes beyond its bounds to `Over`; the last logon
+//! that may be refused, by way of `Ending`.
 //!
 //! Why not `imap-codec`: neither 1.0 nor 2.0 takes `LOGIN CONTOSO\duarte x`, `"CONTOSO\duarte"`, 8-bit names or a second
 //! space, and clients send all of these. It reads every command and answer of IMAP where eight commands are wanted: 33,000

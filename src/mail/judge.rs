@@ -4,7 +4,7 @@
 //! answer whatever server the mailbox is on, and count once; and whoever is told where a mailbox lives has proven who they
 //! are. Where the directory is away, somebody it has told of before is judged by their server.
 
-use std::time::Duration;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     at_server::Came,
@@ -14,10 +14,11 @@ use super::{
     sign_in::SignIn,
 };
 use crate::{
-    directory::cache::Lookup,
+    directory::{Unusable, cache::Lookup},
     edge::{
         Destination,
         course::{Proof, report, whose},
+        in_force::InForce,
         logons::Attempt,
         pools,
         restraint::seconds,
@@ -67,7 +68,9 @@ impl Session<'_> {
         let attempt = in_force.shared.logons.attempt(user, Some(&logon.password), self.client);
         let turn = in_force.shared.logons.enter(attempt, &in_force.config.limits).await;
         let turn = turn.map_err(too_many)?;
-        let Some(LogonName { user, mailbox }) = name else {
+        // A directory that reads C strings would take a NUL for no password at all, and that for nobody in particular.
+        let is_password = !logon.password.expose().contains(&0);
+        let Some(LogonName { user, mailbox }) = name.filter(|_| is_password) else {
             self.failed(attempt, None);
             return Err(Refused::By(Denial::WrongPassword));
         };
@@ -80,11 +83,14 @@ impl Session<'_> {
                 drop(turn);
                 true
             }
-            Ok(Proof::Wrong | Proof::Absent) => {
+            Ok(Proof::Wrong | Proof::Absent | Proof::Unusable(Unusable::AccountLocked)) => {
                 self.failed(attempt, Some(&user));
-                return Err(Refused::By(Denial::WrongPassword));
+                // While the directory is away everybody hears the same; of some it is known without asking.
+                let is_up = in_force.shared.is_directory_up();
+                return Err(Refused::By(if is_up { Denial::WrongPassword } else { Denial::DirectoryAway }));
             }
             Ok(Proof::Unusable(why)) => return Err(Refused::By(Denial::AccountUnusable(why))),
+            Err(_) if mailbox.is_some() => return Err(Refused::By(Denial::DirectoryAway)),
             Err(_) => false, // the directory is away, which is an event already
         };
         let lookup = in_force.find(mailbox.as_ref().unwrap_or(&user)).await;
@@ -94,25 +100,33 @@ impl Session<'_> {
             if !is_proven {
                 return Err(Refused::By(Denial::DirectoryAway));
             }
-            if let Denial::ConnectTo { host, protocol } = &denial {
+            if let Denial::ConnectTo { host, protocol } = &denial
+                && in_force.shared.lately.is_news(Event::MailElsewhere, &user.to_string()).await
+            {
                 Event::MailElsewhere.report(format_args!("{user} was told to connect to {host} for {protocol}"));
             }
             report(&decision, Some(&user), Some(&lookup));
             return Err(Refused::By(denial));
         }
-        let opened = self.sign_in(&decision, &lookup, logon).await;
-        match &opened {
-            Ok(_) => in_force.shared.logons.succeeded(attempt),
-            Err(Refused::InOwnWords(_)) if !is_proven => {
-                self.failed(attempt, Some(&user));
-                return Err(Refused::By(Denial::WrongPassword));
+        if is_proven {
+            let opened = self.sign_in(&decision, &lookup, logon).await;
+            if let Err(Refused::InOwnWords(words)) = &opened
+                && !is_temporary(words)
+                && in_force.shared.lately.is_news(Event::MailSignInRefused, &user.to_string()).await
+            {
+                let words = words.get(..WORDS_TOLD_MAX_BYTES).unwrap_or(words).escape_ascii();
+                Event::MailSignInRefused.report(format_args!("{user} was refused: {words}"));
             }
-            Err(Refused::InOwnWords(words)) => {
-                Event::MailSignInRefused.report(format_args!("{user} was refused: {}", words.escape_ascii()));
-            }
-            Err(_) => {}
+            return opened;
         }
-        opened
+        let guess = Guess::by(self, attempt, Some(&user));
+        match self.sign_in(&decision, &lookup, logon).await {
+            Ok(opened) => {
+                guess.was_right();
+                Ok(opened)
+            }
+            Err(_) => Err(Refused::By(Denial::DirectoryAway)),
+        }
     }
 
     /// What the rules say of a mailbox.
@@ -140,16 +154,14 @@ impl Session<'_> {
         while let Some((server, target)) = pools::choose(destination, self.protocol, &organisation, &tried) {
             tried.push(server);
             let (logon, start_tls) = (logon.clone(), target.start_tls);
-            let sign_in = match self.protocol {
-                Protocol::Pop3 => SignIn::pop3(logon, start_tls),
-                _ => SignIn::imap4(logon, start_tls, target.peer.is_tls()),
+            let sign_in = if self.protocol == Protocol::Pop3 {
+                SignIn::pop3(logon, start_tls)
+            } else {
+                SignIn::imap4(logon, start_tls, target.peer.is_tls())
             };
             match self.sign_in_at(server, &target, sign_in).await {
                 Came::In(opened) => return Ok(opened),
-                Came::Refused(words) => {
-                    self.story.at(server);
-                    return Err(Refused::InOwnWords(words));
-                }
+                Came::Refused(words) => return Err(Refused::InOwnWords(words)),
                 Came::Failed | Came::Challenged(..) => was_reached = true,
                 Came::Away => {}
             }
@@ -163,10 +175,49 @@ impl Session<'_> {
     }
 }
 
+/// Something that a server is to judge. It counts as wrong unless the server says otherwise, also if nobody waits for that.
+pub(super) struct Guess {
+    in_force: Arc<InForce>,
+    attempt: Attempt,
+    user: Option<MailboxName>,
+    client: IpAddr,
+    is_open: bool,
+}
+
+impl Guess {
+    pub(super) fn by(session: &Session<'_>, attempt: Attempt, user: Option<&MailboxName>) -> Guess {
+        let (in_force, client) = (session.in_force.clone(), session.client);
+        Guess { in_force, attempt, user: user.cloned(), client, is_open: true }
+    }
+
+    pub(super) fn was_right(mut self) {
+        self.is_open = false;
+        self.in_force.shared.logons.succeeded(self.attempt);
+    }
+}
+
+impl Drop for Guess {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.in_force.count_failed(self.attempt, self.user.as_ref(), Some(self.client));
+        }
+    }
+}
+
+/// Whether a server's refusal says that it may let the same person in later (RFC 5530, RFC 2449, RFC 3206).
+fn is_temporary(words: &[u8]) -> bool {
+    let code = words.split(|byte| *byte == b'[').nth(1).and_then(|rest| rest.split(|byte| b" ]".contains(byte)).next());
+    const CODES: [&str; 6] = ["UNAVAILABLE", "INUSE", "IN-USE", "LIMIT", "SYS/TEMP", "LOGIN-DELAY"];
+    code.is_some_and(|code| CODES.iter().any(|known| code.eq_ignore_ascii_case(known.as_bytes())))
+}
+
 /// Too many have failed before.
 pub(super) fn too_many(wait: Duration) -> Refused {
     Refused::By(Denial::TooManyFailedLogons { retry_after: seconds(Some(wait)) })
 }
+
+/// Of a server's words, in an event.
+const WORDS_TOLD_MAX_BYTES: usize = 200;
 
 fn key(lookup: &Lookup) -> u64 {
     match whose(lookup) {

@@ -34,7 +34,9 @@ pub enum Denial {
         /// After so many seconds they are forgotten.
         retry_after: u16,
     },
-    /// As many sessions as may be are open.
+    /// The server let them in by Windows authentication, but their mailbox is at another, to which only a password leads.
+    PasswordNeeded,
+    /// As many as may be wait for the same.
     TooManySessions,
     /// Something went wrong in the edge itself.
     Internal,
@@ -67,6 +69,7 @@ impl Denial {
             Denial::ServerAway => "server-away",
             Denial::ServerFailed => "server-failed",
             Denial::TooManyFailedLogons { .. } => "too-many-failed-logons",
+            Denial::PasswordNeeded => "password-needed",
             Denial::TooManySessions => "too-many-sessions",
             Denial::Internal => "internal",
         }
@@ -87,6 +90,7 @@ impl Denial {
             | Denial::ConnectTo { .. }
             | Denial::Routing(_)
             | Denial::TooManyFailedLogons { .. }
+            | Denial::PasswordNeeded
             | Denial::TooManySessions => Logon::Denied,
         }
     }
@@ -109,6 +113,7 @@ impl Denial {
                 | Unusable::LogonRestricted,
             )
             | Denial::ConnectTo { .. }
+            | Denial::PasswordNeeded
             | Denial::Routing(_)
             | Denial::ServerAway
             | Denial::ServerFailed => true,
@@ -168,25 +173,17 @@ impl Denial {
                 );
                 words("UNAVAILABLE", &text)
             }
+            Denial::PasswordNeeded => words(
+                "CANNOT",
+                "Windows authentication does not lead to your mailbox. In the settings of your mail program, choose a password \
+                 as the method of authentication.",
+            ),
             Denial::TooManySessions => {
                 words("UNAVAILABLE", "Too many people are signed in right now. Try again in a minute.")
             }
             Denial::Internal => {
                 words("SERVERBUG", "The mail service could not sign you in. Tell your administrator when it happened.")
             }
-        }
-    }
-}
-
-impl Words {
-    /// POP3's response code (RFC 3206), without brackets, where it has one for this: `AUTH` if other credentials are needed,
-    /// else whether waiting helps.
-    pub fn pop3_code(&self) -> Option<&'static str> {
-        match self.code? {
-            "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "EXPIRED" => Some("AUTH"),
-            "UNAVAILABLE" => Some("SYS/TEMP"),
-            "CONTACTADMIN" | "SERVERBUG" => Some("SYS/PERM"),
-            _ => None,
         }
     }
 }
@@ -257,6 +254,7 @@ mod tests {
             Denial::ServerAway,
             Denial::ServerFailed,
             Denial::TooManyFailedLogons { retry_after: u16::MAX },
+            Denial::PasswordNeeded,
             Denial::TooManySessions,
             Denial::Internal,
         ];

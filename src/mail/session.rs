@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -15,6 +16,7 @@ use pingora_core::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,7 +25,7 @@ use super::{
     dialogue::{Dialogue, INPUT_MAX_BYTES, Step, Terms, Words},
     imap4::Imap4,
     judge::Refused,
-    ntlm::Passing,
+    ntlm::{self, Passing},
     offered::Offered,
     pop3::Pop3,
     server::ServerStream,
@@ -32,7 +34,7 @@ use super::{
 };
 use crate::{
     certificates::{CertificateError, ListenerCertificates},
-    config::MailListener,
+    config::{Config, MailListener},
     edge::{
         arrival::{Guest, Reception},
         health::InFlight,
@@ -50,6 +52,8 @@ pub struct Mail {
     in_flight: TaskTracker,
     /// Of an edge that stops, quiet sessions end now and the others when they are.
     idle_end: CancellationToken,
+    /// Places for those who are asked by a server's challenge.
+    pub(super) ntlm_waiting: Arc<Semaphore>,
 }
 
 /// A listener's TLS.
@@ -100,7 +104,8 @@ impl Mail {
             Some(certificates.clone().acceptor().map(|acceptor| Place { address: *address, certificates, acceptor }))
         };
         let listeners = listeners.iter().filter_map(place).collect::<Result<_, _>>()?;
-        Ok(Mail { in_force, reception, listeners, offered, in_flight, idle_end })
+        let ntlm_waiting = Arc::new(Semaphore::new(ntlm::WAITING_MAX));
+        Ok(Mail { in_force, listeners, offered, reception, in_flight, idle_end, ntlm_waiting })
     }
 
     fn place(&self, address: SocketAddr) -> Option<&Place> {
@@ -143,22 +148,29 @@ impl Session<'_> {
     async fn last(mut self, stream: Stream, (listener, address): (MailListener, SocketAddr)) {
         let mail = self.mail;
         let _counted = mail.in_flight.token();
-        // On the heap, to be gone when it is over.
-        let log_on = Box::pin(timeout(
-            self.in_force.config.mail.logon_timeout,
-            self.log_on(stream, listener, mail.place(address)),
-        ));
-        let ended = match mail.idle_end.run_until_cancelled(log_on).await {
-            Some(Ok(Ok(open))) => self.pass_on(open).await,
-            Some(Ok(Err(ended))) => ended,
-            Some(Err(_)) => Ended::TooSlow,
-            None => Ended::Drained,
+        let patience = self.in_force.config.mail.logon_timeout;
+        let deadline = Instant::now() + patience;
+        // On the heap, to be gone when it is over. A logon that comes just in time is judged, too.
+        let log_on = self.log_on(stream, listener, mail.place(address), deadline);
+        let open = Box::pin(timeout(patience * 2, log_on)).await.unwrap_or(Err(Ended::TooSlow));
+        let splice = splice_settings(&self.in_force.config, self.protocol);
+        let mut story = self.story;
+        drop(self.in_force); // a session outlives many organisations and configurations
+        let ended = match open {
+            Ok(open) => pass_on(open, &splice, &mut story, &mail.idle_end).await,
+            Err(ended) => ended,
         };
-        self.story.tell_end(&ended, &self.in_force);
+        story.tell_end(&ended);
     }
 
     /// Speaks with the client until somebody has logged on.
-    async fn log_on(&mut self, stream: Stream, listener: MailListener, place: Option<&Place>) -> Result<Open, Ended> {
+    async fn log_on(
+        &mut self,
+        stream: Stream,
+        listener: MailListener,
+        place: Option<&Place>,
+        deadline: Instant,
+    ) -> Result<Open, Ended> {
         let mut client = stream;
         let at_once = place.filter(|_| !listener.start_tls);
         if let Some(place) = at_once {
@@ -173,10 +185,9 @@ impl Session<'_> {
             offers_ntlm: self.ntlm_server().is_some(),
             capabilities: self.mail.offered.of(self.protocol, mail),
         };
-        let mut dialogue: Box<dyn Dialogue> = match self.protocol {
-            Protocol::Pop3 => Box::new(Pop3::new(terms)),
-            _ => Box::new(Imap4::new(terms)),
-        };
+        let is_pop3 = self.protocol == Protocol::Pop3;
+        let mut dialogue: Box<dyn Dialogue> =
+            if is_pop3 { Box::new(Pop3::new(terms)) } else { Box::new(Imap4::new(terms)) };
         let mut passing: Option<Passing> = None;
         let mut input = [0; INPUT_MAX_BYTES];
         let greeting = dialogue.greeting();
@@ -185,7 +196,12 @@ impl Session<'_> {
             let asked_at = Instant::now();
             let opened = match dialogue.next() {
                 Step::Read => {
-                    let read = client.read(&mut input).await.map_err(|_| Ended::Client)?;
+                    let read = tokio::select! {
+                        biased;
+                        read = client.read(&mut input) => read.map_err(|_| Ended::Client)?,
+                        () = self.mail.idle_end.cancelled() => return Err(self.say_bye(client, Ended::Drained).await),
+                        () = sleep_until(deadline) => return Err(self.say_bye(client, Ended::TooSlow).await),
+                    };
                     if read == 0 {
                         return Err(Ended::Client);
                     }
@@ -193,10 +209,12 @@ impl Session<'_> {
                     continue;
                 }
                 Step::Send(words) => {
+                    passing = None; // if there was one, the client has called it off
                     say(&mut client, &words).await?;
                     continue;
                 }
                 Step::StartTls(words) => {
+                    passing = None;
                     say(&mut client, &words).await?;
                     let Some(place) = place else { return Err(Ended::Tls) }; // it was not offered
                     client = begin_tls(client, place).await?;
@@ -208,7 +226,10 @@ impl Session<'_> {
                     let _ = client.shutdown().await;
                     return Err(Ended::Dialogue(why));
                 }
-                Step::LogOn(logon) => self.judge(&logon).await,
+                Step::LogOn(logon) => {
+                    passing = None;
+                    self.judge(&logon).await
+                }
                 Step::Ntlm(message) => match passing.take() {
                     None => match self.begin_ntlm(message, dialogue.tag()).await {
                         Ok((begun, challenge)) => {
@@ -230,8 +251,7 @@ impl Session<'_> {
                 }
                 Err(refused) => {
                     self.story.tell_logon(&self.in_force);
-                    // At one and the same time whatever the reason, so that the time tells nothing.
-                    sleep_until(asked_at + self.in_force.config.mail.refusal_delay).await;
+                    sleep_until(leaves_at(asked_at, Instant::now(), self.in_force.config.mail.refusal_delay)).await;
                     let words = refuse(&mut *dialogue, refused);
                     say(&mut client, &words).await?;
                 }
@@ -239,23 +259,13 @@ impl Session<'_> {
         }
     }
 
-    /// Passes on everything, both ways, until one has gone.
-    async fn pass_on(&mut self, open: Open) -> Ended {
-        let Open { mut client, server: Opened { mut stream, in_flight: _in_flight, .. }, first_to_server } = open;
-        let config = &self.in_force.config;
-        let idle_timeout = match self.protocol {
-            Protocol::Pop3 => config.mail.pop3_idle_timeout,
-            _ => config.mail.imap4_idle_timeout,
-        };
-        let settings = splice::Settings {
-            idle_timeout,
-            write_timeout: config.timeouts.client,
-            half_closed_timeout: config.timeouts.client,
-        };
-        let passed = Passed::default();
-        let ending = splice(&mut client, &mut stream, first_to_server, &settings, &passed, &self.mail.idle_end).await;
-        self.story.passed(&passed);
-        Ended::Passed(ending)
+    /// Nobody has logged on and nobody will. POP3 has no words for it.
+    async fn say_bye(&self, mut client: Stream, why: Ended) -> Ended {
+        if self.protocol == Protocol::Imap4 {
+            let _ = say(&mut client, b"* BYE [UNAVAILABLE] Nobody has logged on. Connect again.\r\n").await; // it may be gone
+        }
+        let _ = client.shutdown().await;
+        why
     }
 
     fn host(&self, place: Option<&Place>) -> Arc<str> {
@@ -263,6 +273,31 @@ impl Session<'_> {
         let configured = self.in_force.config.mail.host.clone();
         configured.or_else(of_certificate).unwrap_or_else(|| "mail".to_owned()).into()
     }
+}
+
+fn splice_settings(config: &Config, protocol: Protocol) -> splice::Settings {
+    let is_pop3 = protocol == Protocol::Pop3;
+    splice::Settings {
+        idle_timeout: if is_pop3 { config.mail.pop3_idle_timeout } else { config.mail.imap4_idle_timeout },
+        write_timeout: config.timeouts.client,
+        half_closed_timeout: config.timeouts.client,
+    }
+}
+
+/// Passes on everything, both ways, until one has gone.
+async fn pass_on(open: Open, settings: &splice::Settings, story: &mut Story, drain: &CancellationToken) -> Ended {
+    let Open { mut client, server: Opened { mut stream, in_flight: _in_flight, .. }, first_to_server } = open;
+    let passed = Passed::default();
+    let ending = splice(&mut client, &mut stream, first_to_server, settings, &passed, drain).await;
+    story.passed(&passed);
+    Ended::Passed(ending)
+}
+
+/// When a refusal leaves that was asked for and is known now: at a whole multiple of the delay, whatever the reason, so that
+/// the time tells nothing.
+fn leaves_at(asked_at: Instant, now: Instant, delay: Duration) -> Instant {
+    let times = now.duration_since(asked_at).as_millis().checked_div(delay.as_millis()).unwrap_or_default();
+    asked_at + delay.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX).saturating_add(1))
 }
 
 /// The client's words for a refusal, by which its dialogue goes on.
@@ -288,4 +323,20 @@ async fn begin_tls(stream: Stream, place: &Place) -> Result<Stream, Ended> {
     let Ok(stream) = stream.into_any().downcast::<L4Stream>() else { return Err(Ended::Tls) }; // under TLS already
     let stream = handshake(&place.acceptor, *stream).await.map_err(|_| Ended::Tls)?;
     Ok(Box::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_leaves_at_the_next_multiple_of_the_delay() {
+        let asked_at = Instant::now();
+        let after = |millis, delay| {
+            let now = asked_at + Duration::from_millis(millis);
+            leaves_at(asked_at, now, Duration::from_millis(delay)).duration_since(asked_at).as_millis()
+        };
+        assert_eq!([after(0, 2000), after(1999, 2000), after(2000, 2000), after(7300, 2000)], [2000, 2000, 4000, 8000]);
+        assert_eq!(after(7300, 0), 0, "at once");
+    }
 }

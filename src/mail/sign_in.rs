@@ -93,6 +93,16 @@ pub enum Failure {
     TooLong(usize),
 }
 
+impl Failure {
+    /// Whether it is the server's, whoever signs in: not what came of a logon, in which the client may have had a hand.
+    pub fn is_of_server(&self) -> bool {
+        match self {
+            Failure::Words(_) | Failure::NoTls | Failure::TlsRequired | Failure::BeforeTls => true,
+            Failure::Answer(_) | Failure::NoMechanism(_) | Failure::TooLong(_) => false,
+        }
+    }
+}
+
 /// What a server said, safe to print: bounded, printable, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Printable(pub String);

@@ -3,7 +3,8 @@
 //! A mail client stays for hours and says nothing: a session that waits owns no buffer. What comes is read onto the stack and
 //! written at once; only what the other side does not take is kept, and until it has, no more is read for it.
 //!
-//! What an idle session costs beside, in KiB of this process, 2,000 of them (BoringSSL keeps no buffer while it waits):
+//! What the connections and the task of an idle session cost, in KiB, at 2,000 of them (BoringSSL keeps no buffer while it
+//! waits; `loadtest/mail` measures whole sessions):
 //!
 //! | client, server | Pingora's read buffer of 64 KiB | no buffers | and in a task of its own |
 //! |---|---|---|---|
@@ -11,8 +12,8 @@
 //! | TLS, plain | 74.8 | 9.2 | 7.2 |
 //! | TLS, TLS | 83.6 | 17.9 | 15.0 |
 //!
-//! So the listeners of mail have no buffers (`L4BufferSettings::unbuffered`), the server's side is a bare `TcpStream` or
-//! Pingora's `SslStream` over one, and a session leaves Pingora's task, which has a handshake's size, for one of its own.
+//! So the listeners of mail have no buffers (`L4BufferSettings::unbuffered`), nor have the connections to servers, and a
+//! session leaves Pingora's task, which has a handshake's size, for one of its own.
 
 #[cfg(test)]
 mod tests;

@@ -16,12 +16,7 @@ use crate::{
     edge::{decisions::Decided, in_force::InForce},
     identity::MailboxName,
     metrics::{Metrics, Outcome, mail},
-    routing::{
-        Decision,
-        mailbox::Whose,
-        protocol::Protocol,
-        topology::{ServerId, SiteId, Topology},
-    },
+    routing::{Decision, Rule, mailbox::Whose, protocol::Protocol, topology::Topology},
 };
 
 /// What is known of a session so far.
@@ -45,11 +40,12 @@ struct Logon {
     user: Option<MailboxName>,
     target: Option<MailboxName>,
     proven: Option<String>,
-    site: Option<SiteId>,
+    site: Option<String>,
     outcome: Option<Outcome>,
     rule: Option<&'static str>,
     denial: Option<(&'static str, mail::Logon)>,
-    server: Option<ServerId>,
+    server: Option<String>,
+    is_told: bool,
 }
 
 /// Why a session is over.
@@ -88,6 +84,7 @@ impl Story {
             rule: None,
             denial: None,
             server: None,
+            is_told: false,
         }));
     }
 
@@ -107,15 +104,16 @@ impl Story {
     pub(super) fn decided(&mut self, decision: &Decision, whose: Whose<'_>, topology: &Topology) {
         let Some(logon) = &mut self.logon else { return };
         if let Whose::Mailbox(mailbox) = whose {
-            logon.site = topology.home_server(mailbox).and_then(|home| topology.server(home).site);
+            let site = topology.home_server(mailbox).and_then(|home| topology.server(home).site);
+            logon.site = site.map(|site| topology.site(site).name.clone());
         }
         logon.outcome = Some(Outcome::of(decision));
-        logon.rule = decision.rule().map(|rule| rule.name());
+        logon.rule = decision.rule().map(Rule::name);
     }
 
-    pub(super) fn at(&mut self, server: ServerId) {
+    pub(super) fn at(&mut self, server: &str) {
         if let Some(logon) = &mut self.logon {
-            logon.server = Some(server);
+            logon.server = Some(server.to_owned());
         }
     }
 
@@ -133,35 +131,41 @@ impl Story {
 
     /// A logon has come to something, or to nothing.
     pub(super) fn tell_logon(&mut self, in_force: &InForce) {
-        self.count(&in_force.shared.metrics, &in_force.organisation.topology);
-        self.write_line(in_force, "logon", "-");
+        if let Some(logon) = &mut self.logon {
+            logon.is_told = true;
+        }
+        self.count(&in_force.shared.metrics);
+        self.write_line("logon", "-");
         self.show(in_force);
     }
 
     /// The session is over.
-    pub(super) fn tell_end(&self, ended: &Ended, in_force: &InForce) {
-        self.write_line(in_force, "end", ended.name());
+    pub(super) fn tell_end(&mut self, ended: &Ended) {
+        // One that was cut off in its middle.
+        if let Some(logon) = self.logon.as_mut().filter(|logon| !logon.is_told) {
+            logon.denial = Some((ended.name(), mail::Logon::Failed));
+            self.counted.refused(logon.site.as_deref(), logon.outcome(), mail::Logon::Failed);
+        }
+        self.write_line("end", ended.name());
     }
 
-    fn count(&mut self, metrics: &Metrics, topology: &Topology) {
+    fn count(&mut self, metrics: &Metrics) {
         let Some(logon) = &self.logon else { return };
-        let site = logon.site.map(|site| topology.site(site).name.as_str());
-        match logon.denial {
-            Some((_, denial)) => self.counted.refused(site, logon.outcome(), denial),
-            None => {
-                self.counted.signed_in(site, logon.outcome(), logon.began.elapsed());
-                if let Some(server) = logon.server {
-                    metrics.session_at(&topology.server(server).name);
-                }
-            }
+        let site = logon.site.as_deref();
+        if let Some((_, denial)) = logon.denial {
+            self.counted.refused(site, logon.outcome(), denial);
+            return;
+        }
+        self.counted.signed_in(site, logon.outcome(), logon.began.elapsed());
+        if let Some(server) = &logon.server {
+            metrics.session_at(server);
         }
     }
 
-    fn write_line(&self, in_force: &InForce, stage: &'static str, ended: &'static str) {
+    fn write_line(&self, stage: &'static str, ended: &'static str) {
         if !log::log_enabled!(target: "firstcas::access", log::Level::Info) {
             return;
         }
-        let topology = &in_force.organisation.topology;
         let logon = self.logon.as_deref();
         let shown = |name: Option<&MailboxName>| name.map(ToString::to_string);
         let user = shown(logon.and_then(|logon| logon.user.as_ref()));
@@ -177,10 +181,10 @@ impl Story {
             user = user.as_deref().unwrap_or(dash),
             target = target.as_deref().unwrap_or(dash),
             proven = logon.and_then(|logon| logon.proven.as_deref()).unwrap_or(dash),
-            site = logon.and_then(|logon| logon.site).map_or(dash, |site| topology.site(site).name.as_str()),
+            site = logon.and_then(|logon| logon.site.as_deref()).unwrap_or(dash),
             rule = logon.and_then(|logon| logon.rule).unwrap_or(dash),
             denial = logon.and_then(|logon| logon.denial).map_or(dash, |(name, _)| name),
-            cas = logon.and_then(|logon| logon.server).map_or(dash, |server| topology.server(server).name.as_str()),
+            cas = logon.and_then(|logon| logon.server.as_deref()).unwrap_or(dash),
             bytes_in = self.to_server,
             bytes_out = self.to_client,
             total_ms = milliseconds(self.began.elapsed()),
@@ -192,7 +196,6 @@ impl Story {
     /// Shows the logon to the administrator, if there is room for it.
     fn show(&self, in_force: &InForce) {
         let Some(logon) = &self.logon else { return };
-        let topology = &in_force.organisation.topology;
         let outcome = logon.outcome();
         in_force.shared.decisions.note(outcome, Instant::now(), || {
             let dash = || "-".to_owned();
@@ -203,10 +206,10 @@ impl Story {
                 user: logon.proven.clone().unwrap_or_else(|| shown(&logon.user)),
                 proven: logon.proven.is_some(),
                 target: shown(&logon.target),
-                site: logon.site.map_or_else(dash, |site| topology.site(site).name.clone()),
+                site: logon.site.clone().unwrap_or_else(dash),
                 decision: outcome.name(),
                 rule: logon.denial.map(|(name, _)| name).or(logon.rule).unwrap_or("-"),
-                server: logon.server.map_or_else(dash, |server| topology.server(server).name.clone()),
+                server: logon.server.clone().unwrap_or_else(dash),
                 status: 0,
                 duration_ms: milliseconds(logon.began.elapsed()),
                 ..Decided::now(logon.target.as_ref().or(logon.user.as_ref()), Some(self.protocol))

@@ -1,6 +1,7 @@
 //! POP3 and IMAP4 through the edge to real Dovecots, which stand where Contoso's servers are.
 
 use std::{
+    fmt::Write as _,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -129,7 +130,7 @@ fn listeners() -> String {
         ("imap4", "allow_plain_logon = true".to_owned()),
         ("pop3", "allow_plain_logon = true".to_owned()),
     ] {
-        text += &format!("\n[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\n{further}\n");
+        let _ = write!(text, "\n[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\n{further}\n"); // a String takes everything
     }
     text
 }

@@ -220,7 +220,7 @@ impl Script {
     fn ways(&self) -> Vec<Way> {
         let length: usize = self.phases().concat().concat().len();
         // Where there is much, it is much of the same: the ends are cut at every byte, the middle here and there.
-        let is_cut = |at: &usize| at.min(&(length - at)) < &1000 || at.is_multiple_of(1021);
+        let is_cut = |at: &usize| length < 4096 || at.min(&(length - at)) < &32 || at.is_multiple_of(1021);
         let cuts = (1..length).filter(is_cut).map(Way::Cut);
         [Way::AsWritten, Way::Whole, Way::ByteByByte].into_iter().chain(cuts).collect()
     }

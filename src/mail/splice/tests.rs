@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufStream},
+    io::{AsyncReadExt, AsyncWriteExt, BufStream, duplex},
     net::{TcpListener, TcpSocket, TcpStream},
     runtime::Runtime,
     task::JoinHandle,
@@ -422,6 +422,21 @@ async fn the_last_words_of_a_server_that_hears_no_more_arrive() {
     hear(&mut scene.client, "* BYE\r\n").await;
     let _ = scene.client.write_all(b"a2 NOOP\r\n").await;
     hears_the_end(&mut scene.client).await;
+}
+
+#[tokio::test]
+async fn what_a_server_has_said_arrives_though_it_takes_no_more_and_its_client_reads_slowly() {
+    let ((mut client, mut to_client), (mut to_server, mut server)) = (duplex(64), duplex(1 << 20));
+    let words = message(100_000, 7);
+    server.write_all(&words).await.unwrap();
+    drop(server); // from now on nothing can be written to it
+    client.write_all(b"a1 NOOP\r\n").await.unwrap();
+    let (passed, drain) = (Passed::default(), CancellationToken::new());
+    let work = splice(&mut to_client, &mut to_server, Vec::new(), &PATIENT, &passed, &drain);
+    let mut heard = Vec::new();
+    let (ending, _) = within("all", async { tokio::join!(work, client.read_to_end(&mut heard)) }).await;
+    assert!(heard == words, "{} bytes", heard.len());
+    assert!(matches!(ending, Ending::Error(Side::Server, _)), "{ending:?}");
 }
 
 #[tokio::test]
