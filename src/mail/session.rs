@@ -223,7 +223,7 @@ impl Session<'_> {
                 }
                 Step::End(words, why) => {
                     let _ = say(&mut client, &words).await; // it may be gone already
-                    let _ = client.shutdown().await;
+                    let_go(client).await;
                     return Err(Ended::Dialogue(why));
                 }
                 Step::LogOn(logon) => {
@@ -264,7 +264,7 @@ impl Session<'_> {
         if self.protocol == Protocol::Imap4 {
             let _ = say(&mut client, b"* BYE [UNAVAILABLE] Nobody has logged on. Connect again.\r\n").await; // it may be gone
         }
-        let _ = client.shutdown().await;
+        let_go(client).await;
         why
     }
 
@@ -318,6 +318,17 @@ async fn say(client: &mut Stream, words: &[u8]) -> Result<(), Ended> {
     };
     said.await.map_err(|_| Ended::Client)
 }
+
+/// Closes, and hears out for a moment who still speaks: else the system would throw away what was said to them.
+async fn let_go(mut client: Stream) {
+    let _ = client.shutdown().await; // it may be gone
+    let mut unheard = [0; INPUT_MAX_BYTES];
+    let hear_out = async { while client.read(&mut unheard).await.is_ok_and(|read| read > 0) {} };
+    let _ = timeout(HEARD_OUT, hear_out).await;
+}
+
+/// How long who is let go may still speak.
+const HEARD_OUT: Duration = Duration::from_secs(1);
 
 async fn begin_tls(stream: Stream, place: &Place, deadline: Instant) -> Result<Stream, Ended> {
     let Ok(stream) = stream.into_any().downcast::<L4Stream>() else { return Err(Ended::Tls) }; // under TLS already
