@@ -298,7 +298,8 @@ fn mail_servers(section: &Section<'_>, tls: MailTls) -> MailServers {
 /// What a server says it can do, as it says it.
 fn capability(value: &DeValue<'_>) -> Result<String, Wrong> {
     let name = text(value)?;
-    let own = ["STARTTLS", "STLS", "LOGINDISABLED", "IMAP4REV1", "IMAP4REV2", "USER", "SASL"];
+    let own =
+        ["STARTTLS", "STLS", "LOGINDISABLED", "IMAP4REV1", "IMAP4REV2", "USER", "SASL", "RESP-CODES", "AUTH-RESP-CODE"];
     let is_own = own.iter().any(|own| name.eq_ignore_ascii_case(own)) || name.to_ascii_uppercase().starts_with("AUTH=");
     if is_own {
         return Err(wrong(format!("the edge says itself whether there is {name}"), "remove it"));
