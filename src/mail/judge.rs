@@ -206,8 +206,8 @@ impl Drop for Guess {
 
 /// Whether a server's refusal says that it may let the same person in later (RFC 5530, RFC 2449, RFC 3206).
 fn is_temporary(words: &[u8]) -> bool {
-    let code = words.split(|byte| *byte == b'[').nth(1).and_then(|rest| rest.split(|byte| b" ]".contains(byte)).next());
     const CODES: [&str; 6] = ["UNAVAILABLE", "INUSE", "IN-USE", "LIMIT", "SYS/TEMP", "LOGIN-DELAY"];
+    let code = words.split(|byte| *byte == b'[').nth(1).and_then(|rest| rest.split(|byte| b" ]".contains(byte)).next());
     code.is_some_and(|code| CODES.iter().any(|known| code.eq_ignore_ascii_case(known.as_bytes())))
 }
 
