@@ -353,16 +353,19 @@ async fn who_does_not_log_on_in_time_is_let_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_stops_lets_the_idle_go_and_answers_who_has_asked() {
-    let mut post = Post::with("mail.refusal_delay = \"2s\"\nmail.logon_timeout = \"60s\"").await;
+    let delay = Duration::from_secs(6); // longer than what the idle are left
+    let mut post = Post::with("mail.refusal_delay = \"6s\"").await;
     let (mut idle, mut asked) = (post.wire(To::Imap4Tls).await, post.wire(To::Imap4Tls).await);
     for wire in [&mut idle, &mut asked] {
         wire.through("\r\n").await;
     }
+    let asked_at = Instant::now();
     asked.send("a1 LOGIN drained-by-then wrong\r\n").await;
     record::line(&["stage=logon", "user=drained-by-then "]).await; // it is judged, and waits for its delay
     let edge = post.house.edge.take().expect("a running edge");
     let drained = tokio::task::spawn_blocking(move || edge.drain());
     assert!(idle.rest().await.starts_with("* BYE "));
+    assert!(asked_at.elapsed() < delay, "the other waits still");
     let told = asked.rest().await;
     assert!(told.starts_with("a1 NO [AUTHENTICATIONFAILED] ") && told.contains("\r\n* BYE "), "{told}");
     within("the end", drained).await.expect("no panic");

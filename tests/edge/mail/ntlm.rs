@@ -77,10 +77,10 @@ impl Windows {
 /// Where ex03-opo is such a server.
 async fn post(further: &str, windows: Windows) -> (Post, Arc<Windows>) {
     let windows = Arc::new(windows);
-    let served = windows.clone();
+    let stands_there = windows.clone();
     let server = play(move |_, wire| {
-        let served = served.clone();
-        async move { served.serve(wire).await }
+        let windows = stands_there.clone();
+        async move { windows.serve(wire).await }
     })
     .await;
     let plan = Plan { resolve: vec![("ex03-opo.contoso.com:143", server)], ..Plan::default() };
