@@ -270,7 +270,7 @@ fn explain_tells_the_decision_and_fails_if_it_is_a_refusal() {
     let elsewhere = explain(&["--user", "bruno", "--protocol", "pop3"]);
     assert_eq!((elsewhere.status, elsewhere.stderr.as_str()), (1, ""));
     assert!(
-        elsewhere.stdout.contains("\nclient sees  -ERR [SYS/PERM] Your mailbox is at another address."),
+        elsewhere.stdout.contains("\nclient sees  -ERR [SYS/PERM] This mailbox is at another address."),
         "{}",
         elsewhere.stdout
     );

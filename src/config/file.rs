@@ -197,6 +197,8 @@ fn listener(section: &Section<'_>, surroundings: &Surroundings) -> Option<Listen
 /// `Some(None)`: it speaks http.
 #[allow(clippy::option_option)] // a mistake, or nothing to say
 fn mail_listener<'d>(section: &Section<'d>, tls: &Section<'d>) -> Option<Option<MailListener>> {
+    let start_tls = tls.get("start_tls", switch).unwrap_or(false);
+    let allow_plain_logon = section.get("allow_plain_logon", switch).unwrap_or(false);
     let protocol = section.get("protocol", |value| match text(value)? {
         "http" => Ok(None),
         "pop3" => Ok(Some(Protocol::Pop3)),
@@ -206,8 +208,6 @@ fn mail_listener<'d>(section: &Section<'d>, tls: &Section<'d>) -> Option<Option<
     if section.has("protocol") && protocol.is_none() {
         return None;
     }
-    let start_tls = tls.get("start_tls", switch).unwrap_or(false);
-    let allow_plain_logon = section.get("allow_plain_logon", switch).unwrap_or(false);
     let Some(protocol) = protocol.flatten() else {
         for (section, key) in [(tls, "start_tls"), (section, "allow_plain_logon")] {
             if section.has(key) {
@@ -257,7 +257,15 @@ fn mail(section: &Section<'_>, listeners: &[Listener]) -> Mail {
         }
     }
     Mail {
-        host: section.get("host", owned_text),
+        host: section.get("host", |value| {
+            let name = text(value)?;
+            let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+            if is_name {
+                Ok(name.to_owned())
+            } else {
+                Err(wrong("it is not a host name", "write it like \"mail.contoso.com\""))
+            }
+        }),
         back_ends: mail_servers(&section.section("back_ends"), MailTls::None),
         client_access_servers: mail_servers(&section.section("client_access_servers"), MailTls::AtOnce),
         logon_timeout,
@@ -290,12 +298,16 @@ fn mail_servers(section: &Section<'_>, tls: MailTls) -> MailServers {
 /// What a server says it can do, as it says it.
 fn capability(value: &DeValue<'_>) -> Result<String, Wrong> {
     let name = text(value)?;
-    let own = ["STARTTLS", "STLS", "LOGINDISABLED", "IMAP4REV1", "USER", "SASL"];
+    let own =
+        ["STARTTLS", "STLS", "LOGINDISABLED", "IMAP4REV1", "IMAP4REV2", "USER", "SASL", "RESP-CODES", "AUTH-RESP-CODE"];
     let is_own = own.iter().any(|own| name.eq_ignore_ascii_case(own)) || name.to_ascii_uppercase().starts_with("AUTH=");
     if is_own {
         return Err(wrong(format!("the edge says itself whether there is {name}"), "remove it"));
     }
-    if name.bytes().all(|byte| byte.is_ascii_graphic() && !b"(){%*\"\\]".contains(&byte)) && name.len() <= 64 {
+    if name.bytes().all(|byte| byte.is_ascii_graphic() && !b"(){%*\"\\]".contains(&byte))
+        && !name.starts_with('.')
+        && name.len() <= 64
+    {
         return Ok(name.to_owned());
     }
     Err(wrong(format!("`{name}` is not a capability"), "write it as servers do, such as \"IDLE\""))

@@ -59,7 +59,7 @@ pub(super) fn server_lines(decision: &Decision, protocol: Protocol, rules: Rules
             format!("Windows authentication (NTLM) is passed on to {name}")
         } else {
             format!(
-                "by Windows authentication (NTLM) refused as a wrong password is: it is passed on to {name} (mail.ntlm_server)"
+                "Windows authentication (NTLM) does not lead here but to {name} (mail.ntlm_server): a password is needed"
             )
         }
     });

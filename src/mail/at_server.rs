@@ -87,7 +87,8 @@ impl Session<'_> {
             self.in_force.organisation.health.refused(server, self.protocol, &Fault::Unreachable(why.clone()));
         }
         let name = &self.in_force.organisation.topology.server(server).name;
-        if self.in_force.shared.lately.is_news(Event::MailServerFailed, name).await {
+        let place = format!("{name} {}", self.protocol);
+        if self.in_force.shared.lately.is_news(Event::MailServerFailed, &place).await {
             Event::MailServerFailed.report(format_args!("no {} sign-in at {name}: {why}", self.protocol));
         }
         Came::Failed

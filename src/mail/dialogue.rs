@@ -128,7 +128,7 @@ impl Words {
         match self.code? {
             "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "EXPIRED" => Some("AUTH"),
             "UNAVAILABLE" => Some("SYS/TEMP"),
-            "CONTACTADMIN" | "SERVERBUG" => Some("SYS/PERM"),
+            "CONTACTADMIN" | "SERVERBUG" | "CANNOT" => Some("SYS/PERM"),
             _ => None,
         }
     }
@@ -162,11 +162,11 @@ pub const LINE_MAX_BYTES: usize = 8192;
 pub const LITERAL_MAX_BYTES: usize = 4096;
 /// The most that is read at a time.
 pub const INPUT_MAX_BYTES: usize = 4096;
-/// Commands before the logon. A client needs some five.
+/// Commands before the logon; the next one ends it. A client needs some five.
 pub const COMMANDS_MAX: u32 = 50;
-/// Commands that are none.
+/// Commands that are none, among them; the next such ends it.
 pub const MISTAKES_MAX: u32 = 10;
-/// Logons that may be refused over one connection.
+/// Logons over one connection; the last one's refusal ends it.
 pub const LOGONS_MAX: u32 = 3;
 
 #[cfg(test)]

@@ -66,6 +66,9 @@ impl Session<'_> {
         let name = LogonName::parse(&logon.user, logon.authorize_as.as_deref()).ok();
         let user = name.as_ref().map(|name| &name.user);
         let attempt = in_force.shared.logons.attempt(user, Some(&logon.password), self.client);
+        if let Some(LogonName { user, mailbox }) = &name {
+            self.story.claims(user, mailbox.as_ref());
+        }
         let turn = in_force.shared.logons.enter(attempt, &in_force.config.limits).await;
         let turn = turn.map_err(too_many)?;
         // A directory that reads C strings would take a NUL for no password at all, and that for nobody in particular.
@@ -74,7 +77,6 @@ impl Session<'_> {
             self.failed(attempt, None);
             return Err(Refused::By(Denial::WrongPassword));
         };
-        self.story.claims(&user, mailbox.as_ref());
         let credential = Credential::Basic { user: user.clone(), password: logon.password.clone() };
         let is_proven = match in_force.prove(&credential).await {
             Ok(Proof::Proven(entry)) => {
@@ -105,7 +107,11 @@ impl Session<'_> {
             {
                 Event::MailElsewhere.report(format_args!("{user} was told to connect to {host} for {protocol}"));
             }
-            report(&decision, Some(&user), Some(&lookup));
+            if let Decision::Refuse(refusal) = &decision
+                && in_force.shared.lately.is_news(Event::of_refusal(*refusal), &user.to_string()).await
+            {
+                report(&decision, Some(&user), Some(&lookup)); // mail programs come again each minute
+            }
             return Err(Refused::By(denial));
         }
         if is_proven {
@@ -114,6 +120,7 @@ impl Session<'_> {
                 && !is_temporary(words)
                 && in_force.shared.lately.is_news(Event::MailSignInRefused, &user.to_string()).await
             {
+                let words = words.strip_prefix(&*logon.tag).unwrap_or(words).trim_ascii();
                 let words = words.get(..WORDS_TOLD_MAX_BYTES).unwrap_or(words).escape_ascii();
                 Event::MailSignInRefused.report(format_args!("{user} was refused: {words}"));
             }
@@ -153,7 +160,9 @@ impl Session<'_> {
         let (mut tried, mut was_reached) = (Vec::new(), false);
         while let Some((server, target)) = pools::choose(destination, self.protocol, &organisation, &tried) {
             tried.push(server);
-            let (logon, start_tls) = (logon.clone(), target.start_tls);
+            // The directory does not mind spaces around a name; servers do.
+            let logon = Logon { user: logon.user.trim_ascii().to_vec(), ..logon.clone() };
+            let start_tls = target.start_tls;
             let sign_in = if self.protocol == Protocol::Pop3 {
                 SignIn::pop3(logon, start_tls)
             } else {

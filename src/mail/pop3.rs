@@ -173,7 +173,7 @@ impl Pop3 {
     }
 
     /// RFC 2449. Before the logon nothing is listed that the server met afterwards may lack, but for what the edge does
-    /// itself.
+    /// itself; so too that refusals have codes (RFC 3206), which are the edge's own.
     fn capa(&self) -> Step {
         let mechanisms: Vec<_> = Mechanism::offered(&self.terms).map(Mechanism::name).collect();
         let mut lines = vec!["+OK Capabilities:".to_owned()];
@@ -184,6 +184,7 @@ impl Pop3 {
         if self.terms.may_begin_tls() {
             lines.push("STLS".into());
         }
+        lines.extend(["RESP-CODES", "AUTH-RESP-CODE"].map(str::to_owned));
         lines.extend(self.terms.capabilities.iter().cloned());
         lines.push(".".into());
         say(&lines.join("\r\n"))
@@ -199,7 +200,7 @@ impl Pop3 {
     fn mistake(&mut self, why: &str) -> Step {
         self.mistakes += 1;
         let answer = format!("-ERR {why}");
-        if self.mistakes < MISTAKES_MAX { say(&answer) } else { self.end(&answer, End::TooManyMistakes) }
+        if self.mistakes <= MISTAKES_MAX { say(&answer) } else { self.end(&answer, End::TooManyMistakes) }
     }
 
     fn end(&mut self, words: &str, end: End) -> Step {

@@ -146,7 +146,7 @@ impl Denial {
                 let protocol = if *protocol == Protocol::Pop3 { "POP3" } else { "IMAP" };
                 let host = printable(host);
                 let text = format!(
-                    "Your mailbox is at another address. In the settings of your mail program, set the incoming mail \
+                    "This mailbox is at another address. In the settings of your mail program, set the incoming mail \
                      server ({protocol}) to {host}"
                 );
                 words("CONTACTADMIN", &text)

@@ -17,7 +17,7 @@ use pingora_core::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Semaphore,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -174,7 +174,7 @@ impl Session<'_> {
         let mut client = stream;
         let at_once = place.filter(|_| !listener.start_tls);
         if let Some(place) = at_once {
-            client = begin_tls(client, place).await?;
+            client = begin_tls(client, place, deadline).await?;
         }
         let mail = &self.in_force.config.mail;
         let terms = Terms {
@@ -217,13 +217,13 @@ impl Session<'_> {
                     passing = None;
                     say(&mut client, &words).await?;
                     let Some(place) = place else { return Err(Ended::Tls) }; // it was not offered
-                    client = begin_tls(client, place).await?;
+                    client = begin_tls(client, place, deadline).await?;
                     dialogue.tls_has_begun();
                     continue;
                 }
                 Step::End(words, why) => {
                     let _ = say(&mut client, &words).await; // it may be gone already
-                    let _ = client.shutdown().await;
+                    let_go(client).await;
                     return Err(Ended::Dialogue(why));
                 }
                 Step::LogOn(logon) => {
@@ -264,7 +264,7 @@ impl Session<'_> {
         if self.protocol == Protocol::Imap4 {
             let _ = say(&mut client, b"* BYE [UNAVAILABLE] Nobody has logged on. Connect again.\r\n").await; // it may be gone
         }
-        let _ = client.shutdown().await;
+        let_go(client).await;
         why
     }
 
@@ -319,10 +319,21 @@ async fn say(client: &mut Stream, words: &[u8]) -> Result<(), Ended> {
     said.await.map_err(|_| Ended::Client)
 }
 
-async fn begin_tls(stream: Stream, place: &Place) -> Result<Stream, Ended> {
+/// Closes, and hears out for a moment who still speaks: else the system would throw away what was said to them.
+async fn let_go(mut client: Stream) {
+    let _ = client.shutdown().await; // it may be gone
+    let mut unheard = [0; INPUT_MAX_BYTES];
+    let hear_out = async { while client.read(&mut unheard).await.is_ok_and(|read| read > 0) {} };
+    let _ = timeout(HEARD_OUT, hear_out).await;
+}
+
+/// How long who is let go may still speak.
+const HEARD_OUT: Duration = Duration::from_secs(1);
+
+async fn begin_tls(stream: Stream, place: &Place, deadline: Instant) -> Result<Stream, Ended> {
     let Ok(stream) = stream.into_any().downcast::<L4Stream>() else { return Err(Ended::Tls) }; // under TLS already
-    let stream = handshake(&place.acceptor, *stream).await.map_err(|_| Ended::Tls)?;
-    Ok(Box::new(stream))
+    let stream = timeout_at(deadline, handshake(&place.acceptor, *stream)).await.map_err(|_| Ended::TooSlow)?;
+    Ok(Box::new(stream.map_err(|_| Ended::Tls)?))
 }
 
 #[cfg(test)]

@@ -261,7 +261,8 @@ async fn each_session_has_a_server_connection_of_its_own_that_ends_with_it() {
         wire.send("a1 LOGIN duarte Pass-word1\r\n").await;
         wire.through("a1 OK").await;
         sessions.push(wire);
-        assert_eq!(post.ex03_opo.log().matches("Login: user=<duarte>").count(), number + 1);
+        let is_logged = async || post.ex03_opo.log().matches("Login: user=<duarte>").count() == number + 1;
+        until("Dovecot has logged the logon", is_logged).await;
     }
     drop(sessions);
     until("all are gone", async || post.ex03_opo.log().matches("Connection closed (No commands sent)").count() == 5)

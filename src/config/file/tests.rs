@@ -144,6 +144,21 @@ fn the_defaults_named_in_the_sample_are_the_defaults_in_force() {
 }
 
 #[test]
+fn what_the_edge_offers_itself_is_not_promised_of_servers() {
+    let place = Place::new();
+    let listener = "[[listener]]\naddress = '127.0.0.1:0'\nprotocol = 'pop3'\nallow_plain_logon = true\n";
+    let read = |capability| {
+        let mail = format!("[mail]\npop3_capabilities = ['TOP', '{capability}']\n");
+        place.read(&format!("directory.ldif = 'conf/contoso.ldif'\n{listener}{mail}"))
+    };
+    assert_eq!(*read("UIDL").unwrap().mail.pop3_capabilities, ["TOP", "UIDL"]);
+    for own in ["USER", "SASL", "STLS", "RESP-CODES", "auth-resp-code"] {
+        let errors = read(own).expect_err("it is the edge's");
+        assert!(errors.to_string().contains(&format!("the edge says itself whether there is {own}")), "{errors}");
+    }
+}
+
+#[test]
 fn events_go_to_one_place_besides_the_log_or_to_several() {
     let place = Place::new();
     let events = |written| place.with(&format!("log.events = {written}")).map(|config| config.log.events);
