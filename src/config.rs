@@ -74,7 +74,7 @@ pub struct Config {
     pub log: Log,
     /// Threads that serve clients.
     pub threads: usize,
-    /// How long SIGTERM lets requests in flight finish.
+    /// How long SIGTERM lets requests in flight, and sessions of mail that are not quiet, finish.
     pub drain_timeout: Duration,
     /// Where this process's number is written; `None`: nowhere.
     pub pid_file: Option<PathBuf>,

@@ -431,7 +431,8 @@ impl Event {
                  had. Nobody listens until the service is started again, which the end of that one lets happen."
             }
             Event::CutOff => {
-                "A process that was leaving had waited for its last clients as long as it may, and cut them off."
+                "A process that was leaving had waited for its last requests and sessions of mail as long as it may, and cut them \
+                 off."
             }
             Event::InternalFault => {
                 "A part of firstcas came upon a fault of its own. That round of its work was given up; the next one is made \
@@ -706,7 +707,7 @@ impl Event {
             }
             Event::NotHandedOver => "mend what it names, and upgrade again; this process serves as before",
             Event::CutOff => {
-                "nothing, as a rule: clients that were held ask again; process.drain_timeout and \
+                "nothing, as a rule: clients that were held ask again, and mail programs connect again; process.drain_timeout and \
                  process.upgrade_drain_timeout give them longer"
             }
             Event::WaitsForUpgrade => "`firstcas upgrade` brings it into force without losing a connection",

@@ -51,8 +51,8 @@ struct Arguments {
 enum Command {
     /// Serve clients until told to stop.
     ///
-    /// SIGTERM stops accepting clients and lets requests in flight finish, for as long as process.drain_timeout allows.
-    /// SIGINT stops at once. SIGHUP brings the configuration into force anew, with its certificates and the directory's
+    /// SIGTERM stops accepting clients, ends sessions of mail that are quiet, and lets requests in flight and mail that is on
+    /// its way finish, for as long as process.drain_timeout allows. SIGINT stops at once. SIGHUP brings the configuration into force anew, with its certificates and the directory's
     /// topology; if anything is wrong with it, nothing changes, and the log says why. SIGQUIT hands over to a process that
     /// waits to take this one's place (see `firstcas upgrade`); if none does, it changes nothing. A start while the directory
     /// is away takes the topology that was kept in process.state_dir.

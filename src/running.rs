@@ -515,7 +515,7 @@ impl Running {
                         let _ = handover::decline(&upgrade, "it is leaving already"); // nobody may wait to hear it
                     }
                     _ = signals.interrupt.recv() => {
-                        log::warn!("SIGINT: the requests in flight are cut off");
+                        log::warn!("SIGINT: the requests in flight are cut off, and the sessions of mail");
                         return;
                     }
                 }
@@ -610,10 +610,10 @@ impl Running {
         }
     }
 
-    /// Stops listening, gives idle clients a moment for a last request, and waits for the requests in flight: all of them,
-    /// or the configured time.
+    /// Stops listening, gives idle clients a moment for a last request, and waits for the requests in flight, and for the
+    /// sessions of mail to be quiet: for all of them, or the configured time.
     pub fn drain(mut self) {
-        log::info!("draining: no new connections; {} requests in flight", self.in_flight.len());
+        log::info!("draining: no new connections; {} requests and sessions of mail in flight", self.in_flight.len());
         self.stop_listening();
         self.wait_for(self.finish());
         self.shut_down();
@@ -663,7 +663,9 @@ impl Running {
         directory.block_on(end); // the clock of the time-outs is that runtime's
         match self.in_flight.len() {
             0 => log::info!("drained"),
-            left => Event::CutOff.report(format_args!("{left} requests were cut off when the time to drain was over")),
+            left => Event::CutOff.report(format_args!(
+                "{left} requests and sessions of mail were cut off when the time to drain was over"
+            )),
         }
     }
 

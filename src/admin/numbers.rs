@@ -221,7 +221,11 @@ impl Numbers {
         let up = by_name().map(|(labels, server)| (labels, u32::from(server.is_up)));
         sheet.gauge("firstcas_server_up", "Whether a server that takes clients' requests answers", up)?;
         let in_flight = by_name().map(|(labels, server)| (labels, server.in_flight));
-        sheet.gauge("firstcas_server_requests_in_flight", "Requests that a server has now", in_flight)?;
+        sheet.gauge(
+            "firstcas_server_requests_in_flight",
+            "Requests, and sessions of POP3 and IMAP4, that a server has now",
+            in_flight,
+        )?;
         let requests = by_name().map(|(labels, server)| (labels, server.requests));
         sheet.counter(
             "firstcas_server_requests",

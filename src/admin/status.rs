@@ -202,11 +202,11 @@ pub struct Server {
     pub since: u64,
     /// Why it is not, in words that follow its name; null: it is.
     pub why: Option<String>,
-    /// Requests that it has now.
+    /// Requests, and sessions of POP3 and IMAP4, that it has now.
     pub in_flight: usize,
     /// Those of its virtual directories that clients could be sent to.
     pub virtual_directories: Vec<DirectoryReport>,
-    /// Requests that it was given.
+    /// Requests, and sessions of POP3 and IMAP4, that it was given.
     pub requests: u64,
 }
 

@@ -186,13 +186,14 @@ struct Asked {
 }
 
 impl Asked {
-    /// Has a process ask the server three times.
-    async fn of(hostile: &Hostile, question: &str) -> Asked {
+    /// Has a process ask the server three times, which gives each answer so much time.
+    async fn of(hostile: &Hostile, question: &str, patience: Duration) -> Asked {
         let mut command = Command::new(std::env::current_exe().expect("this test"));
         command
             .args(["--exact", "hostile::asks", "--ignored", "--nocapture", "--test-threads=1"])
             .env("ASK_SERVER", hostile.url.as_str())
             .env("ASK_FOR", question)
+            .env("ASK_MS", patience.as_millis().to_string())
             .env("RUST_BACKTRACE", "0") // its symbols are larger than anything measured here
             .stdin(Stdio::null());
         let ended = within(tokio::task::spawn_blocking(move || command.output().expect("it runs")));
@@ -213,8 +214,10 @@ impl Asked {
 async fn asks() {
     let told = |name: &str| std::env::var(name).expect(name);
     let server = Url::parse(&told("ASK_SERVER")).expect("a URL");
+    let patience = Duration::from_millis(told("ASK_MS").parse().expect("a number"));
     let before = peak_kib();
-    let directory = ldap::open(settings(vec![server]), vec![], &silent()).expect("good settings");
+    let settings = ldap::Settings { search_timeout: patience, ..settings(vec![server]) };
+    let directory = ldap::open(settings, vec![], &silent()).expect("good settings");
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
         let asked = Instant::now();
@@ -249,16 +252,19 @@ fn settings(servers: Vec<Url>) -> ldap::Settings {
         start_tls: false,
         users_base: None,
         configuration_base: None,
-        connect_timeout: PATIENCE,
-        search_timeout: PATIENCE,
+        connect_timeout: LEISURE,
+        search_timeout: LEISURE,
         connections: 2,
         searches_max: 32,
     }
 }
 
-/// The settings for servers of which some are a real one, which has no naming contexts in its root entry.
-fn with_bases(servers: Vec<Url>) -> ldap::Settings {
+/// The settings for servers of which some say nothing, and some are a real one, which has no naming contexts in its root
+/// entry.
+fn impatient(servers: Vec<Url>) -> ldap::Settings {
     ldap::Settings {
+        connect_timeout: PATIENCE,
+        search_timeout: PATIENCE,
         users_base: Some("DC=contoso,DC=com".into()),
         configuration_base: Some("CN=Configuration,DC=contoso,DC=com".into()),
         ..settings(servers)
@@ -298,7 +304,7 @@ async fn a_server_that_lets_itself_be_bound_to_and_never_answers_is_left_alone_u
     })
     .await;
     let slapd = real_server().await;
-    let (directory, notices) = open(with_bases(vec![hostile.url.clone(), slapd.url("ldap")]));
+    let (directory, notices) = open(impatient(vec![hostile.url.clone(), slapd.url("ldap")]));
     assert!(within(directory.find(&bare("ana"))).await.expect("the next one answers").is_some());
     // Asked again and again meanwhile whether it answers, but not by those who want to know something.
     while hostile.searches.load(Ordering::Relaxed) < 3 {
@@ -321,7 +327,7 @@ async fn more_answers_than_were_asked_for_are_not_read() {
     let many = Hostile::searched(move |request| Reply::of(many(request))).await;
     let endless = |request: &Request| Reply { bytes: request.ana().repeat(1000), then: Then::Repeat };
     for (what, hostile) in [("100,000", many), ("endless", Hostile::searched(endless).await)] {
-        let asked = Asked::of(&hostile, "ana").await;
+        let asked = Asked::of(&hostile, "ana", LEISURE).await;
         assert!(asked.outcomes.iter().all(|outcome| outcome == "4 of that name"), "{what}: {asked:?}");
         assert!(asked.outcomes.len() == 3 && asked.grown_mib < 64, "{what}: {asked:?}");
     }
@@ -345,7 +351,7 @@ async fn answers_without_end_or_measure_take_neither_memory_nor_patience() {
         ("root entries", "ana", roots.await, 64),
         ("large objects of the configuration", "topology", endless(large).await, 640),
     ] {
-        let asked = Asked::of(&hostile, question).await;
+        let asked = Asked::of(&hostile, question, PATIENCE).await;
         println!("{what}: {asked:?}");
         assert!(asked.outcomes.iter().all(|outcome| outcome.starts_with("the directory")), "{what}: {asked:?}");
         assert!(asked.outcomes.len() == 3 && asked.grown_mib < grown_mib, "{what}: {asked:?}");
@@ -376,7 +382,7 @@ async fn large_and_odd_values_are_read_as_they_are() {
     for (outcome, answer) in answers {
         let hostile =
             Hostile::searched(move |request| Reply::of([answer(request), request.done(SUCCESS)].concat())).await;
-        let asked = Asked::of(&hostile, "ana").await;
+        let asked = Asked::of(&hostile, "ana", LEISURE).await;
         assert!(asked.outcomes.iter().all(|found| found.starts_with(outcome)), "{outcome}: {asked:?}");
         assert!(asked.outcomes.len() == 3 && asked.grown_mib < 256, "{outcome}: {asked:?}");
     }
@@ -503,7 +509,7 @@ async fn thousands_who_ask_for_thousands_of_names_of_black_holes_are_answered_in
     const CLIENTS: usize = 5_000;
     let slapd = real_server().await;
     let lines = [Line::to(&slapd.url("ldap")).await, Line::to(&slapd.url("ldap")).await];
-    let (directory, notices) = open(with_bases(lines.iter().map(Line::url).collect()));
+    let (directory, notices) = open(impatient(lines.iter().map(Line::url).collect()));
     let runtime = tokio::runtime::Handle::current();
     let cached = CachedDirectory::new(Arc::new(directory), cache_settings(), silent(), runtime.clone());
     let cached = Arc::new(cached);
@@ -547,7 +553,10 @@ async fn thousands_who_ask_for_thousands_of_names_of_black_holes_are_answered_in
     assert_eq!(away, 1);
 }
 
+/// For servers that are to be given up.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// For servers that answer: the slowest machine needs less, and `within` does not wait longer.
+const LEISURE: Duration = Duration::from_secs(15);
 const ROOT: [(&str, &str); 3] = [
     ("defaultNamingContext", "DC=contoso,DC=com"),
     ("configurationNamingContext", "CN=Configuration,DC=contoso,DC=com"),

@@ -54,8 +54,8 @@ impl Told {
 fn impatient(slapd: &Slapd, domain_controllers: Vec<Url>) -> ldap::Settings {
     ldap::Settings {
         servers: ldap::Where::Listed { domain_controllers, global_catalogs: vec![] },
-        connect_timeout: Duration::from_millis(500),
-        search_timeout: Duration::from_millis(500),
+        connect_timeout: PATIENCE,
+        search_timeout: PATIENCE,
         ..settings(slapd)
     }
 }
@@ -77,14 +77,14 @@ async fn whatever_befalls_the_preferred_server_the_next_one_answers_until_it_is_
         line.becomes(fault);
         let asked = Instant::now();
         assert!(told.finds_ana().await.unwrap_or_else(|error| panic!("the second answers: {error:?} at {fault:?}")));
-        assert!(asked.elapsed() < Duration::from_secs(4), "{fault:?}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < PATIENCE * 6, "{fault:?}: {:?}", asked.elapsed());
         told.until_told(|notice| matches!(notice, Notice::ServerAway { .. })).await;
         let asked = Instant::now();
         for _ in 0..20 {
             assert!(told.finds_ana().await.expect("the second answers"));
         }
-        // A wait each would be ten seconds.
-        assert!(asked.elapsed() < Duration::from_secs(5), "nobody waits for it again: {:?}", asked.elapsed());
+        // Each would wait so long.
+        assert!(asked.elapsed() < PATIENCE * 20 / 2, "nobody waits for it again: {:?}", asked.elapsed());
 
         line.becomes(Fault::None);
         told.until_told(|notice| matches!(notice, Notice::ServerBack { .. })).await;
@@ -111,7 +111,7 @@ async fn when_no_server_answers_that_is_said_once_and_at_once_to_all_who_ask() {
         let error = told.finds_ana().await.expect_err("nobody answers");
         assert!(matches!(error, DirectoryError::Unreachable { .. } | DirectoryError::TimedOut { .. }), "{error:?}");
     }
-    assert!(asked.elapsed() < Duration::from_secs(10), "a wait each would be fifty: {:?}", asked.elapsed());
+    assert!(asked.elapsed() < PATIENCE * 100 / 5, "each would wait so long: {:?}", asked.elapsed());
     let away = |notice: &Notice| matches!(notice, Notice::Away { .. });
     assert_eq!(told.count(away), 1, "{:?}", told.notices);
 
@@ -124,12 +124,7 @@ async fn when_no_server_answers_that_is_said_once_and_at_once_to_all_who_ask() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_answers_others_meanwhile_is_slow_and_not_lost() {
     let (first, _second, line) = two_servers().await;
-    let told = Told::open(ldap::Settings {
-        connections: 1,
-        searches_max: 1000,
-        search_timeout: Duration::from_millis(1500),
-        ..impatient(&first, vec![line.url()])
-    });
+    let told = Told::open(ldap::Settings { connections: 1, searches_max: 1000, ..impatient(&first, vec![line.url()]) });
     assert!(told.finds_ana().await.expect("an answer"));
     line.becomes(Fault::Slow(Duration::from_millis(150)));
     let finds = (0..200).map(|_| told.finds_ana());
@@ -190,14 +185,14 @@ async fn an_account_that_two_servers_refuse_is_not_tried_at_the_others_nor_again
         account: account("wrong"),
         ..impatient(&first, vec![first.url("ldap"), second.url("ldap"), line.url()])
     };
-    let told = Told::open(ldap::Settings { connect_timeout: Duration::from_secs(5), connections: 4, ..wrong });
+    let told = Told::open(ldap::Settings { connect_timeout: Duration::from_secs(15), connections: 4, ..wrong });
     let asked = Instant::now();
     let finds = (0..20).map(|_| told.finds_ana());
     for found in futures_util::future::join_all(finds).await {
         let error = found.expect_err("a wrong password");
         assert!(firstcas::error_chain::whole_chain(&error).contains("invalidCredentials"), "{error:?}");
     }
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(12), "nobody waits for the silent one: {:?}", asked.elapsed());
     assert_eq!(told.count(|notice| matches!(notice, Notice::Away { .. })), 1, "{:?}", told.notices);
 }
 
@@ -223,3 +218,6 @@ async fn a_certificate_that_ends_soon_is_told_once_and_one_that_has_ended_is_ref
         assert_eq!(away, usize::from(!accepted), "{:?}", told.notices);
     }
 }
+
+/// For a server that is to be given up, and long for one that answers.
+const PATIENCE: Duration = Duration::from_millis(1500);

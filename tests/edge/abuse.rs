@@ -297,8 +297,8 @@ async fn an_outlook_channel_and_a_patient_administrators_clients_may_drip() {
     for (further, head) in
         [("", "RPC_IN_DATA /rpc/rpcproxy.dll?mbx-lis.contoso.com:6001"), ("limits.body_rate_min = 0\n", "POST /owa/")]
     {
-        let house = House::with(&format!("{further}timeouts.client = \"1s\"")).await;
-        let (sent, answer) = drip(&house, head, Duration::from_millis(3)).await;
+        let house = House::with(&format!("{further}timeouts.client = \"3s\"")).await;
+        let (sent, answer) = drip(&house, head, Duration::from_millis(5)).await; // at least five seconds in all
         assert!(sent == 1000 && answer.starts_with("HTTP/1.1 200 "), "after {sent}: {answer}");
     }
 }

@@ -368,7 +368,7 @@ async fn a_logon_is_over_when_nothing_was_done_for_its_time_out() {
         further: "# logon form".into(),
         adjust: Some(|config| {
             config.logon_form.public_timeout = Duration::ZERO;
-            config.logon_form.private_timeout = Duration::from_secs(4);
+            config.logon_form.private_timeout = Duration::from_secs(8);
         }),
         ..Plan::default()
     };

@@ -406,7 +406,7 @@ async fn with_the_kdc_away_those_with_tickets_go_on_and_others_are_asked_to_come
         is_refused(&refused, 503);
         assert!(refused.header("Retry-After").parse::<u32>().is_ok(), "{refused:?}");
     }
-    assert!(begun.elapsed().as_secs() < 6, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 12, "15 s, if each waited: {:?}", begun.elapsed());
     is_served(&site.post(BRUNO, 1 << 10).await, "bruno", "cas-opo-");
     // Over a new connection, too.
     for server in ["cas-opo-1", "cas-opo-2"] {
@@ -446,7 +446,7 @@ async fn with_the_kdc_away_whose_ticket_ends_is_asked_to_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_somebody_is_signed_in_over_is_closed_when_nobody_uses_it() {
-    let further = format!("{ONE_THREAD}\nupstream.idle_timeout = \"1s\"");
+    let further = format!("{ONE_THREAD}\nupstream.idle_timeout = \"4s\"");
     let site = Site::planned(Plan { further, ..Plan::default() }).await;
     let first = site.get(BRUNO, "/owa/").await;
     is_served(&first, "bruno", "cas-opo-");
@@ -479,7 +479,7 @@ async fn a_kdc_that_says_nothing_keeps_nobody_waiting_beyond_the_time_out() {
         is_refused(&answer, 503);
         assert!(answer.header("Retry-After").parse::<u32>().is_ok(), "{answer:?}");
     }
-    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
     site.kdc.resume();
     until("ana is served", async || site.get("ana", "/owa/").await.status == 200).await;
 }

@@ -383,12 +383,12 @@ async fn whoever_is_there_already_is_served_to_the_end_by_the_old_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_request_is_cut_off_when_the_old_processs_time_is_over() {
-    let mut edge = Edge::with("process.upgrade_drain_timeout = \"1s\"").await;
+    let mut edge = Edge::with("process.upgrade_drain_timeout = \"1s\"\nprocess.drain_timeout = \"1s\"").await;
     let mut ping = edge.held_ping("bruno", 600_000).await;
     edge.upgraded(&[]).await;
     assert_eq!(ping.rest().await, "");
     let said = edge.process.says("FC166").await;
-    assert!(said.contains("1 requests were cut off"), "{said}");
+    assert!(said.contains("1 requests and sessions of mail were cut off"), "{said}");
     let status = within("the old process's end", edge.process.child.wait()).await.expect("it ran");
     assert!(status.success());
     assert_eq!(edge.ask_bruno().await, 200);

@@ -196,7 +196,7 @@ def _(it):
             shows(wire.ask(command)[-1], "^-ERR")
     for scheme in ["imap", "pop3"]:
         said = clients.said_by(["curl", "-sv", "-m", "20", "-u", f"duarte:{PASSWORD}", f"{scheme}://127.0.0.1:{it.ports[scheme]}/"])
-        shows(said, "!You have reached", f"!{PASSWORD}", f"!{plain('duarte')}")
+        shows(said, "LOGINDISABLED|^< STLS", "!You have reached", f"!{PASSWORD}", f"!{plain('duarte')}")
 
 
 def bare(it, protocol):

@@ -276,16 +276,45 @@ def _(it):
     assert not alarms, alarms
 
 
-@check("the access log tells who was served where, by what, and why not")
+@check("the access log has a line for each logon, with where it led or why not, and one for each session's end")
 def _(it):
     since = it.main.mark()
     clients.with_imaplib(it.ports, "duarte", PASSWORD)
     clients.with_poplib(it.ports, "bruno", PASSWORD)
-    clients.with_imaplib(it.ports, "duarte", "Wrong-word1")
-    within(10, lambda: len(it.main.lines(since)) >= 3, "three lines")
-    lines = it.main.lines(since)
-    shows("\n".join(lines), "protocol=imap4.*user=duarte.*ex03-opo", "protocol=pop3.*user=bruno")
-    print("\n".join(["", *(f"    {line[:400]}" for line in lines), ""]))
+    clients.with_imaplib(it.ports, "igor", PASSWORD)
+    with Wire(it.ports, "pop3") as wire:
+        for password in ["Wrong-word1", PASSWORD]:
+            wire.log_on("duarte", password)
+        shows(wire.ask("QUIT")[0], r"^\+OK")
+
+    def sessions():
+        """The lines of each, by its number, but of those that were there before."""
+        found = {}
+        for line in it.main.lines(since):
+            line = dict(re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line))
+            found.setdefault(line["request"], []).append(line)
+        return [lines for lines in found.values() if lines[0]["stage"] == "logon" or lines[0]["ended"] == "goodbye"]
+
+    def have_ended(count):
+        return len(sessions()) >= count and all(lines[-1]["stage"] == "end" for lines in sessions())
+
+    within(10, lambda: have_ended(4), "four sessions end")
+    with Wire(it.ports) as wire:  # what was told twice is told before this
+        shows(wire.ask("o LOGOUT")[-1], "^o OK")
+    within(10, lambda: have_ended(5), "the fifth ends")
+    told = sorted([[line[key] for key in ["stage", "protocol", "user", "cas", "denial"]] for line in lines] for lines in sessions())
+    print("\n".join(["", *(f"    {' '.join(line)}" for lines in told for line in lines), ""]))
+
+    def session(protocol, user, *logons):
+        return [*(["logon", protocol, user, *logon] for logon in logons), ["end", protocol, user, *logons[-1]]]
+
+    assert told == sorted([
+        session("imap4", "duarte", ["ex03-opo", "-"]),
+        session("pop3", "bruno", ["-", "other-server"]),
+        session("imap4", "igor", ["ex03-lis", "server-refused"]),
+        session("pop3", "duarte", ["-", "wrong-password"], ["ex03-opo", "-"]),
+        [["end", "imap4", "-", "-", "-"]],
+    ])
 
 
 @check("no password is in any log, raw or in base64, and nothing has panicked")
