@@ -237,4 +237,25 @@ mod tests {
         let hosts = vec!["edge-1".to_owned()];
         assert_eq!(new.admin, Some(Admin { address: "127.0.0.1:8090".parse().expect("an address"), hosts }));
     }
+
+    #[test]
+    fn kept_listeners_of_mail_go_on_with_their_settings_when_the_file_has_none_any_more() {
+        let imap4 = plain(143, "protocol = \"imap4\"\nallow_plain_logon = true");
+        let settings = "[mail]\nlogon_timeout = \"7s\"\n[mail.back_ends]\ntls = \"start_tls\"";
+        let old = config(&(plain(80, "") + &imap4), settings);
+        let mut new = config(&plain(80, ""), "");
+        assert_ne!(new.mail, old.mail);
+        let kept = new.keep_what_cannot_change(&old);
+        assert_eq!(kept.waits, ["127.0.0.1:143 is still listened on", "[mail] stays as it is"]);
+        assert_eq!(kept.listeners, [true, false]);
+        assert_eq!((&new.mail, &new.listeners), (&old.mail, &old.listeners));
+
+        // Whoever still wants some of them has said what holds for all.
+        let pop3 = plain(110, "protocol = \"pop3\"\nallow_plain_logon = true");
+        let old = config(&(imap4.clone() + &pop3), settings);
+        let mut new = config(&imap4, "[mail]\nlogon_timeout = \"8s\"");
+        let wanted = new.mail.clone();
+        assert_eq!(new.keep_what_cannot_change(&old).waits, ["127.0.0.1:110 is still listened on"]);
+        assert_eq!(new.mail, wanted);
+    }
 }

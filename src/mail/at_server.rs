@@ -1,5 +1,7 @@
 //! Signs somebody in at one server, over a connection of their own.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -55,13 +57,13 @@ impl Session<'_> {
             organisation.health.accepted(server, self.protocol);
         }
         let in_flight = organisation.health.enter(server);
-        self.go_on(Sitting { sign_in: Box::new(sign_in), stream, server, in_flight }, target).await
+        self.go_on(Sitting { sign_in: Box::new(sign_in), stream, server, in_flight }, target, false).await
     }
 
     /// The client's answer to the server's challenge.
     pub(super) async fn answer_at(&mut self, mut sitting: Sitting, message: &[u8], target: &Target<'_>) -> Came {
         sitting.sign_in.answer(message);
-        self.go_on(sitting, target).await
+        self.go_on(sitting, target, true).await
     }
 
     fn is_away(&self, server: ServerId, fault: Option<&Fault>) -> Came {
@@ -71,16 +73,17 @@ impl Session<'_> {
         Came::Away
     }
 
-    async fn go_on(&self, sitting: Sitting, target: &Target<'_>) -> Came {
-        let server = sitting.server;
+    async fn go_on(&self, sitting: Sitting, target: &Target<'_>, was_heard: bool) -> Came {
+        let (server, is_heard) = (sitting.server, AtomicBool::new(was_heard));
         let patience = self.in_force.config.mail.server_timeout;
-        let came = timeout(patience, self.converse(sitting, target)).await;
+        let came = timeout(patience, self.converse(sitting, target, &is_heard)).await;
         let (why, is_out) = match came {
             Ok(Ok(came)) => return came,
             Ok(Err(Trouble::Sign(failure))) => (failure.to_string(), failure.is_of_server()),
             Ok(Err(Trouble::Tls(fault))) => return self.is_away(server, fault.as_ref()),
-            Ok(Err(Trouble::Ended { unheard })) => ("it ended the connection".to_owned(), unheard),
-            Err(_) => (format!("it did not answer within {} s", patience.as_secs()), true),
+            // One that has spoken may have had enough of this one client, or have a large mailbox to open.
+            Ok(Err(Trouble::Ended)) => ("it ended the connection".to_owned(), !is_heard.load(Relaxed)),
+            Err(_) => (format!("it did not answer within {} s", patience.as_secs()), !is_heard.load(Relaxed)),
         };
         if is_out {
             // The next client goes to another of the pool, and need not wait for this one.
@@ -94,18 +97,17 @@ impl Session<'_> {
         Came::Failed
     }
 
-    async fn converse(&self, sitting: Sitting, target: &Target<'_>) -> Result<Came, Trouble> {
+    async fn converse(&self, sitting: Sitting, target: &Target<'_>, is_heard: &AtomicBool) -> Result<Came, Trouble> {
         let Sitting { mut sign_in, mut stream, server, in_flight } = sitting;
         let mut input = [0; INPUT_MAX_BYTES];
-        let mut unheard = true;
         loop {
             match sign_in.next() {
                 Step::Read => {
                     let read = stream.read(&mut input).await.unwrap_or_default();
                     if read == 0 {
-                        return Err(Trouble::Ended { unheard });
+                        return Err(Trouble::Ended);
                     }
-                    unheard = false;
+                    is_heard.store(true, Relaxed);
                     sign_in.receive(&input[..read]);
                 }
                 Step::Send(words) => {
@@ -113,7 +115,7 @@ impl Session<'_> {
                         stream.write_all(&words).await?;
                         stream.flush().await
                     };
-                    sent.await.map_err(|_: std::io::Error| Trouble::Ended { unheard })?;
+                    sent.await.map_err(|_: std::io::Error| Trouble::Ended)?;
                 }
                 Step::StartTls => {
                     stream = server::start_tls(stream, target).await.map_err(Trouble::Tls)?;
@@ -141,8 +143,5 @@ enum Trouble {
     Sign(Failure),
     /// `None`: nothing was learned of the server.
     Tls(Option<Fault>),
-    Ended {
-        /// It had not said anything.
-        unheard: bool,
-    },
+    Ended,
 }

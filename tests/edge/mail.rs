@@ -1,15 +1,20 @@
 //! POP3 and IMAP4 through the edge to real Dovecots, which stand where Contoso's servers are.
 
+mod ntlm;
+mod trouble;
+
 use std::{
     fmt::Write as _,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
+    admin::ADMIN,
     dovecot::{Dovecot, PASSWORD, Port, Wish},
     harness::{House, Plan, start_edge, until, within},
     record, tls,
@@ -62,13 +67,17 @@ impl Post {
         let resolve = vec![
             ("ex03-opo.contoso.com:143", ex03_opo.address(Port::Imap4)),
             ("ex03-opo.contoso.com:110", ex03_opo.address(Port::Pop3)),
+            ("cas-lis-1.contoso.com:143", cas_lis[0].address(Port::Imap4)),
+            ("cas-lis-2.contoso.com:143", cas_lis[1].address(Port::Imap4)),
             ("cas-lis-1.contoso.com:993", cas_lis[0].address(Port::Imap4Tls)),
             ("cas-lis-1.contoso.com:995", cas_lis[0].address(Port::Pop3Tls)),
             ("cas-lis-2.contoso.com:993", cas_lis[1].address(Port::Imap4Tls)),
             ("cas-lis-2.contoso.com:995", cas_lis[1].address(Port::Pop3Tls)),
         ];
         let mut post = Post { house, ex03_opo, cas_lis };
-        let resolve = resolve.into_iter().chain(plan.resolve.iter().copied()).collect();
+        let is_ours = |place: &str| plan.resolve.iter().all(|(other, _)| *other != place);
+        let resolve = resolve.into_iter().filter(|(place, _)| is_ours(place));
+        let resolve = resolve.chain(plan.resolve.iter().copied()).collect();
         let further = format!("{further}\n{}{}", plan.further, listeners());
         let plan = Plan { further, resolve, ..plan };
         post.house.edge = Some(start_edge(&post.house.contoso, &post.house.folder, plan).await);
@@ -330,6 +339,111 @@ async fn a_server_says_no_in_its_own_words_to_somebody_whose_password_is_right()
     let told = post.logs_on(To::Imap4Tls, "elsa", PASSWORD).await;
     assert_eq!(told, "a1 NO IMAP4 is off for ***, says the administrator\r\n");
     record::line(&["event=FC190", "elsa"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_log_on_in_time_is_let_go() {
+    let post = Post::with("mail.logon_timeout = \"1s\"").await;
+    for (to, goodbye) in [(To::Imap4Tls, "* BYE "), (To::Imap4, "* BYE "), (To::Pop3Tls, "")] {
+        let mut idle = post.wire(to).await;
+        idle.through("\r\n").await;
+        let rest = idle.rest().await;
+        assert!(rest.starts_with(goodbye) && rest.is_empty() == goodbye.is_empty(), "{rest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_stops_lets_the_idle_go_and_answers_who_has_asked() {
+    let delay = Duration::from_secs(6); // longer than what the idle are left
+    let mut post = Post::with("mail.refusal_delay = \"6s\"").await;
+    let (mut idle, mut asked) = (post.wire(To::Imap4Tls).await, post.wire(To::Imap4Tls).await);
+    for wire in [&mut idle, &mut asked] {
+        wire.through("\r\n").await;
+    }
+    let asked_at = Instant::now();
+    asked.send("a1 LOGIN drained-by-then wrong\r\n").await;
+    record::line(&["stage=logon", "user=drained-by-then "]).await; // it is judged, and waits for its delay
+    let edge = post.house.edge.take().expect("a running edge");
+    let drained = tokio::task::spawn_blocking(move || edge.drain());
+    assert!(idle.rest().await.starts_with("* BYE "));
+    assert!(asked_at.elapsed() < delay, "the other waits still");
+    let told = asked.rest().await;
+    assert!(told.starts_with("a1 NO [AUTHENTICATIONFAILED] ") && told.contains("\r\n* BYE "), "{told}");
+    within("the end", drained).await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_logon_and_each_session_is_told_and_counted_once() {
+    let post = Post::with(&format!("{ADMIN}mail.refusal_delay = \"0s\"")).await;
+    let client = "127.0.0.47"; // nobody else comes from there
+    let mut wire = wire_from(client, post.address(To::Imap4InClear)).await;
+    wire.through("\r\n").await;
+    for (logon, answer) in [
+        ("a1 LOGIN duarte wrong\r\n", "a1 NO [AUTHENTICATIONFAILED] "),
+        ("a2 LOGIN bruno Pass-word1\r\n", "a2 NO [CONTACTADMIN] "),
+        ("a3 LOGIN duarte Pass-word1\r\n", "a3 OK"),
+        ("a4 NOOP\r\n", "a4 OK"),
+    ] {
+        wire.send(logon).await;
+        wire.through(answer).await;
+        wire.through("\r\n").await;
+    }
+    let client = format!("client={client} ");
+    assert_eq!(record::lines(&[&client, "stage=end"]), Vec::<String>::new(), "it is open");
+    drop(wire);
+    let end = record::line(&[&client, "stage=end"]).await;
+    assert!(end.contains("cas=ex03-opo ") && end.contains("ended=client "), "{end}");
+    let session = end.split(' ').find(|pair| pair.starts_with("request=")).expect("a session");
+    let told = |parts: &[&str]| record::lines(&[&[&*client, session, " "], parts].concat()).len();
+    assert_eq!([told(&["stage=logon"]), told(&["stage=end"]), told(&[])], [3, 1, 4]);
+    for denial in ["wrong-password", "other-server", "-"] {
+        assert_eq!(told(&["stage=logon", &format!("denial={denial} ")]), 1, "{denial}");
+    }
+    let metrics = post.house.metrics().await;
+    let logons = |labels: &[&str]| metrics.sum("firstcas_mail_logons_total", labels);
+    assert_eq!(logons(&[]), 3);
+    for (outcome, decision) in [("wrong_password", "refused"), ("denied", "other_server"), ("signed_in", "back_end")] {
+        let labels = [format!("outcome=\"{outcome}\""), format!("decision=\"{decision}\""), "imap4".to_owned()];
+        assert_eq!(logons(&labels.each_ref().map(|label| &**label)), 1, "{outcome}");
+    }
+    assert_eq!(metrics.sum("firstcas_mail_logon_duration_seconds_count", &[]), 1);
+    assert_eq!(metrics.sum("firstcas_mail_sessions_begun_total", &["imap4"]), 1);
+    assert_eq!(metrics.sum("firstcas_server_requests_total", &["ex03-opo"]), 1);
+    assert_eq!(metrics.sum("firstcas_server_requests_total", &[]), 1, "at no other");
+    let bytes = |way| metrics.sum("firstcas_mail_bytes_total", &["imap4", way]);
+    assert_eq!(bytes("to_server"), "a4 NOOP\r\n".len() as u64);
+    assert!(bytes("to_client") > 0);
+    until("it is over", async || post.house.metrics().await.sum("firstcas_mail_sessions", &[]) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_keeps_nothing_of_what_was_in_force_when_it_began() {
+    let post = Post::start().await;
+    let in_force = post.house.edge.as_ref().expect("a running edge").in_force();
+    let old = Arc::downgrade(&in_force);
+    let (organisation, config) = (Arc::downgrade(&in_force.organisation), Arc::downgrade(&in_force.config));
+    drop(in_force);
+    let mut wire = post.wire(To::Imap4Tls).await;
+    wire.through("\r\n").await;
+    wire.send("a1 LOGIN duarte Pass-word1\r\n").await;
+    wire.through("a1 OK").await;
+    assert!(old.strong_count() > 0, "it is in force");
+    post.house.edit_config("routing.local_site = \"Lisbon\"", "routing.local_site = \"Madrid\"");
+    post.house.reload().await.expect("a good configuration");
+    until("it is gone", async || {
+        let left = [old.strong_count(), organisation.strong_count(), config.strong_count()];
+        left == [0; 3]
+    })
+    .await;
+    wire.send("a2 NOOP\r\n").await;
+    wire.through("a2 OK").await;
+}
+
+/// A connection from this address of the machine's own.
+async fn wire_from(client: &str, to: SocketAddr) -> Wire {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(client.parse().expect("an address"), 0)).expect("it is the machine's");
+    Wire::over(within("a connection", socket.connect(to)).await.expect("the edge accepts"))
 }
 
 async fn hear(stream: &mut TcpStream) -> String {

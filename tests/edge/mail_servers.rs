@@ -162,7 +162,7 @@ fn text(words: &[u8]) -> String {
 }
 
 /// Certificate and key in PEM, and the certificate's fingerprint.
-fn certificate(authority: &Authority, name: &str) -> (String, String, String) {
+pub fn certificate(authority: &Authority, name: &str) -> (String, String, String) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
     params.distinguished_name.push(DnType::CommonName, name); // another than the authority's, or it passes for self-signed

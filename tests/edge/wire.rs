@@ -59,12 +59,16 @@ impl Wire {
 
     /// The same, or `None` where the other end has closed instead.
     pub async fn next_head(&mut self) -> Option<String> {
-        while self.waiting.is_empty() {
-            if self.more().await == 0 {
-                return None;
-            }
-        }
-        Some(self.head().await)
+        if self.is_over().await { None } else { Some(self.head().await) }
+    }
+
+    /// A line without its end, or `None` where the other end has closed instead.
+    pub async fn next_line(&mut self) -> Option<String> {
+        if self.is_over().await { None } else { Some(self.through("\r\n").await.trim_end().to_owned()) }
+    }
+
+    async fn is_over(&mut self) -> bool {
+        self.waiting.is_empty() && self.more().await == 0
     }
 
     /// This many bytes.
@@ -154,6 +158,16 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
+    play_on(listener, play);
+    address
+}
+
+/// The same where somebody else has listened before.
+pub fn play_on<F, P>(listener: TcpListener, play: P)
+where
+    F: Future<Output = ()> + Send + 'static,
+    P: Fn(usize, Wire) -> F + Send + Sync + 'static,
+{
     let play = Arc::new(play);
     tokio::spawn(async move {
         let mut number = 0;
@@ -162,7 +176,6 @@ where
             number += 1;
         }
     });
-    address
 }
 
 fn text(bytes: impl Iterator<Item = u8>) -> String {
