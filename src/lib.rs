@@ -24,6 +24,7 @@
 //! 8. When the process ends, [`edge::door`] lets each client go with its next answer; `running::handover` gives the listening
 //!    sockets to the next process before.
 //!
+//! [`mail`] does for POP3 and IMAP4 what 1, 2 and 7 are for the web, with dialogues of its own; 3 to 6 and 8 are the same.
 //! [`admin`] shows administrators what [`metrics`] counts and [`edge::in_force`] has, on an address of its own.
 //!
 //! # Invariants

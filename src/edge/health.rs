@@ -97,6 +97,8 @@ pub enum Fault {
     Unreachable(String),
     /// Its certificate is not trusted, or its TLS too old.
     Untrusted(String),
+    /// It lets nobody sign in by POP3 or IMAP4, in words that follow its name.
+    Unfit(String),
 }
 
 /// A request that a server is busy with, for as long as this lives.
@@ -331,6 +333,7 @@ impl Fault {
         match self {
             Fault::Unreachable(why) => format!("does not accept connections: {why}"),
             Fault::Untrusted(why) => format!("is not believed: {why}"),
+            Fault::Unfit(why) => why.clone(),
         }
     }
 
@@ -338,6 +341,7 @@ impl Fault {
         let event = match self {
             Fault::Unreachable(_) => Event::ServerUnreachable,
             Fault::Untrusted(_) => Event::ServerCertificate,
+            Fault::Unfit(_) => Event::MailServerFailed,
         };
         event.report(format_args!("{name} {}", self.reason()));
     }

@@ -53,9 +53,6 @@ impl Session<'_> {
             Ok(stream) => stream,
             Err(fault) => return self.is_away(server, fault.as_ref()),
         };
-        if !target.start_tls {
-            organisation.health.accepted(server, self.protocol);
-        }
         let in_flight = organisation.health.enter(server);
         self.go_on(Sitting { sign_in: Box::new(sign_in), stream, server, in_flight }, target, false).await
     }
@@ -78,21 +75,26 @@ impl Session<'_> {
         let patience = self.in_force.config.mail.server_timeout;
         let came = timeout(patience, self.converse(sitting, target, &is_heard)).await;
         let (why, is_out) = match came {
-            Ok(Ok(came)) => return came,
+            Ok(Ok(came)) => {
+                self.in_force.organisation.health.accepted(server, self.protocol);
+                return came;
+            }
             Ok(Err(Trouble::Sign(failure))) => (failure.to_string(), failure.is_of_server()),
             Ok(Err(Trouble::Tls(fault))) => return self.is_away(server, fault.as_ref()),
             // One that has spoken may have had enough of this one client, or have a large mailbox to open.
             Ok(Err(Trouble::Ended)) => ("it ended the connection".to_owned(), !is_heard.load(Relaxed)),
             Err(_) => (format!("it did not answer within {} s", patience.as_secs()), !is_heard.load(Relaxed)),
         };
+        let why = format!("lets nobody sign in by {}: {why}", self.protocol);
         if is_out {
             // The next client goes to another of the pool, and need not wait for this one.
-            self.in_force.organisation.health.refused(server, self.protocol, &Fault::Unreachable(why.clone()));
+            self.in_force.organisation.health.refused(server, self.protocol, &Fault::Unfit(why));
+            return Came::Failed;
         }
         let name = &self.in_force.organisation.topology.server(server).name;
         let place = format!("{name} {}", self.protocol);
         if self.in_force.shared.lately.is_news(Event::MailServerFailed, &place).await {
-            Event::MailServerFailed.report(format_args!("no {} sign-in at {name}: {why}", self.protocol));
+            Event::MailServerFailed.report(format_args!("{name} {why}"));
         }
         Came::Failed
     }
@@ -119,7 +121,6 @@ impl Session<'_> {
                 }
                 Step::StartTls => {
                     stream = server::start_tls(stream, target).await.map_err(Trouble::Tls)?;
-                    self.in_force.organisation.health.accepted(server, self.protocol);
                     sign_in.tls_has_begun();
                 }
                 Step::Challenge(message) => {

@@ -48,7 +48,7 @@ async fn a_server_that_never_greets_costs_one_logon_its_patience_and_the_next_no
     assert_eq!(connections.load(Relaxed), 1);
     assert!(post.logs_on(To::Imap4Tls, "ana", PASSWORD).await.starts_with("a1 OK"));
     assert_eq!(connections.load(Relaxed), 1, "it is left alone");
-    record::line(&["event=FC187", &format!("sign-in at {name}: it did not answer within 1 s")]).await;
+    record::line(&["event=FC187", &format!("{name} lets nobody sign in by imap4: it did not answer within 1 s")]).await;
     let metrics = post.house.metrics().await;
     assert_eq!(metrics.sum("firstcas_server_requests_total", &[name]), 1, "nobody's session was there after the first");
     assert_eq!(metrics.sum("firstcas_server_requests_total", &["cas-lis-"]), 3);
