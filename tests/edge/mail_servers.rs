@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     dovecot::{DELEGATE, Dovecot, PASSWORD, Port, Wish},
-    harness::DEADLINE,
+    harness::{DEADLINE, until},
     openldap::{Authority, authority},
 };
 
@@ -271,7 +271,8 @@ async fn whose_mailbox_is_meant_is_told_to_dovecot() {
         let came = house.log_on(protocol, delegate).await;
         assert!(matches!(came, Came::In(..)), "{came:?} {}", dovecot.log());
     }
-    assert_eq!(dovecot.log().matches("Login: user=<duarte>").count(), 2, "{}", dovecot.log());
+    let are_logged = async || dovecot.log().matches("Login: user=<duarte>").count() == 2;
+    until("Dovecot has logged both", are_logged).await;
 }
 
 #[tokio::test]

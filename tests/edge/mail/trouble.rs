@@ -27,7 +27,8 @@ async fn a_server_that_never_greets_costs_one_logon_its_patience_and_the_next_no
     let mut post = Post::with(&further).await;
     assert!(post.logs_on(To::Imap4Tls, "ana", PASSWORD).await.starts_with("a1 OK"));
     let has_ana = |dovecot: &Dovecot| dovecot.log().contains("Login: user=<ana>");
-    let hers = post.cas_lis.iter().position(has_ana).expect("one of the two");
+    until("one of the two has logged her", async || post.cas_lis.iter().any(has_ana)).await;
+    let hers = post.cas_lis.iter().position(has_ana).expect("one has");
     let (address, name) = (post.cas_lis[hers].address(Port::Imap4), ["cas-lis-1", "cas-lis-2"][hers]);
     tokio::task::block_in_place(|| post.cas_lis[hers].stop());
     let mut free = None;
