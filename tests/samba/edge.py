@@ -37,6 +37,10 @@ class Contoso:
         self.processes.stop()
 
 
+# Of the listeners of conf/firstcas.toml: several edges run at once.
+PORTS = [8080, 8443, 8143, 8993, 8110, 8995, 8090]
+
+
 class Edge:
     """The edge with conf/firstcas.toml, but for its listeners and its directory."""
 
@@ -46,8 +50,7 @@ class Edge:
         self.env = env
         self.state, self.config, self.processes = directory / f"{name}-state", directory / f"{name}.toml", None
         text = contoso.config
-        for old, new in [('"127.0.0.1:8080"', '"127.0.0.1:0"'), ('"127.0.0.1:8443"', '"127.0.0.1:0"'),
-                         ('"127.0.0.1:8090"', '"127.0.0.1:0"'),
+        for old, new in [*((f'"127.0.0.1:{port}"', '"127.0.0.1:0"') for port in PORTS),
                          ('\nldif = "conf/contoso.ldif"\n', f"\n{options}\n"),
                          ("\n#failed_logons_per_user = 9\n", "\nfailed_logons_per_user = 1000000\n"),  # the directory's count is tried
                          ('\n#state_dir = "/var/lib/firstcas"\n', f'\nstate_dir = "{self.state}"\n'),

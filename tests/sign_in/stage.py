@@ -176,7 +176,7 @@ def configuration(pki, ports):
     """conf/firstcas.toml, with the certificates in `pki` and the servers where they are."""
     text = (ROOT / "conf/firstcas.toml").read_text().replace("state/demo", str(pki))
     for server, port in ports.items():
-        text, found = re.subn(rf'^("{server}\.contoso\.com:\d+" = )".*"$', rf'\1"127.0.0.1:{port}"', text, flags=re.M)
+        text, found = re.subn(rf'^("{server}\.contoso\.com:(?:80|443)" = )".*"$', rf'\1"127.0.0.1:{port}"', text, flags=re.M)
         assert found == 1, f"conf/firstcas.toml has not one {server} any more"
     # The interval is that of health checks: not all servers are there.
     for option, value in [("client_ca", f'"{pki}/ca.pem"'), ("logon_form", "true"), ("interval", '"0s"')]:
