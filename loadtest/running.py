@@ -44,6 +44,8 @@ def start_edge(folder, port=EDGE, changes=(), env=None):
         config = config.replace(f"state/demo/{file}", os.path.join(folder, file))
     config = config.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("127.0.0.1:8443", f"127.0.0.1:{port + 363}")
     config = config.replace("127.0.0.1:8090", f"127.0.0.1:{port + 10}")
+    for mail in [8143, 8993, 8110, 8995]:
+        config = config.replace(f"127.0.0.1:{mail}", f"127.0.0.1:{port + mail - 8080}")
     # A few people ask for everybody here, more at once than a person does whom nobody knows yet.
     config = config.replace("\n#failed_logons_per_user = 9\n", "\nfailed_logons_per_user = 1000000\n")
     for old, new in changes:

@@ -50,7 +50,10 @@ impl Place {
         let (before, rest) = sample.split_once("# https, TLS 1.2 and 1.3.").unwrap();
         let (_, after) = rest.split_once("#http2 = false").unwrap();
         let before = before.replace("127.0.0.1:8080", address);
-        let after = after.replace("127.0.0.1:8090", "127.0.0.1:0");
+        let others = ["8143", "8993", "8110", "8995", "8090"]; // many run at once
+        let after = others
+            .iter()
+            .fold(after.to_owned(), |text, port| text.replace(&format!("127.0.0.1:{port}\""), "127.0.0.1:0\""));
         self.write("run.toml", &format!("{before}{after}"));
     }
 
