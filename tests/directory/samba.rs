@@ -116,6 +116,7 @@ async fn active_directory_says_why_an_account_cannot_be_used() {
     let right = Secret::new(*b"Pass-word1");
     let judge = async |password: &Secret| within(directory.verify(&gil, password)).await.expect("an answer");
     let set = |attribute: &str, value: &str| change(&format!("replace: {attribute}\n{attribute}: {value}"));
+    set("userAccountControl", "512"); // an account like any; the others' passwords never expire, nor must they be changed
     for (attribute, value, otherwise, why) in [
         ("pwdLastSet", "0", "-1", Unusable::PasswordMustChange),
         ("accountExpires", "132000000000000000", "0", Unusable::AccountExpired),
