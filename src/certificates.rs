@@ -135,6 +135,11 @@ impl ListenerCertificates {
         self.0.load().certificates().cloned().collect()
     }
 
+    /// The first name of what the listener shows by default, if that has any.
+    pub fn name(&self) -> Option<String> {
+        self.0.load().certificates().next()?.names.first().cloned()
+    }
+
     /// TLS 1.2 and 1.3 with Mozilla's intermediate cipher list, for one thread of the listener.
     pub fn settings(self: &Arc<Self>) -> Result<TlsSettings, CertificateError> {
         let believed_by = Ssl::new_ex_index::<Arc<Clients>>().map_err(|error| unusable(&error))?;

@@ -510,14 +510,8 @@ fn in_words(
     }
 }
 
-/// How each server that the request may go to is told who the user is.
-fn sign_in_lines(
-    decision: &Decision,
-    protocol: Protocol,
-    principal: Option<&str>,
-    sign_in: &config::SignIn,
-    rules: Rules<'_>,
-) -> Vec<String> {
+/// The servers that a decision may lead to, and the width of their names.
+fn servers_led_to<'t>(decision: &Decision, rules: Rules<'t>) -> (Vec<&'t Server>, usize) {
     let servers: Vec<_> = match decision {
         Decision::Proxy(pool, _) => members(*pool, rules.topology, rules.policy).map(|(_, server)| server).collect(),
         Decision::BackEnd(server, _) => vec![rules.topology.server(*server)],
@@ -528,6 +522,18 @@ fn sign_in_lines(
         | Decision::Refuse(_) => Vec::new(),
     };
     let width = servers.iter().map(|server| server.name.chars().count()).max().unwrap_or_default();
+    (servers, width)
+}
+
+/// How each server that the request may go to is told who the user is.
+fn sign_in_lines(
+    decision: &Decision,
+    protocol: Protocol,
+    principal: Option<&str>,
+    sign_in: &config::SignIn,
+    rules: Rules<'_>,
+) -> Vec<String> {
+    let (servers, width) = servers_led_to(decision, rules);
     let lines_of = |server: &&Server| {
         let accepts = server.accepts(protocol);
         let by_password = way(server, protocol, principal, sign_in, true);

@@ -201,12 +201,13 @@ pub(crate) fn start_with(config: Config, inheritance: Inheritance) -> Result<Run
     let (stop, stopped) = watch::channel(false);
     let (idle_end, end) = (CancellationToken::new(), CancellationToken::new());
     let unless_started = end.clone().drop_guard();
+    let of_web = listeners(&config, &addresses, &certificates, false);
+    let of_mail = listeners(&config, &addresses, &certificates, true);
     for number in 0..config.threads {
         let arrival = Arrival::new(in_force.clone());
         let reception = Reception::new(arrival.clone(), places.clone(), connections.clone());
         let porch = Porch::new(reception.clone(), door(&config, edge.clone(), idle_end.clone()));
-        let web = service(arrival, porch, &listeners(&config, &addresses, &certificates, false))?;
-        let of_mail = listeners(&config, &addresses, &certificates, true);
+        let web = service(arrival, porch, &of_web)?;
         let mail =
             Mail::new(in_force.clone(), reception, &of_mail, offered.clone(), in_flight.clone(), idle_end.clone())?;
         let serving: Vec<Box<dyn Serving>> = vec![Box::new(web), Box::new(mail_service(mail, &of_mail))];

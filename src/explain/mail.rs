@@ -2,11 +2,11 @@
 
 use std::iter;
 
-use super::Rules;
+use super::{Rules, servers_led_to};
 use crate::{
     config::{Listener, MailTls},
     mail::refusal::Denial,
-    routing::{Decision, members, protocol::Protocol, topology::Server},
+    routing::{Decision, protocol::Protocol, topology::Server},
 };
 
 /// Where the protocol is spoken.
@@ -26,17 +26,8 @@ pub(super) fn listener_lines(protocol: Protocol, rules: Rules<'_>) -> Vec<String
 
 /// How each server that the session may go to is reached.
 pub(super) fn server_lines(decision: &Decision, protocol: Protocol, rules: Rules<'_>) -> Vec<String> {
-    let Rules { topology, policy, config } = rules;
-    let servers: Vec<_> = match decision {
-        Decision::Proxy(pool, _) => members(*pool, topology, policy).map(|(_, server)| server).collect(),
-        Decision::BackEnd(server, _) => vec![topology.server(*server)],
-        Decision::LinkPage(..)
-        | Decision::MovedDevice(..)
-        | Decision::SameHost(..)
-        | Decision::ConnectTo(..)
-        | Decision::Refuse(_) => Vec::new(),
-    };
-    let width = servers.iter().map(|server| server.name.chars().count()).max().unwrap_or_default();
+    let config = rules.config;
+    let (servers, width) = servers_led_to(decision, rules);
     let lines_of = |server: &&Server| {
         let reached = config.mail.servers(server.version.generation());
         let port = reached.port(protocol);

@@ -269,7 +269,7 @@ impl Session<'_> {
     }
 
     fn host(&self, place: Option<&Place>) -> Arc<str> {
-        let of_certificate = || place?.certificates.in_force().first()?.names.first().cloned();
+        let of_certificate = || place?.certificates.name();
         let configured = self.in_force.config.mail.host.clone();
         configured.or_else(of_certificate).unwrap_or_else(|| "mail".to_owned()).into()
     }

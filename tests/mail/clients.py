@@ -42,9 +42,7 @@ def with_imaplib(ports, user, password, by="LOGIN", tls="start"):
         except imaplib.IMAP4.abort as error:
             return Outcome(refusal=f"cut off: {error}", seconds=time.monotonic() - began)
         except imaplib.IMAP4.error as error:
-            said = error.args[0]  # bytes of LOGIN, text of AUTHENTICATE
-            said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-            return Outcome(refusal=said, seconds=time.monotonic() - began)
+            return Outcome(refusal=words(error), seconds=time.monotonic() - began)
         seconds = time.monotonic() - began
         client.select()
         found = outcome(str(client.fetch("1", "(BODY[])")[1]))
@@ -75,6 +73,12 @@ def sasl(by, user, password):
     return [user, password] if by.endswith("LOGIN") else [b"\0" + user + b"\0" + password]
 
 
+def words(error):
+    """What the server said: bytes of LOGIN and of POP3, text of AUTHENTICATE."""
+    said = error.args[0]
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+
+
 def as_bytes(text):
     return text if isinstance(text, bytes) else text.encode()
 
@@ -91,9 +95,7 @@ def with_poplib(ports, user, password, by="USER", tls="start"):
                 for answer in sasl(by, user, password):
                     client._shortcmd(base64.b64encode(answer).decode())
         except poplib.error_proto as error:
-            said = error.args[0]
-            said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-            return Outcome(refusal=said.removeprefix("-ERR "), seconds=time.monotonic() - began)
+            return Outcome(refusal=words(error).removeprefix("-ERR "), seconds=time.monotonic() - began)
         seconds = time.monotonic() - began
         found = outcome(b"\n".join(client.retr(1)[1]).decode())
         found.seconds = seconds
