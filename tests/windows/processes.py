@@ -30,10 +30,17 @@ class Processes:
         self.running.clear()
 
 
+GIVEN = set()
+
+
 def free_port():
-    """A port of 127.0.0.1 below those that the system gives to clients, so that no client takes it meanwhile."""
+    """A port of 127.0.0.1 that nobody was given before, below those that the system gives to clients: no client takes it
+    meanwhile."""
     while True:
         port = random.randrange(20000, 32000)
+        if port in GIVEN:
+            continue
+        GIVEN.add(port)
         with socket.socket() as trial:
             try:
                 trial.bind(("127.0.0.1", port))
