@@ -45,10 +45,10 @@ class Place:
         return path
 
 
-def output(*command, status=0, **more):
+def output(*command, status=0, deadline=DEADLINE, **more):
     """What a command writes, both streams; it must end with this status."""
     ran = subprocess.run([str(it) for it in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                         stdin=subprocess.DEVNULL, timeout=DEADLINE, **more)
+                         stdin=subprocess.DEVNULL, timeout=deadline, **more)
     assert status is None or ran.returncode == status, f"{command[0]} ended with {ran.returncode}:\n{ran.stdout}"
     return ran.stdout
 
@@ -192,7 +192,7 @@ def _(place):
     profile = place.binary.parent.name
     if place.binary.parent.parent != ROOT / "target":
         raise NotHere("a firstcas under target/")
-    output(CONF / "debian/make", profile, place.folder / "deb")
+    output(CONF / "debian/make", profile, place.folder / "deb", deadline=900)  # cargo-deb is built first where it is missing
     [place.deb] = (place.folder / "deb").glob("firstcas_*.deb")
     files = {line.split(maxsplit=5)[5] for line in output("dpkg-deb", "-c", place.deb).splitlines()}
     for file in ["usr/bin/firstcas", "etc/firstcas/firstcas.toml", "usr/lib/systemd/system/firstcas.service",
